@@ -1,0 +1,1 @@
+"""Training of segmentation networks on slippy-map tiles, behind the /opt/ml contract of SageMaker containers."""

@@ -1,0 +1,198 @@
+"""Checkpoints: what a run leaves in /opt/ml/model, and the resume points it continues from.
+
+Files hold plain tensors and builtins only, so that they load with `weights_only=True`. The keys are those of
+robosat.pink's checkpoints ("epoch", "state_dict", "optimizer"), without DataParallel's "module." prefix.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from robosat_pink import storage
+from robosat_pink.errors import CheckpointError
+from robosat_pink.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+EPOCH_FILE = re.compile(r"checkpoint-(\d{5})-of-(\d{5})\.pth")
+RESUME_FILE = re.compile(r"resume-(\d{5})-(\d{6})\.pth")
+KEPT_RESUME_POINTS = 2
+UPLOADING = ".sagemaker-uploading"  # SageMaker's marker beside a file that it is copying to S3
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What `load_weights` used, and what it left aside."""
+
+    tensors: int
+    epoch: int | None
+    metadata: Mapping[str, Any]
+    ignored: tuple[str, ...]
+
+
+class ResumePoint(NamedTuple):
+    path: Path
+    content: dict[str, Any]
+
+
+def save(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint under its final name only when it is whole."""
+    write_atomically(path, lambda file: torch.save(dict(content), file))
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """A local checkpoint on the CPU; CheckpointError if it is damaged or holds more than data."""
+    return _unpack(Path(path).read_bytes(), str(path))
+
+
+def read(text: str, **where: Any) -> dict[str, Any]:
+    """The content of a checkpoint: a local file, s3://bucket/key or channel:NAME/file.
+
+    Raises DataError if it cannot be read, CheckpointError if it is damaged or holds more than data.
+    """
+    return _unpack(storage.read_file(text if "/" in text else f"./{text}", **where), text)
+
+
+def load_weights(
+    model: nn.Module, path_or_state: str | Path | Mapping[str, Any], name: str = "the given weights", **where: Any
+) -> Loaded:
+    """Put weights into `model`, from a path as `read` takes it, a checkpoint's content or a state dict.
+
+    Taken as they are written: ours; robosat.pink's ("module." before each name, the ResNet's unused classifier, an
+    optimizer beside); TernausNetV2's published ones (below "model"); plain state dicts. Raises CheckpointError with
+    the list of names that are missing or too many, or whose shapes differ; `name` is what it calls a given state.
+    """
+    if isinstance(path_or_state, Mapping):
+        content = dict(path_or_state)
+    else:
+        content, name = read(str(path_or_state), **where), str(path_or_state)
+    expected = model.state_dict()
+    given = _plainly_named(_state_dict_of(content, name))
+    # Never trained and never used: robosat.pink kept the classifier of the ResNet it built on.
+    ignored = tuple(key for key in given if key.startswith("resnet.fc.") and key not in expected)
+    weights = {key: value for key, value in given.items() if key not in ignored}
+    # Counts of batches came with torch 0.4.1; nothing here reads them.
+    weights = {key: value for key, value in expected.items() if key.endswith("num_batches_tracked")} | weights
+    _check_fit(weights, expected, name)
+    model.load_state_dict(weights)
+    return Loaded(len(weights), content.get("epoch"), metadata_of(content), ignored)
+
+
+def metadata_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What our checkpoints say of themselves (version, config, bands, scale, classes); empty for anybody else's."""
+    metadata = content.get("metadata")
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def save_epoch(folder: Path, epoch: int, epochs: int, content: Mapping[str, Any]) -> Path:
+    """checkpoint-00001-of-00050.pth; the one before it goes once this one is there."""
+    path = folder / f"checkpoint-{epoch:05d}-of-{epochs:05d}.pth"
+    save(path, content)
+    for other in folder.iterdir():
+        if EPOCH_FILE.fullmatch(other.name) and other != path:
+            other.unlink()
+    return path
+
+
+def save_resume_point(folder: Path, epoch: int, step: int, content: Mapping[str, Any]) -> None:
+    """resume-00001-000020.pth, 20 steps after epoch 1, with all state; older ones go, the last two stay.
+
+    One that is being copied to S3 goes with a later call.
+    """
+    path = folder / f"resume-{epoch:05d}-{step:06d}.pth"
+    save(path, content)
+    others = [each for each in resume_points(folder) if each != path]  # damaged ones may be of later epochs
+    for old in others[KEPT_RESUME_POINTS - 1 :]:
+        if not old.with_name(old.name + UPLOADING).exists():
+            old.unlink(missing_ok=True)
+
+
+def resume_points(folder: Path) -> list[Path]:
+    """The resume points there are, newest first. Other files in the folder are the platform's business."""
+    return sorted((path for path in folder.iterdir() if RESUME_FILE.fullmatch(path.name)), reverse=True)
+
+
+def newest_resume_point(folder: Path | None) -> ResumePoint | None:
+    """The newest resume point that is whole, with a warning for each damaged one."""
+    for path in resume_points(folder) if folder else []:
+        try:
+            return ResumePoint(path, load(path))
+        except CheckpointError as error:
+            log.warning("%s; trying the one before", error)
+    return None
+
+
+def _check_sums(data: bytes) -> None:
+    """torch reads its zip files without looking at their checksums: a flipped bit would be a wrong weight."""
+    file = io.BytesIO(data)
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(damaged)
+
+
+def _state_dict_of(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    for key in ("state_dict", "model"):
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise CheckpointError(
+            f"{name}: no state dict; accepted: one, or a checkpoint with it under state_dict or model"
+        )
+    return content
+
+
+def _plainly_named(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what wrappers put before names (DataParallel, torch.compile) or into them (activated batch norms)."""
+    plain = {key.removeprefix("_orig_mod.").removeprefix("module."): value for key, value in weights.items()}
+    return {re.sub(r"(\bbn\d)\.bn\.", r"\1.", key): value for key, value in plain.items()}
+
+
+def _check_fit(weights: Mapping[str, Any], expected: Mapping[str, Any], name: str) -> None:
+    """Band and class counts are told apart from other differences: they are what users change."""
+    missing, surplus = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
+    differing = [key for key in expected if key in weights and weights[key].shape != expected[key].shape]
+    reasons = []
+    kernels = [key for key, value in expected.items() if value.ndim == 4]
+    ends = [(kernels[0], 1, "band(s), channels[].bands"), (kernels[-1], 0, "class(es), classes")] if kernels else []
+    for key, axis, what in ends:
+        if key in differing and weights[key].ndim == 4 and weights[key].shape[axis] != expected[key].shape[axis]:
+            reasons.append(f"trained for {weights[key].shape[axis]} {what} name {expected[key].shape[axis]}")
+    if missing:
+        reasons.append(f"missing: {_some(missing)}")
+    if surplus:
+        reasons.append(f"too many: {_some(surplus)}")
+    if differing:
+        shapes = [f"{key} {tuple(weights[key].shape)} for {tuple(expected[key].shape)}" for key in differing]
+        reasons.append(f"of another shape: {_some(shapes)}")
+    if reasons:
+        raise CheckpointError(f"{name}: not weights of this network: {'; '.join(reasons)}")
+
+
+def _unpack(data: bytes, name: str) -> dict[str, Any]:
+    try:
+        _check_sums(data)
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever the damaged byte happens to break
+        # torch's own advice is to load without weights_only, which would run whatever is in the file.
+        reason = "it holds more than tensors and plain values" if "weights_only" in str(error) else "it is damaged"
+        raise CheckpointError(f"{name}: not a checkpoint that can be loaded: {reason}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{name}: holds {type(content).__name__}, not a checkpoint or a state dict")
+    return content
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:8]) or "none"
+    return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown

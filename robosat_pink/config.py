@@ -1,0 +1,320 @@
+"""The experiment file: YAML, JSON or TOML in, frozen dataclasses out. The only reader of such files.
+
+Every dataclass below is one section of the file, every field one key. Unknown keys, wrong types and impossible values
+are collected and reported together as one ConfigError. Nothing here imports torch: a misspelt key is reported within a
+second of starting.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from PIL import ImageColor
+
+from robosat_pink import losses, models
+from robosat_pink.documents import read_tree
+from robosat_pink.rules import Rule, above_zero, at_least, between, directory_expression, not_empty, one_of, web_address
+from robosat_pink.schema import Problems, build, describe, key, nested_section, override, spelling, types_of
+
+
+def _is_color(value: str) -> bool:
+    try:
+        ImageColor.getrgb(value)
+    except ValueError:
+        return False
+    return True
+
+
+color_name = Rule("a color name or #rrggbb", _is_color)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """Which tiles are trained on (train), evaluated each epoch (val) and held out to the end (holdout)."""
+
+    by: Literal["tile", "block", "group"] = "tile"
+    seed: int = 0
+    test_percent: float = key(0.0, between(0, 1, high_open=True))
+    zoom: int | None = key(None, between(0, 30))
+    from_: str | None = None
+
+    def check(self, problems: Problems, prefix: str) -> None:
+        if self.by == "block" and self.zoom is None:
+            problems.add(f"{prefix}zoom", None, "split.by: block needs the zoom of the blocks, below the tiles' own")
+        if self.by != "block" and self.zoom is not None:
+            problems.add(f"{prefix}zoom", self.zoom, "acts with split.by: block only; set that or leave zoom out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheConfig:
+    """Where decoded tiles are kept on the machine's disk, and how much of it they may take; 0 keeps none."""
+
+    dir: str | None = key(None, not_empty)
+    max_gb: float | None = key(None, at_least(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """Where images and masks are: each directory right below a bucket that matches the expression holds z/x/y.tif."""
+
+    image_bucket: str = key(rule=not_empty)
+    mask_bucket: str = key(rule=not_empty)
+    imagery_directory_regex: str = key(".*", directory_expression)
+    mask_directory_regex: str = key(".*", directory_expression)
+    train_percent: float = key(0.7, between(0, 1, low_open=True, high_open=True))
+    aws_profile: str | None = None
+    endpoint_url: str | None = key(None, web_address)
+    split: SplitConfig = SplitConfig()
+    cache: CacheConfig = CacheConfig()
+    verify_md5: bool | Literal["auto"] = "auto"
+    if_changed: Literal["error", "relist"] = "error"
+
+    def check(self, problems: Problems, prefix: str) -> None:
+        if self.train_percent + self.split.test_percent >= 1:
+            problems.add(
+                f"{prefix}split.test_percent",
+                self.split.test_percent,
+                f"accepted: less than 1 - train_percent = {1 - self.train_percent:g}, to leave tiles to evaluate",
+            )
+        if self.split.by == "group" and not shared_groups(self):
+            problems.add(
+                f"{prefix}split.by",
+                "group",
+                "both directory expressions must have a named group in common, such as (?P<day>\\d{8})",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassConfig:
+    """One class of the masks. `values` are its pixel values there; without them class k is the value k.
+
+    `weight` is its weight in the losses that take class weights.
+    """
+
+    name: str = key(rule=not_empty)
+    color: str = key("white", color_name)
+    values: tuple[int, ...] | None = None
+    weight: float = key(1.0, above_zero)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelConfig:
+    """Bands to take from an image (counted from 1), and how they are normalised: (number / scale - mean) / std.
+
+    `scale` is auto unless given; but raw where the run starts from weights without our metadata, which learnt so.
+    """
+
+    bands: tuple[int, ...] = key(rule=at_least(1))
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = key(None, above_zero)
+    scale: float | Literal["auto", "raw"] | None = key(None, above_zero)
+
+    def check(self, problems: Problems, prefix: str) -> None:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != len(self.bands):
+                advice = f"accepted: one number for each of the {len(self.bands)} bands"
+                problems.add(f"{prefix}{name}", values, advice)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network and what it learns by."""
+
+    name: str = key(rule=one_of(models.MODELS))
+    encoder: str | None = None
+    num_filters: int = key(32, at_least(1))
+    is_deconv: bool = False
+    pretrained: bool | str = key(False, not_empty)
+    loss: str | dict[str, float] = key("lovasz", one_of(losses.LOSSES))
+    batch_size: int = key(7, at_least(1))
+    tile_size: int = key(512, at_least(1))
+    epochs: int = key(50, at_least(1))
+    lr: float = key(0.000025, above_zero)
+    data_augmentation: float = key(0.75, between(0, 1))
+    decay: float = key(0.0, at_least(0))
+    schedule: Literal["constant", "cosine"] = "constant"
+
+    def check(self, problems: Problems, prefix: str) -> None:
+        entry = models.MODELS[self.name]
+        if self.encoder is not None and self.encoder not in entry.encoders:
+            problems.add(f"{prefix}encoder", self.encoder, f"{self.name} accepts: {', '.join(entry.encoders)}")
+        if self.is_deconv and "is_deconv" not in entry.options:
+            problems.add(f"{prefix}is_deconv", True, f"{self.name} has no such decoder; leave it out")
+        if self.pretrained and entry.pretrained_part is None:
+            problems.add(f"{prefix}pretrained", self.pretrained, models.NO_PRETRAINED.format(name=self.name))
+        if self.tile_size % entry.size_multiple:
+            fitting = -(-self.tile_size // entry.size_multiple) * entry.size_multiple
+            advice = f"{self.name} needs a multiple of {entry.size_multiple}; try {fitting}"
+            problems.add(f"{prefix}tile_size", self.tile_size, advice)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the network is built with beyond its encoder."""
+        return {"num_filters": self.num_filters} | ({"is_deconv": True} if self.is_deconv else {})
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        return (self.loss,) if isinstance(self.loss, str) else tuple(self.loss)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Weights to start from: a file, s3://bucket/key, or channel:NAME/file."""
+
+    path: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """How the experiment runs, never what it learns."""
+
+    seed: int = key(0, between(0, 2**63 - 1))
+    workers: int | Literal["auto"] = key("auto", at_least(0))
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    upsampling: Literal["auto", "plain", "transposed"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole experiment file."""
+
+    dataset: DatasetConfig
+    classes: tuple[ClassConfig, ...]
+    channels: tuple[ChannelConfig, ...]
+    model: ModelConfig
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    def check(self, problems: Problems, prefix: str) -> None:
+        names = [each.name for each in self.classes]
+        values = [value for each in class_values(self.classes) for value in each]
+        if len(set(names)) < len(names):
+            problems.add("classes", names, "two classes have one name; give each its own")
+        if len(set(values)) < len(values):
+            problems.add("classes", values, "one mask value stands twice; list it in one `values` only")
+        if len(self.classes) == 1 and 0 in values:
+            problems.add("classes.0.values", values, "0 is the background of a single class; name two classes instead")
+        weighted = [name for name, loss in losses.LOSSES.items() if loss.takes_class_weights]
+        for number, each in enumerate(self.classes):
+            if each.weight != 1 and not set(weighted) & set(self.model.losses):
+                advice = f"acts in {', '.join(weighted)} only, which model.loss does not name; leave it out"
+                problems.add(f"classes.{number}.weight", each.weight, advice)
+
+    @property
+    def num_classes(self) -> int:
+        """Logits a pixel: one class is binary."""
+        return len(self.classes)
+
+    @property
+    def num_channels(self) -> int:
+        return sum(len(channel.bands) for channel in self.channels)
+
+
+ROBOSAT_KEYS = {
+    "dataset": {"path": "tiles are named by image_bucket and mask_bucket, which may be folders"},
+    "classes": {"title": "call it name"},
+    "channels": {"sub": "choose directories by dataset.imagery_directory_regex"},
+}
+
+
+def load_config(
+    path: str | Path,
+    hyperparameters: Mapping[str, str] | None = None,
+    arguments: Mapping[str, str] | None = None,
+) -> Config:
+    """The experiment of a file, overridden by hyperparameters and then by command-line arguments (dotted keys).
+
+    Raises ConfigError that lists every problem, one a line: where, key, value, what is accepted, the nearest name.
+    """
+    path = Path(path)
+    problems = Problems(path.name)
+    tree = read_tree(path, known_sections())
+    override(tree, hyperparameters or {}, "hyperparameters.json", problems)
+    override(tree, arguments or {}, "command line", problems)
+    _point_to_sections(tree, problems)
+    config = build(Config, tree, problems)
+    problems.raise_if_any()
+    assert config is not None
+    return config
+
+
+def to_tree(config: Config) -> dict[str, Any]:
+    """The experiment as nested dicts and lists, keys spelt as in the file."""
+    return _plain(config)
+
+
+def known_sections() -> dict[str, tuple[str, ...]]:
+    """The keys of each section, spelt as in the file."""
+    sections = {}
+    for field in dataclasses.fields(Config):
+        inner, _ = nested_section(types_of(Config)[field.name])
+        assert inner is not None
+        sections[field.name] = tuple(spelling(each.name) for each in dataclasses.fields(inner))
+    return sections
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A key that stands once in a file, in no list: by its dotted name a hyperparameter can set it."""
+
+    name: str
+    types: tuple[Any, ...]  # any of them; None is not listed
+    rule: Rule | None
+    accepts: str  # in words
+    default: Any  # dataclasses.MISSING where the file must give it
+
+
+def settings(section: type = Config, prefix: str = "") -> Iterator[Setting]:
+    for field in dataclasses.fields(section):
+        annotation, rule = types_of(section)[field.name], field.metadata.get("rule")
+        inner, is_list = nested_section(annotation)
+        name = prefix + spelling(field.name)
+        if inner is None:
+            alternatives = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+            types = tuple(each for each in alternatives if each is not NoneType)
+            yield Setting(name, types, rule, describe(annotation, rule), field.default)
+        elif not is_list:
+            yield from settings(inner, f"{name}.")
+
+
+def class_values(classes: tuple[ClassConfig, ...]) -> tuple[tuple[int, ...], ...]:
+    """The mask values of each class; without `values`, 1 for the only class and k for class k of several."""
+    if len(classes) == 1:
+        return (classes[0].values or (1,),)
+    return tuple(each.values or (number,) for number, each in enumerate(classes))
+
+
+def _point_to_sections(tree: dict[str, Any], problems: Problems) -> None:
+    """Keys outside their section (`epochs`) and robosat.pink's are worth better hints than the nearest spelling."""
+    for name in [name for name in tree if name not in known_sections()]:
+        homes = [f"{section}.{name}" for section, keys in known_sections().items() if name in keys]
+        if homes:
+            problems.add(name, tree.pop(name), f"no such key; did you mean {' or '.join(homes)}?")
+    for section, names in ROBOSAT_KEYS.items():
+        entries = tree.get(section)
+        for number, entry in enumerate(entries) if isinstance(entries, list) else [("", entries)]:
+            if not isinstance(entry, dict):
+                continue
+            for name in names.keys() & entry.keys():
+                dotted = ".".join(filter(None, (section, str(number), name)))
+                problems.add(dotted, entry.pop(name), f"robosat.pink's key, not known here; {names[name]}")
+
+
+def shared_groups(dataset: DatasetConfig) -> tuple[str, ...]:
+    """Named groups that the two directory expressions have in common: a pair of tiles must agree in them."""
+    image_groups = re.compile(dataset.imagery_directory_regex).groupindex
+    mask_groups = re.compile(dataset.mask_directory_regex).groupindex
+    return tuple(name for name in image_groups if name in mask_groups)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {spelling(field.name): _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return [_plain(entry) for entry in value] if isinstance(value, tuple) else value

@@ -1,0 +1,208 @@
+"""The /opt/ml contract at run time: where things are, what the platform says, how failure is told.
+
+Nothing else knows a path below /opt/ml. SAGEMAKER_BASE_DIR moves the whole tree, for tests and local runs. The contract
+is described in the Amazon SageMaker developer guide, "How Amazon SageMaker runs your training image".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from robosat_pink.errors import ContractError, RobosatError
+from robosat_pink.files import TEMPORARY, write_atomically
+from robosat_pink.masking import masked
+
+log = logging.getLogger(__name__)
+
+EXPERIMENT_SUFFIXES = (".yml", ".yaml", ".json", ".toml")
+FAILURE_CAUSE_CHARACTERS = 900
+FAILURE_CHARACTERS = 1024  # what the platform keeps of the failure file
+
+
+@dataclass(frozen=True)
+class Container:
+    """One /opt/ml tree."""
+
+    base: Path
+
+    @classmethod
+    def here(cls) -> Container:
+        return cls(Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml")))
+
+    @property
+    def model(self) -> Path:
+        return self.base / "model"
+
+    @property
+    def output_data(self) -> Path:
+        return self.base / "output" / "data"
+
+    @property
+    def checkpoints(self) -> Path | None:
+        """Where resume points go: where the job says, or the usual folder if it is there; otherwise None."""
+        named = self._config("checkpointconfig").get("LocalPath")
+        usual = self.base / "checkpoints"
+        return Path(named) if named else usual if usual.is_dir() else None
+
+    def channels(self) -> dict[str, Path]:
+        """The input channels by name. Without inputdataconfig.json (plain docker), the folders that are there."""
+        data = self.base / "input" / "data"
+        declared = self._config("inputdataconfig")
+        for name, channel in declared.items():
+            if (channel or {}).get("TrainingInputMode") == "Pipe":
+                raise ContractError(f"channel {name!r} is in Pipe mode, which has no files; use File or FastFile mode")
+        if not declared:
+            declared = {entry.name: {} for entry in sorted(data.iterdir()) if entry.is_dir()} if data.is_dir() else {}
+        return {name: data / name for name in declared}
+
+    def experiment_file(self) -> Path:
+        """The one experiment file in the `config` channel."""
+        folder = self.base / "input" / "data" / "config"
+        entries = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else None
+        if entries is None:
+            raise ContractError(
+                f"{folder} does not exist; give the job a channel named config with one experiment file"
+            )
+        files = [name for name in entries if name.endswith(EXPERIMENT_SUFFIXES) and not name.startswith(".")]
+        if len(files) != 1:
+            there = ", ".join(entries) or "nothing"
+            raise ContractError(
+                f"{folder} must hold exactly one experiment file ({', '.join(EXPERIMENT_SUFFIXES)}), it holds {there}; "
+                "note that an S3 prefix brings every object whose key starts with it"
+            )
+        return folder / files[0]
+
+    def hosts(self) -> tuple[tuple[str, ...], str]:
+        """All hosts of the job in order, and this one. Only the two documented keys are relied on."""
+        resource = self._config("resourceconfig")
+        hosts = tuple(sorted(resource.get("hosts") or ["localhost"]))
+        current = resource.get("current_host") or hosts[0]
+        if current not in hosts:
+            raise ContractError(
+                f"resourceconfig.json: current_host {current!r} is none of the hosts {', '.join(hosts)}"
+            )
+        return hosts, current
+
+    def hyperparameters(self) -> dict[str, str]:
+        """Dotted keys to text, without the names that SageMaker and its estimators reserve.
+
+        The platform writes nothing but text; a file written by hand may hold numbers and objects.
+        """
+        found = {name: value for name, value in self._config("hyperparameters").items() if not _is_reserved(name)}
+        return {name: value if isinstance(value, str) else json.dumps(value) for name, value in found.items()}
+
+    def is_interactive(self) -> bool:
+        """Whether a person watches: on a terminal, but not on the one that SageMaker's local mode attaches."""
+        return sys.stderr.isatty() and not (self.base / "input" / "config" / "resourceconfig.json").exists()
+
+    def prepare(self) -> None:
+        """Make the output folders and clear what an earlier attempt left half-written or failed with."""
+        for folder in filter(None, (self.model, self.output_data, self.checkpoints)):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ContractError(f"{folder} cannot be made: {error.strerror}; set SAGEMAKER_BASE_DIR?") from error
+        for folder in filter(None, (self.model, self.checkpoints)):
+            for leftover in folder.glob(f"*{TEMPORARY}"):
+                leftover.unlink(missing_ok=True)
+        self._failure.unlink(missing_ok=True)
+
+    def write_failure(self, error: BaseException) -> None:
+        """Tell the platform why: the cause first, the end of the traceback in what room is left."""
+        text = failure_text(error)
+        try:
+            self._failure.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._failure, lambda file: file.write(text.encode("ascii")))
+        except (OSError, ContractError) as no_room:
+            log.error("error: the failure file %s cannot be written: %s", self._failure, no_room)  # noqa: TRY400
+
+    @property
+    def _failure(self) -> Path:
+        return self.base / "output" / "failure"
+
+    def _config(self, name: str) -> Mapping[str, Any]:
+        path = self.base / "input" / "config" / f"{name}.json"
+        try:
+            data = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        try:
+            value = json.loads(data.decode() or "{}")
+        except ValueError as error:
+            raise ContractError(f"{path}: not readable as JSON: {error}") from error
+        if not isinstance(value, dict | None):
+            raise ContractError(f"{path}: accepted: a JSON object, it holds {type(value).__name__}")
+        return value or {}
+
+
+class Stopped(BaseException):
+    """The platform, or a person, wants the run to end. No error, and so nothing that `except Exception` may catch."""
+
+
+class StopRequest:
+    """SIGTERM or SIGINT, as a question that the loop asks after each step.
+
+    Before the loop, where there is nothing to save, a signal raises Stopped at once; a second one ends the process.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.waits_to_be_asked = False
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._arrived) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in getattr(self, "_before", {}).items():
+            signal.signal(number, handler)
+
+    def _arrived(self, number: int, frame: object) -> None:
+        if self.requested:
+            os._exit(128 + number)
+        self.requested = True
+        if not self.waits_to_be_asked:
+            raise Stopped
+
+    @contextlib.contextmanager
+    def postponed(self) -> Iterator[None]:
+        """For imports: extension modules that are stopped in the middle of theirs end the process by an abort."""
+        self.waits_to_be_asked = True
+        yield
+        self.waits_to_be_asked = False
+        self.raise_if_requested()
+
+    def raise_if_requested(self) -> None:
+        if self.requested:
+            raise Stopped
+
+
+def cause_of(error: BaseException) -> str:
+    """What went wrong, in words for a user; a defect also says its kind."""
+    return str(error) if isinstance(error, RobosatError) else f"{type(error).__name__}: {error}"
+
+
+def failure_text(error: BaseException) -> str:
+    """At most 1,024 ASCII characters: the cause within the first 900, then the end of the traceback."""
+    cause = masked(cause_of(error)).encode("ascii", "backslashreplace").decode()[:FAILURE_CAUSE_CHARACTERS]
+    trace = masked("".join(traceback.format_exception(error))).encode("ascii", "backslashreplace").decode()
+    room = FAILURE_CHARACTERS - len(cause) - 2
+    return f"{cause}\n\n{trace[-room:]}"
+
+
+def _is_reserved(name: str) -> bool:
+    return name.startswith(("sagemaker_", "_")) or name == "default_user_module_name"

@@ -1,0 +1,103 @@
+"""Who this run is to an object store: a named profile, the environment, a role, or nobody.
+
+Called by `storage`, and by `datasets` for the profile that the experiment file names. obstore itself knows environment
+variables, web identities, container roles (SageMaker, ECS) and instance roles, and renews what expires. Profiles and
+the files below ~/.aws are boto3's, an extra: `pip install robosat_pink[profile]`.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from robosat_pink.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+ANONYMOUS = ("AWS_NO_SIGN_REQUEST", "AWS_SKIP_SIGNATURE")  # GDAL's name and obstore's
+FRESH = timedelta(minutes=10)  # boto3 gives out nothing that expires sooner (obstore's own provider counts on 30)
+FILES = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
+
+
+@functools.cache  # one warning a process
+def usable_profile(profile: str | None) -> str | None:
+    """The profile, or None with a warning where this machine does not have it: then the default credentials serve."""
+    if profile is None:
+        return None
+    if find_spec("boto3") is None:
+        log.warning(
+            "warning: aws_profile %r needs boto3, which is not installed (pip install 'robosat_pink[profile]'); "
+            "using the default credentials",
+            profile,
+        )
+        return None
+    from botocore.session import Session
+
+    there = Session().available_profiles
+    if profile not in there:
+        log.warning(
+            "warning: there is no aws_profile %r on this machine (there are: %s); using the default credentials",
+            profile,
+            ", ".join(there) or "none",
+        )
+        return None
+    return profile
+
+
+def identity(profile: str | None) -> dict[str, Any]:
+    """What an S3Store needs to know: `region` always, and `credential_provider` or `skip_signature` if they matter."""
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if is_anonymous():
+        return {"skip_signature": True, "region": region or "us-east-1"}
+    if profile is None and ("AWS_ACCESS_KEY_ID" in os.environ or not _has_shared_files() or find_spec("boto3") is None):
+        return {"region": region or "us-east-1"}
+    import boto3
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        session = boto3.Session(profile_name=profile)
+        provider = _Provider(session, profile) if session.get_credentials() else None  # files may name a region alone
+    except BotoCoreError as error:
+        raise ConfigError(
+            f"AWS credentials: {error}; check aws_profile, AWS_PROFILE and the files in ~/.aws"
+        ) from error
+    options: dict[str, Any] = {"region": region or session.region_name or "us-east-1"}
+    return options | ({"credential_provider": provider} if provider else {})
+
+
+def is_anonymous() -> bool:
+    """Whether requests go unsigned, as public buckets want it."""
+    return any(os.environ.get(name, "").lower() in ("yes", "true", "1") for name in ANONYMOUS)
+
+
+class _Provider:
+    """The credentials of a profile, as they are now: who renews them during a run may write the files anew."""
+
+    def __init__(self, session: Any, profile: str | None) -> None:
+        self.session, self.profile = session, profile
+
+    def __call__(self) -> dict[str, Any]:
+        """What obstore asks for, again before it expires."""
+        import boto3
+        from botocore.credentials import RefreshableCredentials
+
+        if not isinstance(self.session.get_credentials(), RefreshableCredentials):
+            self.session = boto3.Session(profile_name=self.profile)
+        frozen = self.session.get_credentials().get_frozen_credentials()
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": datetime.now(UTC) + FRESH,
+        }
+
+
+def _has_shared_files() -> bool:
+    if "AWS_PROFILE" in os.environ:
+        return True
+    return any(Path(os.environ.get(name) or default).expanduser().exists() for name, default in FILES.items())

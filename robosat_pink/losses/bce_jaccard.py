@@ -1,0 +1,39 @@
+"""Cross entropy less the logarithm of a soft Jaccard index.
+
+Iglovikov, Shvets, "TernausNet", arXiv 1801.05746, equations 2 to 4; TernausNetV2 was trained with it.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from robosat_pink.losses import IGNORE
+from robosat_pink.losses.cross_entropy import pixel_cross_entropy
+
+SMOOTH_PIXELS = 1.0  # added above and below: a class that is neither there nor predicted has a Jaccard index of 1
+
+
+class BCEJaccard(nn.Module):
+    """BCE - log J per sample, J over its valid pixels; several classes: cross entropy less the mean of their log J."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+        valid = mask != IGNORE
+        truth = torch.where(valid, mask, 0).long()
+        per_pixel = (pixel_cross_entropy(logits, truth) * valid).flatten(1)
+        entropy = per_pixel.sum(dim=1) / valid.flatten(1).sum(dim=1).clamp(min=1)
+
+        if self.num_classes == 1:
+            probs, there = logits.sigmoid(), truth[:, None] == 1
+        else:
+            classes = torch.arange(self.num_classes, device=mask.device)[:, None, None]
+            probs, there = logits.softmax(dim=1), truth[:, None] == classes
+        probs = (probs * valid[:, None]).flatten(2)  # (N, K, H*W)
+        present = (there & valid[:, None]).flatten(2)
+        intersection = (probs * present).sum(dim=2)
+        union = probs.sum(dim=2) + present.sum(dim=2) - intersection
+        jaccard = (intersection + SMOOTH_PIXELS) / (union + SMOOTH_PIXELS)
+        return (entropy - jaccard.log().mean(dim=1)).mean()

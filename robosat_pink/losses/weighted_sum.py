@@ -1,0 +1,19 @@
+"""Several losses as one."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightedSum(nn.Module):
+    """weights[a] * losses[a] + weights[b] * losses[b] + …; logits and mask as each of them takes them."""
+
+    def __init__(self, losses: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:
+        super().__init__()
+        assert losses.keys() == weights.keys()
+        self.losses = nn.ModuleDict(losses)
+        self.weights = dict(weights)
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        return torch.stack([self.weights[name] * loss(logits, mask) for name, loss in self.losses.items()]).sum()

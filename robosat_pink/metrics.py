@@ -1,0 +1,125 @@
+"""Numbers of merit from one confusion matrix. The one table of metric names, for log lines and for what reads them.
+
+Counts are kept on the device; formulas are pure functions of a finished matrix. Rows are truth, columns prediction.
+
+Zero denominators: a ratio of nothing to nothing is undefined, nan here and null in metrics.json, and takes no part in
+a mean over classes. So a class that is neither there nor predicted has no IoU, and spoils no other number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robosat_pink.losses import IGNORE
+
+NAMES = ("loss", "iou", "miou", "precision", "recall", "f1", "accuracy", "mcc", "kappa")
+CLASS_NAMES = ("iou", "precision", "recall", "f1")
+PHASES = ("train", "val", "holdout")
+PRINTED_NUMBER = r"([-+]?(?:[0-9]+\.?[0-9]*(?:[eE][-+]?[0-9]+)?|nan|inf))"
+
+
+class Confusion:
+    """Pixel counts (K, K) over any number of batches, K = 2 for a single class (background first)."""
+
+    def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
+        self.size = max(num_classes, 2)
+        self.counts = torch.zeros(self.size, self.size, dtype=torch.int64, device=device)
+
+    def add(self, logits: Tensor, mask: Tensor) -> None:
+        """logits (N, K, H, W), mask (N, H, W) uint8; pixels at 255 count nowhere."""
+        predicted = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
+        # Not by torch.bincount: on a GPU it asks for the largest number first, and the host waits for the answer.
+        predicted = predicted.masked_fill(mask == IGNORE, self.size)
+        for truth in range(self.size):
+            found = torch.where(mask == truth, predicted, self.size)
+            self.counts[truth] += torch.stack([(found == each).sum() for each in range(self.size)])
+
+
+def scores(counts: np.ndarray, class_names: Sequence[str], loss: float) -> dict[str, Any]:
+    """Every metric in NAMES and `per_class`, from a confusion matrix (K, K) of whole numbers.
+
+    One class: iou, precision, recall and f1 are those of the class, miou the mean with the background's. Several:
+    means over the classes.
+    """
+    matrix = np.asarray(counts, dtype=np.float64)
+    right = np.diag(matrix)
+    truth, predicted, total = matrix.sum(axis=1), matrix.sum(axis=0), matrix.sum()
+    by_class = {
+        "iou": _ratio(right, truth + predicted - right),
+        "precision": _ratio(right, predicted),
+        "recall": _ratio(right, truth),
+        "f1": _ratio(2 * right, truth + predicted),
+    }
+    single = len(class_names) == 1
+    summary = {name: values[1] if single else _mean(values) for name, values in by_class.items()}
+    # Gorodkin, "Comparing two K-category assignments by a K-category correlation coefficient", 2004; Cohen, 1960.
+    chance = (truth * predicted).sum()
+    spread = math.sqrt((total**2 - (predicted**2).sum()) * (total**2 - (truth**2).sum()))
+    found = {
+        "loss": loss,
+        **summary,
+        "miou": _mean(by_class["iou"]),
+        "accuracy": _ratio(right.sum(), total),
+        "mcc": _ratio(right.sum() * total - chance, spread),
+        "kappa": _ratio(right.sum() * total - chance, total**2 - chance),
+    }
+    offset = 1 if single else 0
+    return {name: float(found[name]) for name in NAMES} | {
+        "per_class": {
+            class_name: {name: float(by_class[name][number + offset]) for name in CLASS_NAMES}
+            for number, class_name in enumerate(class_names)
+        }
+    }
+
+
+def log_line(phase: str, epoch: int, epochs: int, values: dict[str, Any], **more: object) -> str:
+    """`phase=val epoch=3 epochs=50 val_loss=0.412345 val_iou=…`: one line a phase and epoch."""
+    numbers = " ".join(f"{_printed_name(phase, name)}={values[name]:.6f}" for name in NAMES)
+    rest = "".join(f" {name}={value}" for name, value in more.items())
+    return f"phase={phase} epoch={epoch} epochs={epochs} {numbers}{rest}"
+
+
+def definitions() -> list[dict[str, str]]:
+    """SageMaker's MetricDefinitions: under `val:iou` and so on, the expression whose group is the value in a log line.
+
+    The space before a name keeps it from being found at the end of a longer one. Tiles a second are those of training.
+    """
+    found = [
+        {"Name": f"{phase}:{name}", "Regex": f" {_printed_name(phase, name)}={PRINTED_NUMBER}"}
+        for phase in PHASES
+        for name in NAMES
+    ]
+    return [*found, {"Name": "train:tiles_per_s", "Regex": f"phase=train .* tiles_per_s={PRINTED_NUMBER}"}]
+
+
+def as_json(values: dict[str, Any]) -> dict[str, Any]:
+    """The same with null for what is undefined: NaN is no JSON."""
+    return {
+        name: as_json(value) if isinstance(value, dict) else None if math.isnan(value) else value
+        for name, value in values.items()
+    }
+
+
+def is_better(value: float, best: float | None) -> bool:
+    """Whether a score beats the best so far; an undefined one never does, unless there is none."""
+    return best is None or value > best or (math.isnan(best) and not math.isnan(value))
+
+
+def _printed_name(phase: str, name: str) -> str:
+    return f"{phase}_{name}"
+
+
+def _ratio(numerator: Any, denominator: Any) -> Any:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(np.equal(denominator, 0), np.nan, np.true_divide(numerator, denominator))
+
+
+def _mean(values: np.ndarray) -> float:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else math.nan

@@ -1,0 +1,83 @@
+"""The networks by name. To add one: a file beside this one and a line in MODELS.
+
+The table is read before torch is imported (a misspelt key must not wait seconds for it), so it names
+classes instead of importing them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from robosat_pink.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    class_path: str
+    size_multiple: int  # height and width must be multiples of this, in pixels
+    encoders: tuple[str, ...]  # the first is the default
+    options: tuple[str, ...]
+    pretrained_part: str | None  # the module that ImageNet weights of torchvision fit into
+
+
+MODELS = {
+    "ternausnetv2": ModelEntry(
+        "robosat_pink.models.ternausnetv2:TernausNetV2",
+        size_multiple=32,
+        encoders=("wideresnet38",),
+        options=("num_filters", "is_deconv"),
+        pretrained_part=None,
+    ),
+    "albunet": ModelEntry(
+        "robosat_pink.models.albunet:AlbuNet",
+        size_multiple=64,
+        encoders=("resnet50", "resnet18", "resnet34", "resnet101", "resnet152"),
+        options=("num_filters",),
+        pretrained_part="resnet",
+    ),
+}
+
+
+def build_model(
+    name: str,
+    *,
+    num_classes: int,
+    num_channels: int,
+    encoder: str | None = None,
+    pretrained: bool | Mapping[str, Any] = False,
+    **options: object,
+) -> nn.Module:
+    """A network: images (N, num_channels, H, W) to logits (N, num_classes, H, W).
+
+    One class is binary: a single logit, positive above 0. Weights are random, but for the encoder's where `pretrained`
+    is a state dict of it, or true: then torchvision's ImageNet weights. Raises ConfigError for a name, an encoder or
+    an option that does not exist, CheckpointError where pretrained weights cannot be had or do not fit.
+    """
+    entry = MODELS.get(name)
+    if entry is None:
+        raise ConfigError(f"model name = {name!r}: accepted: {', '.join(MODELS)}")
+    if encoder is not None and encoder not in entry.encoders:
+        raise ConfigError(f"encoder = {encoder!r}: {name} accepts: {', '.join(entry.encoders)}")
+    if unknown := sorted(set(options) - set(entry.options)):
+        raise ConfigError(f"{name} has no option {', '.join(unknown)}; accepted: {', '.join(entry.options)}")
+    if pretrained and entry.pretrained_part is None:
+        raise ConfigError(f"pretrained: {NO_PRETRAINED.format(name=name)}")
+    module, class_name = entry.class_path.split(":")
+    model_class = getattr(import_module(module), class_name)
+    encoder = encoder or entry.encoders[0]
+    model: nn.Module = model_class(num_classes=num_classes, num_channels=num_channels, encoder=encoder, **options)
+    if pretrained and entry.pretrained_part:
+        from robosat_pink.models import imagenet
+
+        weights = imagenet.weights_of(encoder) if pretrained is True else pretrained
+        imagenet.put_into(model.get_submodule(entry.pretrained_part), weights, encoder)
+    return model
+
+
+NO_PRETRAINED = "{name} has no weights that could be fetched; start from a file of its own by checkpoint.path"

@@ -1,0 +1,289 @@
+"""What Amazon SageMaker is told about this image, as JSON: `python -m robosat_pink.sagemaker FOLDER` writes the files.
+
+Hyperparameters come from the experiment file's keys, metrics from the table that prints them, so that a request cannot
+name what the program does not know. Nothing here talks to AWS, and nothing imports it. What the requests may hold is
+described in the Amazon SageMaker API reference, CreateTrainingJob and CreateAlgorithm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from robosat_pink import metrics
+from robosat_pink.config import Setting, settings
+
+IMAGE_BUCKET = "planet-snowcover-imagery"
+MASK_BUCKET = "planet-snowcover-snow"
+CONFIG_BUCKET = "planet-snowcover-config"
+MODEL_BUCKET = "planet-snowcover-models"
+EXPERIMENT = "tuolumne-1"  # one prefix below CONFIG_BUCKET, which holds nothing but this experiment's file
+
+CHECKPOINTS = "/opt/ml/checkpoints"
+VOLUME_GB = 150
+MAX_RUNTIME_S = 25200
+MAX_WAIT_S = 2 * MAX_RUNTIME_S  # running and waiting for spot capacity together
+
+# g5.xlarge brings 250 GB of its own. g4dn.xlarge brings 125, and a tuning job refuses a volume above that.
+INSTANCE_TYPE = "ml.g5.xlarge"
+ONE_GPU_SIZES = ("xlarge", "2xlarge", "4xlarge", "8xlarge", "16xlarge")
+INSTANCE_TYPES = (
+    *(f"ml.{family}.{size}" for family in ("g4dn", "g5", "g6") for size in ONE_GPU_SIZES),
+    *("ml.m5.xlarge", "ml.m5.2xlarge", "ml.m5.4xlarge", "ml.c5.2xlarge", "ml.c5.4xlarge", "ml.c5.9xlarge"),
+)
+
+INTEGER_LIMITS = (-(2**31), 2**31 - 1)
+FLOAT_LIMITS = (-sys.float_info.max, sys.float_info.max)
+
+
+@dataclass(frozen=True)
+class Account:
+    """Where a job runs. Names of the image's repository and of the role are the package's own."""
+
+    number: str
+    region: str
+
+    @property
+    def image(self) -> str:
+        return f"{self.number}.dkr.ecr.{self.region}.amazonaws.com/robosat_pink:{version('robosat_pink')}"
+
+    @property
+    def role(self) -> str:
+        return f"arn:aws:iam::{self.number}:role/robosat_pink"
+
+    def arn(self, service: str, resource: str) -> str:
+        return f"arn:aws:{service}:{self.region}:{self.number}:{resource}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="robosat_pink.sagemaker", description="Write requests and policies for Amazon SageMaker as JSON."
+    )
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="made if missing")
+    parser.add_argument(
+        "--account",
+        type=_account_number,
+        default="123456789012",
+        help="the AWS account, 12 digits (default: %(default)s)",
+    )
+    parser.add_argument("--region", type=_region, default="us-west-2", help="of job and image (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    try:
+        arguments.folder.mkdir(parents=True, exist_ok=True)
+        for name, document in documents(Account(arguments.account, arguments.region)).items():
+            (arguments.folder / name).write_text(json.dumps(document, indent=2) + "\n")
+    except OSError as error:
+        parser.error(f"{error.filename} cannot be written: {error.strerror}")
+    return 0
+
+
+def documents(account: Account) -> dict[str, dict[str, Any]]:
+    """Every file by its name."""
+    return {
+        "training-job.json": training_job(account),
+        "training-job-spot.json": spot_training_job(account),
+        "algorithm.json": algorithm(account),
+        "iam-policy.json": iam_policy(account),
+        "trust-policy.json": trust_policy(account),
+    }
+
+
+def training_job(account: Account) -> dict[str, Any]:
+    """A CreateTrainingJob request. It sets no hyperparameters: the experiment file says everything."""
+    return {
+        "TrainingJobName": f"robosat-pink-{EXPERIMENT}",
+        "RoleArn": account.role,
+        "AlgorithmSpecification": {
+            "TrainingImage": account.image,
+            "TrainingInputMode": "File",
+            "MetricDefinitions": metrics.definitions(),
+        },
+        "InputDataConfig": [
+            {
+                "ChannelName": "config",
+                "InputMode": "File",
+                "ContentType": "application/yaml",
+                "DataSource": {
+                    "S3DataSource": {
+                        "S3DataType": "S3Prefix",
+                        "S3Uri": f"s3://{CONFIG_BUCKET}/{EXPERIMENT}/",
+                        "S3DataDistributionType": "FullyReplicated",
+                    }
+                },
+            }
+        ],
+        "OutputDataConfig": {"S3OutputPath": f"s3://{MODEL_BUCKET}"},
+        "ResourceConfig": {"InstanceType": INSTANCE_TYPE, "InstanceCount": 1, "VolumeSizeInGB": VOLUME_GB},
+        "StoppingCondition": {"MaxRuntimeInSeconds": MAX_RUNTIME_S},
+        "EnableNetworkIsolation": False,
+    }
+
+
+def spot_training_job(account: Account) -> dict[str, Any]:
+    """The same on spot capacity; resume points outlive an interruption, and a later job with this S3Uri goes on."""
+    return training_job(account) | {
+        "TrainingJobName": f"robosat-pink-{EXPERIMENT}-spot",
+        "StoppingCondition": {"MaxRuntimeInSeconds": MAX_RUNTIME_S, "MaxWaitTimeInSeconds": MAX_WAIT_S},
+        "EnableManagedSpotTraining": True,
+        "CheckpointConfig": {"S3Uri": f"s3://{MODEL_BUCKET}/checkpoints/{EXPERIMENT}/", "LocalPath": CHECKPOINTS},
+    }
+
+
+def algorithm(account: Account) -> dict[str, Any]:
+    """A CreateAlgorithm request.
+
+    FastFile is a mode for jobs that name the image: here the service refuses it, whatever its model says
+    (boto3 issue 4469).
+    """
+    tiles = {"IsRequired": False, "SupportedCompressionTypes": ["None"], "SupportedInputModes": ["File"]}
+    return {
+        "AlgorithmName": "robosat-pink",
+        "AlgorithmDescription": "Semantic segmentation of slippy-map tiles, as one experiment file says.",
+        "TrainingSpecification": {
+            "TrainingImage": account.image,
+            "SupportedTrainingInstanceTypes": list(INSTANCE_TYPES),
+            "SupportsDistributedTraining": False,
+            "TrainingChannels": [
+                {
+                    "Name": "config",
+                    "Description": "Exactly one experiment file.",
+                    "IsRequired": True,
+                    "SupportedContentTypes": ["application/yaml", "application/toml", "application/json"],
+                    "SupportedCompressionTypes": ["None"],
+                    "SupportedInputModes": ["File"],
+                },
+                {
+                    "Name": "imagery",
+                    "Description": "Directories of image tiles, for dataset.image_bucket: channel:imagery.",
+                    "SupportedContentTypes": ["image/tiff", "image/png", "image/jpeg", "image/webp"],
+                    **tiles,
+                },
+                {
+                    "Name": "mask",
+                    "Description": "Directories of mask tiles, for dataset.mask_bucket: channel:mask.",
+                    "SupportedContentTypes": ["image/tiff", "image/png"],
+                    **tiles,
+                },
+            ],
+            "SupportedHyperParameters": [hyperparameter(setting) for setting in settings()],
+            "MetricDefinitions": metrics.definitions(),
+            "SupportedTuningJobObjectiveMetrics": [
+                {"Type": "Minimize" if name == "loss" else "Maximize", "MetricName": f"val:{name}"}
+                for name in metrics.NAMES
+            ],
+        },
+    }
+
+
+def hyperparameter(setting: Setting) -> dict[str, Any]:
+    """A HyperParameterSpecification.
+
+    It names no DefaultValue, which clients send as if it had been asked for: it would beat the experiment file.
+    """
+    kind, limits = _kind_and_range(setting)
+    fallback = "" if setting.default is dataclasses.MISSING else f", or else {json.dumps(setting.default)}"
+    accepts = f"Accepted: {setting.accepts}. " if kind == "FreeText" else ""
+    return {
+        "Name": setting.name,
+        "Description": f"{accepts}Unless set: as in the experiment file{fallback}.",
+        "Type": kind,
+        **({"Range": {f"{kind}ParameterRangeSpecification": limits}} if limits else {}),
+        "IsTunable": setting.name.startswith("model.") and kind != "FreeText",
+        "IsRequired": False,
+    }
+
+
+def _kind_and_range(setting: Setting) -> tuple[str, dict[str, Any] | None]:
+    """A ParameterType and its range, bounds as text and within it. What takes numbers and words alike is FreeText."""
+    first = setting.types[0]
+    low, high = (setting.rule.low, setting.rule.high) if setting.rule else (-math.inf, math.inf)
+    if setting.rule and setting.rule.names:
+        return "Categorical", {"Values": list(setting.rule.names)}
+    if len(setting.types) > 1:
+        return "FreeText", None
+    if get_origin(first) is Literal:
+        return "Categorical", {"Values": list(get_args(first))}
+    if first is bool:
+        return "Categorical", {"Values": ["true", "false"]}
+    if first is int:
+        low, high = max(low, INTEGER_LIMITS[0]), min(high, INTEGER_LIMITS[1])
+        return "Integer", {"MinValue": str(low), "MaxValue": str(high)}
+    if first is float:
+        low, high = float(max(low, FLOAT_LIMITS[0])), float(min(high, FLOAT_LIMITS[1]))
+        return "Continuous", {"MinValue": str(low), "MaxValue": str(high)}
+    return "FreeText", None
+
+
+def iam_policy(account: Account) -> dict[str, Any]:
+    """What the role of a job may do: read tiles and experiments, keep models, pull the image, tell how it goes."""
+    buckets = (IMAGE_BUCKET, MASK_BUCKET, CONFIG_BUCKET, MODEL_BUCKET)
+    log_group = account.arn("logs", "log-group:/aws/sagemaker/TrainingJobs")
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            _allow("ListBuckets", ["s3:ListBucket"], [f"arn:aws:s3:::{bucket}" for bucket in buckets]),
+            _allow("ReadObjects", ["s3:GetObject"], [f"arn:aws:s3:::{bucket}/*" for bucket in buckets]),
+            _allow("WriteModels", ["s3:PutObject"], [f"arn:aws:s3:::{MODEL_BUCKET}/*"]),
+            # SageMaker deletes in S3 what the program deletes in /opt/ml/checkpoints.
+            _allow("PruneResumePoints", ["s3:DeleteObject"], [f"arn:aws:s3:::{MODEL_BUCKET}/checkpoints/*"]),
+            _allow(
+                "PullImage",
+                ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
+                [account.arn("ecr", "repository/robosat_pink")],
+            ),
+            _allow("LogInToRegistry", ["ecr:GetAuthorizationToken"], ["*"]),
+            _allow(
+                "WriteLogs",
+                ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"],
+                [log_group, f"{log_group}:*"],
+            ),
+            _allow("WriteMetrics", ["cloudwatch:PutMetricData"], ["*"])
+            | {"Condition": {"StringLike": {"cloudwatch:namespace": "/aws/sagemaker/*"}}},
+        ],
+    }
+
+
+def trust_policy(account: Account) -> dict[str, Any]:
+    """Who may take the role: SageMaker, and only for what this account runs in this region."""
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Sid": "SageMakerOfThisAccount",
+                "Effect": "Allow",
+                "Principal": {"Service": "sagemaker.amazonaws.com"},
+                "Action": "sts:AssumeRole",
+                "Condition": {"ArnLike": {"aws:SourceArn": account.arn("sagemaker", "*")}},
+            }
+        ],
+    }
+
+
+def _allow(name: str, actions: list[str], resources: list[str]) -> dict[str, Any]:
+    return {"Sid": name, "Effect": "Allow", "Action": actions, "Resource": resources}
+
+
+def _account_number(text: str) -> str:
+    if not re.fullmatch("[0-9]{12}", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: accepted: 12 digits, as `aws sts get-caller-identity` tells")
+    return text
+
+
+def _region(text: str) -> str:
+    """Other partitions than `aws` (China, GovCloud) have other ARNs and host names."""
+    if not re.fullmatch("(?!cn-)[a-z]{2}-[a-z]+-[0-9]", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: accepted: a region of the aws partition, such as us-west-2")
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

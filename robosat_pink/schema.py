@@ -1,0 +1,260 @@
+"""From a tree of dicts and lists to frozen dataclasses, with every problem collected. Knows nothing of experiments.
+
+`config` declares its sections with `key` and `rules` and calls `build`. Values that came as text (from
+hyperparameters or the command line) are read by the type the field declares, never guessed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import json
+import re
+import sys
+from collections.abc import Mapping
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from robosat_pink.errors import ConfigError
+from robosat_pink.rules import Rule, above_zero
+
+Section = TypeVar("Section")
+
+
+def key(default: Any = dataclasses.MISSING, rule: Rule | None = None) -> Any:
+    """A key of a section; without a default it must be given."""
+    return dataclasses.field(default=default, metadata={"rule": rule})
+
+
+class Text(str):
+    """A value given as text, by a source other than the file."""
+
+
+class Problems:
+    """Everything that is wrong, a line each: where, key, value, what is accepted and the way out."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.sources: dict[str, str] = {}  # of the keys that another source than the file has set, the last one last
+        self.lines: list[str] = []
+
+    def add(self, dotted: str, value: object, advice: str) -> None:
+        source = self._source_of(dotted)
+        shown = "" if value is dataclasses.MISSING else f" = {_shown(value)}"
+        self.lines.append(f"{source}: {dotted}{shown}: {advice}")
+
+    def _source_of(self, dotted: str) -> str:
+        for key, source in reversed(self.sources.items()):
+            if f"{dotted}.".startswith(f"{key}.") or f"{key}.".startswith(f"{dotted}."):
+                return source
+        return self.source
+
+    def raise_if_any(self) -> None:
+        if self.lines:
+            raise ConfigError("\n".join(self.lines))
+
+
+def _shown(value: object) -> str:
+    try:
+        return json.dumps(value, default=str, ensure_ascii=False)
+    except (TypeError, ValueError):  # YAML has keys that JSON has not, and anchors that lead back
+        return repr(value)
+
+
+class Mismatch(Exception):
+    """A value that is not of the type or breaks the rule; the argument says what is accepted."""
+
+
+def build(section: type[Section], tree: object, problems: Problems, prefix: str = "") -> Section | None:
+    """An instance of `section` from a tree, its reasons for refusal in `problems`.
+
+    A wrong value is replaced by its default, so that what keys must satisfy together can still be checked; None if a
+    key without default is missing or wrong.
+    """
+    fields = {spelling(field.name): field for field in dataclasses.fields(section)}  # type: ignore[arg-type]
+    if not isinstance(tree, Mapping):
+        problems.add(prefix.rstrip(".") or "the file", tree, f"accepted: a section with the keys {', '.join(fields)}")
+        return None
+    for name in tree:
+        if name not in fields:
+            _add_unknown_key(prefix, str(name), tree[name], list(fields), problems)
+    values: dict[str, Any] = {}
+    for name, field in fields.items():
+        annotation = types_of(section)[field.name]
+        inner, is_list = nested_section(annotation)
+        given = tree.get(name, dataclasses.MISSING)
+        given = _from_json(given) if inner is not None else given
+        dotted = prefix + name
+        if inner is not None and not is_list and (given is None or given is dataclasses.MISSING):
+            given = {}
+        if given is dataclasses.MISSING:
+            if field.default is dataclasses.MISSING:
+                problems.add(dotted, given, f"missing; accepted: {describe(annotation, field.metadata.get('rule'))}")
+        elif inner is None:
+            try:
+                values[field.name] = _convert(annotation, field.metadata.get("rule"), given)
+            except Mismatch as mismatch:
+                problems.add(dotted, given, f"accepted: {mismatch}{_nearest_hint(given, annotation, field)}")
+                if field.default is not dataclasses.MISSING:
+                    values[field.name] = field.default
+        elif is_list:
+            entries = given
+            if not isinstance(entries, list | tuple) or not entries:
+                problems.add(dotted, given, "accepted: a list of sections, at least one")
+                continue
+            sections = [build(inner, entry, problems, f"{dotted}.{number}.") for number, entry in enumerate(entries)]
+            if None not in sections:
+                values[field.name] = tuple(sections)
+        else:
+            built = build(inner, given, problems, f"{dotted}.")
+            if built is not None:
+                values[field.name] = built
+    required = {field.name for field in fields.values() if field.default is dataclasses.MISSING}
+    if not required <= set(values):
+        return None
+    built_section = section(**values)
+    if hasattr(built_section, "check"):
+        built_section.check(problems, prefix)
+    return built_section
+
+
+def override(tree: dict[str, Any], values: Mapping[str, str], source: str, problems: Problems) -> None:
+    """Put text values into a tree by dotted key; numbers in a key are positions in a list."""
+    for dotted, text in values.items():
+        problems.sources.pop(dotted, None)
+        problems.sources[dotted] = source
+        *parents, last = dotted.split(".")
+        place: Any = tree
+        for name in parents:
+            if isinstance(place, list):
+                place = place[int(name)] if name.isdecimal() and int(name) < len(place) else None
+            elif isinstance(place, dict):
+                if place.get(name) is None:
+                    place[name] = {}
+                place = place[name]
+        if isinstance(place, list) and last.isdecimal() and int(last) < len(place):
+            place[int(last)] = Text(text)
+        elif isinstance(place, dict):
+            place[last] = Text(text)
+        else:
+            problems.add(dotted, Text(text), "there is nothing at this key to set")
+
+
+def spelling(field_name: str) -> str:
+    """How a field is spelt in the file: Python's reserved words carry an underscore here."""
+    return field_name.rstrip("_")
+
+
+def types_of(section: type) -> dict[str, Any]:
+    return get_type_hints(section)
+
+
+def nested_section(annotation: Any) -> tuple[type | None, bool]:
+    """(section, is it a list of them) if the annotation is a dataclass or a tuple of one, else (None, False)."""
+    if dataclasses.is_dataclass(annotation):
+        return annotation, False  # type: ignore[return-value]
+    if get_origin(annotation) is tuple and dataclasses.is_dataclass(get_args(annotation)[0]):
+        return get_args(annotation)[0], True
+    return None, False
+
+
+def describe(annotation: Any, rule: Rule | None) -> str:
+    """What a key accepts, in words."""
+    arguments = get_args(annotation)
+    if get_origin(annotation) in (Union, UnionType):
+        return " or ".join(describe(choice, rule) for choice in arguments if choice is not NoneType)
+    if get_origin(annotation) is Literal:
+        return " or ".join(str(choice) for choice in arguments)
+    if get_origin(annotation) is dict:
+        return "a weighted sum of them, such as {name: 0.5, name: 1}"
+    if get_origin(annotation) is tuple:
+        inner = nested_section(arguments[0])[0]
+        return "a list of sections" if inner else f"a list of: {describe(arguments[0], rule)}"
+    name = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(annotation, "a section")
+    if rule is None or annotation is bool:
+        return name
+    return rule.accepts if annotation is str or rule is above_zero else f"{name}, {rule.accepts}"
+
+
+def _convert(annotation: Any, rule: Rule | None, value: Any) -> Any:
+    if get_origin(annotation) in (Union, UnionType):
+        for choice in sorted(get_args(annotation), key=lambda choice: choice is str):  # any text is a str: asked last
+            try:
+                return _convert(choice, rule, value)
+            except Mismatch:
+                continue
+    elif isinstance(value, Text):
+        for reading in _readings(value):
+            try:
+                return _convert(annotation, rule, reading)
+            except Mismatch:
+                continue
+    elif annotation is NoneType:
+        if value is None:
+            return None
+    elif get_origin(annotation) is Literal:
+        if isinstance(value, str) and value in get_args(annotation):
+            return value
+    elif get_origin(annotation) is tuple:
+        if isinstance(value, list | tuple) and value:
+            return tuple(_convert(get_args(annotation)[0], rule, entry) for entry in value)
+    elif get_origin(annotation) is dict:
+        if isinstance(value, Mapping) and value:
+            return {_convert(str, rule, name): _convert(float, above_zero, weight) for name, weight in value.items()}
+    elif _is(annotation, value) and (rule is None or rule.holds(value)):
+        return annotation(value)
+    raise Mismatch(describe(annotation, rule))
+
+
+def _is(annotation: type, value: object) -> bool:
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return type(value) is annotation
+
+
+def _readings(text: Text) -> list[Any]:
+    """What a text value may mean, most literal first. SageMaker's estimators encode values as JSON, numbers that were
+    text already as text; others do not.
+    """
+    plain = str(text)
+    readings: list[Any] = [plain]
+    try:
+        decoded = json.loads(plain)
+    except ValueError:
+        pass
+    else:
+        if isinstance(decoded, str):
+            return [decoded, *(_readings(Text(decoded)) if decoded != plain else [])]
+        readings.append(decoded)
+        if isinstance(decoded, float) and decoded.is_integer():
+            readings.append(int(decoded))
+    lowered = plain.strip().lower()
+    if lowered in ("true", "false", "none"):
+        readings.append({"true": True, "false": False, "none": None}[lowered])
+    with contextlib.suppress(ValueError):
+        readings.append(float(plain))
+    return readings
+
+
+def _from_json(value: Any) -> Any:
+    """A section, or a list of them, that was given as text."""
+    if isinstance(value, Text):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _add_unknown_key(prefix: str, name: str, value: Any, accepted: list[str], problems: Problems) -> None:
+    nearest = difflib.get_close_matches(name, accepted, n=1)
+    hint = f"did you mean {prefix}{nearest[0]}? " if nearest else ""
+    shown = dataclasses.MISSING if isinstance(value, Mapping | list) else value
+    problems.add(prefix + name, shown, f"no such key; {hint}accepted: {', '.join(accepted)}")
+
+
+def _nearest_hint(value: Any, annotation: Any, field: dataclasses.Field[Any]) -> str:
+    accepted = re.split(" or |: |, ", describe(annotation, field.metadata.get("rule")))
+    nearest = difflib.get_close_matches(str(value), accepted, n=1) if isinstance(value, str) else []
+    return f"; did you mean {nearest[0]}?" if nearest else ""

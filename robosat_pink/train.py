@@ -1,0 +1,271 @@
+"""The training run, from the experiment file to the model: `python -m robosat_pink.train [KEY=VALUE ...]`.
+
+What may be broken is imported when it is needed, so that even a broken installation leaves a failure file; what loads
+torch, after the experiment file has been checked: a misspelt key is told within a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from robosat_pink.container import Container, Stopped, StopRequest, cause_of
+from robosat_pink.errors import ConfigError, ContractError, RobosatError
+from robosat_pink.init import run_as_init
+from robosat_pink.masking import MaskingFormatter
+
+if TYPE_CHECKING:
+    import torch
+
+    from robosat_pink.config import Config
+    from robosat_pink.datasets import TilePairs
+    from robosat_pink.loader import TileLoader
+    from robosat_pink.loop import State, Task
+    from robosat_pink.tiles import Split
+
+log = logging.getLogger("robosat_pink")
+
+MOST_LISTINGS = 10  # that tiles which change during a run may cost it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train what the container's experiment file says. Returns the exit code; on failure the failure file says why."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(MaskingFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    container = Container.here()
+    try:
+        with StopRequest() as stop:
+            arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+            container.prepare()
+            with stop.postponed():
+                from robosat_pink.config import load_config
+            path = arguments.config or container.experiment_file()
+            run(load_config(path, container.hyperparameters(), arguments.overrides), container, stop)
+    except Stopped:
+        log.info("stopped by a signal; the same command goes on where resume points were kept")
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of obstore's, too, which is no Exception
+        log.error("error: %s", cause_of(error), exc_info=not isinstance(error, RobosatError))  # noqa: TRY400
+        container.write_failure(error)
+        return getattr(error, "exit_code", 1)
+    return 0
+
+
+def run(config: Config, container: Container, stop: StopRequest) -> None:
+    """Find the tiles, build the network, continue where an earlier attempt stopped, fit, and leave the results."""
+    with stop.postponed():
+        import torch
+
+        from robosat_pink import checkpoint, loop, machine, results
+        from robosat_pink.config import to_tree
+        from robosat_pink.datasets import normalisation, store_options
+        from robosat_pink.losses import build_loss
+        from robosat_pink.models import build_model
+        from robosat_pink.models.blocks import choose_form
+        from robosat_pink.reader import Changed
+        from robosat_pink.transforms import EvaluationTransform, TrainingTransform
+
+    for line in machine.report(container):
+        log.info(line)
+    if len(container.hosts()[0]) > 1:
+        raise ContractError(f"{len(container.hosts()[0])} hosts: training runs on one; set the instance count to 1")
+    where = store_options(config.dataset, container.channels())
+    resume_point = checkpoint.newest_resume_point(container.checkpoints)
+    start = checkpoint.read(config.checkpoint.path, **where) if config.checkpoint.path and not resume_point else None
+    config = results.with_scales_settled(config, resume_point.content if resume_point else start)
+    log.info("experiment: %s", json.dumps(to_tree(config)))
+
+    torch.manual_seed(config.runtime.seed)
+    torch.set_num_threads(min(torch.get_num_threads(), machine.cpu_count()))  # torch does not see a container's limit
+    device = choose_device(config.runtime.device)
+    precision = choose_precision(config.runtime.precision, device)
+
+    tiles, split = find_tiles(config, container)
+    pretrained: Any = config.model.pretrained and not start and not resume_point  # nothing is fetched to be replaced
+    if pretrained and isinstance(config.model.pretrained, str):
+        pretrained = checkpoint.read(config.model.pretrained, **where)
+    model = build_model(
+        config.model.name,
+        num_classes=config.num_classes,
+        num_channels=config.num_channels,
+        encoder=config.model.encoder,
+        pretrained=pretrained,
+        **config.model.options,
+    )
+    choose_form(model, config.runtime.upsampling)
+    if start:
+        loaded = checkpoint.load_weights(model, start, name=str(config.checkpoint.path))
+        log.info("starting from %s: %d tensors, epoch %s", config.checkpoint.path, loaded.tensors, loaded.epoch)
+    # On 2 AVX2 cores channels_last is 1.2 times slower in fp32; with bf16 and on GPUs it is the faster layout.
+    memory_format = torch.channels_last if precision or device.type == "cuda" else torch.contiguous_format
+    model.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
+    class_weights = [each.weight for each in config.classes]
+    loss = build_loss(config.model.loss, num_classes=config.num_classes, class_weights=class_weights)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.model.lr, weight_decay=config.model.decay)
+
+    state = loop.State(model, optimizer)
+    task = loop.Task(
+        config=config,
+        split=split,
+        loader=make_loader(tiles, config, device, stop),
+        loss=loss.to(device),
+        training_transform=TrainingTransform(*normalisation(config.channels)).to(device),
+        evaluation_transform=EvaluationTransform(*normalisation(config.channels)).to(device),
+        device=device,
+        autocast=precision,
+        memory_format=memory_format,
+        show=_bar if container.is_interactive() else _nothing,
+        stop=stop,
+    )
+    outcome = results.Results(container, config, tiles, split, version("robosat_pink"))
+    if resume_point:
+        outcome.resume(state, resume_point)
+    log.info("training on %s in %s", device, precision or torch.float32)
+
+    outcome.begin(state)
+    stop.waits_to_be_asked = True
+    try:
+        stop.raise_if_requested()
+        for attempt in itertools.count():
+            try:
+                loop.fit(state, task, outcome.save_epoch)
+                outcome.complete(state)
+                holdout = evaluate_held_out(state, task)
+                break
+            except Changed as error:
+                if config.dataset.if_changed == "error" or attempt == MOST_LISTINGS:
+                    raise
+                log.warning("warning: %s", error)
+                is_fitted = state.epoch == config.model.epochs
+                anew = "the held-out tiles are evaluated" if is_fitted else f"epoch {state.epoch + 1} begins"
+                log.warning("listing again; %s anew", anew)
+                task.loader.close()
+                tiles, split = find_tiles(config, container)
+                task = dataclasses.replace(task, split=split, loader=make_loader(tiles, config, device, stop))
+                outcome.list_anew(tiles, split)
+                state.begin_epoch_anew()
+    except Stopped:
+        outcome.save_stopped(state)
+        raise
+    outcome.finish(state, holdout)
+    log.info("model and metrics are in %s; best epoch %d of %d", container.model, state.best_epoch, state.epoch)
+
+
+def evaluate_held_out(state: State, task: Task) -> dict[str, Any] | None:
+    """The metrics of the best weights, if tiles were held out. The network has these weights from here on."""
+    from robosat_pink import loop
+
+    if not len(task.split.holdout):
+        return None
+    state.model.load_state_dict(state.best_weights)
+    return loop.evaluate(state.model, task, task.split.holdout, "holdout", state.best_epoch)
+
+
+def find_tiles(config: Config, container: Container) -> tuple[TilePairs, Split]:
+    """List both buckets, pair images with masks, and say which of them are trained on."""
+    from robosat_pink.datasets import TilePairs
+    from robosat_pink.models import MODELS
+
+    tiles = TilePairs(
+        config.dataset,
+        config.channels,
+        config.classes,
+        tile_size=config.model.tile_size,
+        size_multiple=MODELS[config.model.name].size_multiple,
+        augmentation=config.model.data_augmentation,
+        seed=config.runtime.seed,
+        input_channels=container.channels(),
+    )
+    split = tiles.split()
+    log.info(
+        "pairs: %d (train %d, val %d, holdout %d); without partner: %d images, %d masks",
+        *(len(tiles), len(split.train), len(split.val), len(split.holdout)),
+        *(tiles.pairs.unpaired_images, tiles.pairs.unpaired_masks),
+    )
+    return tiles, split
+
+
+def make_loader(tiles: TilePairs, config: Config, device: torch.device, stop: StopRequest) -> TileLoader:
+    from robosat_pink.loader import TileLoader, bytes_of_a_batch, worker_count
+
+    is_gpu = device.type == "cuda"
+    batch_size = config.model.batch_size
+    workers = worker_count(config.runtime.workers, is_gpu, bytes_of_a_batch(tiles, batch_size))
+    return TileLoader(tiles, batch_size, workers, pin_memory=is_gpu, interrupt=stop.raise_if_requested)
+
+
+def choose_device(setting: str) -> torch.device:
+    """The GPU where there is one. ContractError for one that is there or asked for, and cannot be used."""
+    import torch
+
+    from robosat_pink import machine
+
+    is_usable = torch.cuda.is_available()
+    if setting == "cuda" and not is_usable:
+        machine.check_gpu(is_usable)
+        raise ContractError("runtime.device = cuda: there is no GPU here; take a machine with one, or set auto or cpu")
+    if setting == "auto":
+        machine.check_gpu(is_usable)
+    return torch.device("cuda" if is_usable and setting != "cpu" else "cpu")
+
+
+def choose_precision(setting: str, device: Any) -> Any:
+    """torch.bfloat16 to compute in under autocast, None for float32; `auto` takes bf16 where the hardware has it."""
+    import torch
+
+    if setting == "auto":
+        if device.type == "cuda":
+            setting = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        else:
+            native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+            setting = "bf16" if native else "fp32"
+    return torch.bfloat16 if setting == "bf16" else None
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """`--config FILE` and KEY=VALUE overrides; `train`, as SageMaker may repeat it, is passed over."""
+    parser = _Parser(prog="robosat_pink.train", description="Train on tiles, as /opt/ml/input/data/config says.")
+    parser.add_argument("--config", metavar="FILE", help="an experiment file instead of the config channel's")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override a key, such as model.lr=0.001")
+    arguments = parser.parse_intermixed_args([each for each in argv if each != "train"])
+    if strays := [each for each in arguments.overrides if "=" not in each]:
+        raise ConfigError(f"command line: {' '.join(strays)}: accepted: KEY=VALUE, such as model.epochs=1")
+    arguments.overrides = dict(each.split("=", 1) for each in arguments.overrides)
+    return arguments
+
+
+def leave(code: int) -> NoReturn:
+    """End this process now. Threads that ask a silent store again (runtime.workers = 0) would take a minute more."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"command line: {message}; accepted: [--config FILE] [KEY=VALUE ...]")
+
+
+def _bar(batches: Iterable[Any], total: int, phase: str) -> Iterable[Any]:
+    from tqdm import tqdm
+
+    return tqdm(batches, total=total, desc=phase, unit="batch", leave=False)
+
+
+def _nothing(batches: Iterable[Any], total: int, phase: str) -> Iterable[Any]:
+    return batches
+
+
+if __name__ == "__main__":
+    leave(run_as_init(main))

@@ -1,0 +1,120 @@
+#!/usr/bin/env bash
+# The container's entry point, and the two commands that need nothing but Python 3.11 or newer.
+set -euo pipefail
+
+here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+venv=$here/.venv
+
+usage() {
+    cat <<'TEXT'
+usage: start.sh VERB [ARGUMENT ...]
+
+  train   train what the experiment file in /opt/ml/input/data/config says (SAGEMAKER_BASE_DIR moves /opt/ml);
+          arguments: KEY=VALUE overrides such as model.epochs=1, or --config FILE
+  demo    write sample tiles into ./demo, train on them for some minutes on a CPU, and say where to look
+  test    run the tests; arguments go to pytest
+  help    this text
+
+Where robosat_pink is not installed (a clone), the verbs make ./.venv first: some minutes and 7 GB, once.
+TEXT
+}
+
+fail() { # fail EXIT_CODE MESSAGE
+    echo "start.sh: $2" >&2
+    exit "$1"
+}
+
+# An image has the package installed; -I keeps the current folder from passing for an installation.
+is_installed() {
+    [ "$(command -v python3)" != "$venv/bin/python3" ] && command -v python3 >/dev/null && python3 -I -c 'import sys, importlib.util as u; sys.exit(not u.find_spec("robosat_pink"))'
+}
+
+find_python() {
+    local name
+    for name in python3 python3.14 python3.13 python3.12 python3.11 python; do
+        if command -v "$name" >/dev/null && "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$name"
+            return
+        fi
+    done
+    fail 69 "needs Python 3.11 or newer, found $(python3 --version 2>/dev/null || echo none); install one and try again"
+}
+
+# The pip list of the conda environment file, a requirement a line.
+pins() {
+    sed -n '/^ *- pip:/,$ s/^ *- \([^ ]*==[^ ]*\).*/\1/p' "$here/pytorch_p36.yml"
+}
+
+# make_environment [EXTRA]: .venv holds the pins, the package and the extra. The stamp is written last, so that an
+# interrupted set-up is done again, and tells when pins or package metadata have changed.
+make_environment() {
+    local extra=${1:-} stamp python
+    stamp=$(cat "$here/pytorch_p36.yml" "$here/pyproject.toml" | cksum)
+    if grep -qxF "$stamp" "$venv/stamp${extra:+-$extra}" 2>/dev/null; then
+        return
+    fi
+    python=$(find_python)
+    echo "start.sh: setting up $venv; the first time this takes some minutes and 7 GB" >&2
+    rm -f "$venv"/stamp*
+    if ! "$python" -m venv "$venv" >&2; then
+        fail 69 "$python cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"
+    fi
+    local requirements
+    mapfile -t requirements < <(pins)
+    "$venv/bin/pip" install --quiet "${requirements[@]}" >&2
+    "$venv/bin/pip" install --quiet "${requirements[@]}" --editable "$here${extra:+[$extra]}" >&2
+    echo "$stamp" >"$venv/stamp"
+    if [ -n "$extra" ]; then
+        echo "$stamp" >"$venv/stamp-$extra"
+    fi
+}
+
+# choose_python [EXTRA]: sets $python to the interpreter that has robosat_pink.
+choose_python() {
+    if is_installed; then
+        python=$(command -v python3)
+    else
+        make_environment "$@"
+        python=$venv/bin/python
+    fi
+}
+
+verb=${1:-}
+shift || true
+case $verb in
+train)
+    choose_python
+    export PYTHONUNBUFFERED=1
+    exec "$python" -m robosat_pink.train "$@"
+    ;;
+demo)
+    choose_python
+    folder=$here/demo
+    if ! mkdir -p "$folder" 2>/dev/null; then
+        fail 73 "cannot write $folder"
+    fi
+    rm -rf "${folder:?}"
+    "$python" -m robosat_pink.sample "$folder" --experiment "$here/experiments/demo.yml"
+    echo "The experiment is $here/experiments/demo.yml, its tiles are in $folder/input/data;"
+    echo "look into $folder/model for the network and its numbers: best.pth, metrics.json, history.csv."
+    export SAGEMAKER_BASE_DIR=$folder PYTHONUNBUFFERED=1
+    exec "$python" -m robosat_pink.train "$@" # as `train`: a container's first process takes its signals itself
+    ;;
+test)
+    if ! [ -d "$here/tests" ]; then
+        fail 69 "an image has no tests; run them in a clone: bash start.sh test"
+    fi
+    choose_python test
+    cd "$here"
+    exec "$python" -m pytest "$@"
+    ;;
+help | -h | --help)
+    usage
+    ;;
+serve)
+    fail 64 "this image trains and does not serve; there are: train, demo, test, help"
+    ;;
+*)
+    fail 64 "there is no verb '$verb'; there are: train, demo, test, help"
+    ;;
+esac

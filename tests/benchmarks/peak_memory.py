@@ -1,0 +1,82 @@
+"""Peak memory of all processes of a training run together: AlbuNet on ResNet-50, 512 x 512, batches of 7, from S3.
+
+    python tests/benchmarks/peak_memory.py [--pairs 20] [KEY=VALUE ...]
+
+Two epochs, the first of which fills the cache, with the worker that `auto` gives. Proportional set sizes (a page that n
+processes share counts 1/n in each), summed five times a second; the system's page cache is not among them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+from index_memory import descendants, proportional_bytes
+from s3_read import BANDS, machine, write_pairs
+from s3_server import S3Server
+
+PAUSE_S = 0.2
+
+
+def experiment(cache: Path) -> dict[str, object]:
+    return {
+        "dataset": {
+            "image_bucket": "imagery",
+            "mask_bucket": "mask",
+            "train_percent": 0.7,
+            "cache": {"dir": str(cache), "max_gb": 10},
+        },
+        "classes": [{"name": "noise"}],
+        "channels": [{"bands": list(range(1, BANDS + 1))}],
+        "model": {"name": "albunet", "encoder": "resnet50", "batch_size": 7, "tile_size": 512, "epochs": 2},
+    }
+
+
+def summed_bytes(process: int) -> int:
+    total = 0
+    for each in (process, *descendants(process)):
+        try:
+            total += proportional_bytes(each)
+        except (OSError, IndexError):  # it has just ended
+            continue
+    return total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Peak memory of a training run.")
+    parser.add_argument("--pairs", type=int, default=20)
+    options, overrides = parser.parse_known_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_pairs(folder / "buckets", options.pairs)
+        config = folder / "job/input/data/config/experiment.yml"
+        config.parent.mkdir(parents=True)
+        config.write_text(yaml.safe_dump(experiment(folder / "cache")))
+        with S3Server(folder / "buckets") as server:
+            environment = os.environ | server.environment() | {"SAGEMAKER_BASE_DIR": str(folder / "job")}
+            command = [sys.executable, "-m", "robosat_pink.train", *overrides]
+            with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as run:
+                peak = 0
+                while run.poll() is None:
+                    try:
+                        peak = max(peak, summed_bytes(run.pid))
+                    except OSError:
+                        break
+                    time.sleep(PAUSE_S)
+                assert run.stdout is not None
+                log = run.stdout.read()
+            if run.returncode:
+                sys.exit(log)
+    (computed_in,) = [line for line in log.splitlines() if line.startswith("training on")]
+    print(f"peak of all processes: {peak / 1e9:.2f} GB; {computed_in}")
+    print(machine())
+
+
+if __name__ == "__main__":
+    main()

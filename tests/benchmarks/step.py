@@ -1,0 +1,212 @@
+"""What a training step costs, ours beside a straightforward one: arithmetic, memory kept for backward, time.
+
+    python tests/benchmarks/step.py [--network albunet] [--size 512] [--batch 2] [--rounds 3] [--device cpu] [--blocks]
+
+The straightforward step computes in float32 and NCHW, upsamples before each convolution, and loops over images for a
+Lovász loss in float64 whose steps are differences. Then each lever is turned on alone, then all together, then all but
+one. Times are medians of alternating steps, forward, loss, backward and optimizer; what is kept for backward is counted
+once a storage, parameters aside. `of peak` is the arithmetic a second, three times the forward's, by what the device
+does in a matrix product of 4096 x 4096 of that type. Asserts nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from s3_read import machine
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+from robosat_pink.losses import build_loss
+from robosat_pink.models import build_model
+from robosat_pink.models.blocks import Form, choose_form, upsampled_conv
+
+CHANNELS = {"albunet": 4, "ternausnetv2": 11}
+MATRIX = 4096
+# AlbuNet-50 on 512 x 512: channels in and out, and the size of the input.
+BLOCKS = ((2048, 256, 8), (2304, 256, 16), (1280, 256, 32), (768, 64, 64), (320, 128, 128), (128, 32, 256))
+
+
+@dataclass(frozen=True)
+class Levers:
+    form: Form = "plain"
+    bf16: bool = False
+    channels_last: bool = False
+    loss: bool = False  # ours
+
+    def __str__(self) -> str:
+        names = [self.form] * (self.form != "plain")
+        names += [name for name in ("bf16", "channels_last", "loss") if getattr(self, name)]
+        return ", ".join(names) or "none: the straightforward step"
+
+
+ALL = Levers("auto", bf16=True, channels_last=True, loss=True)
+CONTENDERS = (
+    Levers(),
+    Levers(form="transposed"),
+    Levers(form="auto"),
+    Levers(bf16=True),
+    Levers(channels_last=True),
+    Levers(loss=True),
+    ALL,
+    replace(ALL, form="plain"),
+    replace(ALL, form="transposed"),
+    replace(ALL, bf16=False),
+    replace(ALL, channels_last=False),
+    replace(ALL, loss=False),
+)
+
+
+def looped_lovasz_hinge(logits: Tensor, mask: Tensor) -> Tensor:
+    """Image by image, in float64, each step the difference of two Jaccard losses."""
+    losses = []
+    for score, truth in zip(logits[:, 0].double(), mask.double(), strict=True):
+        score, truth = score.flatten(), truth.flatten()
+        errors, order = (1 - score * (2 * truth - 1)).sort(descending=True)
+        ordered = truth[order]
+        positives = ordered.sum()
+        jaccard = 1 - (positives - ordered.cumsum(0)) / (positives + (1 - ordered).cumsum(0))
+        steps = torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
+        losses.append(functional.relu(errors) @ steps)
+    return torch.stack(losses).mean()
+
+
+class Step:
+    """A network with its batch and optimizer, under some levers."""
+
+    def __init__(self, levers: Levers, network: str, batch: int, size: int, device: str) -> None:
+        torch.manual_seed(0)
+        self.levers, self.device = levers, device
+        layout = torch.channels_last if levers.channels_last else torch.contiguous_format
+        self.model = build_model(network, num_classes=1, num_channels=CHANNELS[network])
+        self.model.to(device).to(memory_format=layout)  # type: ignore[call-overload]
+        choose_form(self.model, levers.form)
+        self.image = torch.randn(batch, CHANNELS[network], size, size, device=device).to(memory_format=layout)
+        self.mask = (torch.rand(batch, size, size, device=device) < 0.3).to(torch.uint8)
+        self.loss: Callable[[Tensor, Tensor], Tensor] | nn.Module = looped_lovasz_hinge
+        if levers.loss:
+            self.loss = build_loss("lovasz", num_classes=1)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=2.5e-5)
+        self.seconds: list[float] = []
+
+    def forward(self) -> Tensor:
+        with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.levers.bf16):
+            logits = self.model(self.image)
+        found: Tensor = self.loss(logits, self.mask)
+        return found
+
+    def run(self) -> None:
+        started = time.perf_counter()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.forward().backward()
+        self.optimizer.step()
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        self.seconds.append(time.perf_counter() - started)
+
+    def forward_flops(self) -> int:
+        with FlopCounterMode(display=False) as counter:
+            self.forward()
+        return counter.get_total_flops()
+
+    def kept_bytes(self) -> int:
+        """Storages that wait for backward, each once; those of parameters and the batch are there anyway."""
+        there = {each.untyped_storage().data_ptr() for each in (*self.model.parameters(), *self.model.buffers())}
+        there |= {self.image.untyped_storage().data_ptr(), self.mask.untyped_storage().data_ptr()}
+        kept: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in there:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = self.forward()
+        assert loss.requires_grad
+        return sum(kept.values())
+
+
+def peak_flops(device: str, dtype: torch.dtype) -> float:
+    """Of a matrix product, a second."""
+    first, second = (torch.randn(MATRIX, MATRIX, device=device, dtype=dtype) for _ in range(2))
+    seconds = []
+    for _ in range(4):
+        started = time.perf_counter()
+        first @ second
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return 2 * MATRIX**3 / min(seconds)
+
+
+def blocks(batch: int, device: str) -> None:
+    """Of each of AlbuNet's upsampling blocks, how long the transposed form takes beside the plain one."""
+    print("| channels | input | float32, plain, s | transposed | x | bfloat16, plain, s | transposed | x |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    for num_in, num_out, size in BLOCKS:
+        cells = []
+        for dtype in (torch.float32, torch.bfloat16):
+            seconds: dict[Form, list[float]] = {"plain": [], "transposed": []}
+            given = [torch.randn(batch, num_in, size, size), torch.randn(num_out, num_in, 3, 3)]
+            features, weight = (
+                each.to(device, dtype).to(memory_format=torch.channels_last).requires_grad_() for each in given
+            )
+            for _ in range(4):
+                for form, found in seconds.items():
+                    started = time.perf_counter()
+                    upsampled_conv(features, weight, None, form).sum().backward()
+                    if device == "cuda":
+                        torch.cuda.synchronize()
+                    found.append(time.perf_counter() - started)
+            plain, transposed = (statistics.median(found[1:]) for found in seconds.values())
+            cells.append(f"{plain:.3f} | {transposed:.3f} | {transposed / plain:.2f}")
+        print(f"| {num_in} to {num_out} | {size} x {size} | {' | '.join(cells)} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What a training step costs, lever by lever.")
+    parser.add_argument("--network", choices=list(CHANNELS), default="albunet")
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--blocks", action="store_true", help="only the two forms of each upsampling block")
+    options = parser.parse_args()
+    if options.blocks:
+        blocks(options.batch, options.device)
+        print(f"\n{machine()}; {options.device}, batch {options.batch}, channels_last, forward and backward")
+        return
+    peaks = {bf16: peak_flops(options.device, torch.bfloat16 if bf16 else torch.float32) for bf16 in (False, True)}
+    steps = [Step(levers, options.network, options.batch, options.size, options.device) for levers in CONTENDERS]
+    counts = [(step.forward_flops(), step.kept_bytes()) for step in steps]
+    for number in range(options.rounds + 1):
+        for step in steps:
+            step.run()
+            if number == 0:
+                step.seconds.clear()  # warming up
+    base_flops, base_kept = counts[0]
+    base_seconds = statistics.median(steps[0].seconds)
+    print("| levers | forward GFLOP | x | kept for backward, MB | x | s | times faster | tiles/s | of peak |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for step, (flops, kept) in zip(steps, counts, strict=True):
+        seconds = statistics.median(step.seconds)
+        print(
+            f"| {step.levers} | {flops / 1e9:.1f} | {flops / base_flops:.3f} | {kept / 1e6:.0f} "
+            f"| {kept / base_kept:.2f} | {seconds:.3f} | {base_seconds / seconds:.2f} | {options.batch / seconds:.2f} "
+            f"| {3 * flops / seconds / peaks[step.levers.bf16]:.2f} |"
+        )
+    print(
+        f"\n{machine()}; {options.network}, {options.device}, {options.size} x {options.size}, batch {options.batch}; "
+        f"matrix product: {peaks[False] / 1e9:.0f} GFLOP/s float32, {peaks[True] / 1e9:.0f} bfloat16"
+    )
+
+
+if __name__ == "__main__":
+    main()

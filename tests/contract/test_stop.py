@@ -1,0 +1,240 @@
+"""SIGTERM: the step ends, what is needed to go on is saved, exit 0; and what process 1 does besides."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from robosat_pink import checkpoint, loop
+from robosat_pink.sample import write_tiles
+from robosat_pink.train import main
+
+EXPERIMENT: dict[str, Any] = {
+    "dataset": {"image_bucket": "channel:imagery", "mask_bucket": "channel:mask", "train_percent": 0.6},
+    "classes": [{"name": "snow"}],
+    "channels": [{"bands": [1, 2], "scale": 10000}],
+    "model": {
+        "name": "albunet",
+        "encoder": "resnet18",
+        "num_filters": 4,
+        "tile_size": 64,
+        "batch_size": 2,
+        "epochs": 3,
+        "lr": 0.001,
+        "schedule": "cosine",
+    },
+    "runtime": {"workers": 0},
+}
+
+
+@pytest.fixture
+def job(opt_ml: Path) -> Path:
+    write_tiles(opt_ml / "input/data", tiles=4, size=64)
+    (opt_ml / "input/data/config/experiment.yml").write_text(yaml.safe_dump(EXPERIMENT))
+    (opt_ml / "checkpoints").mkdir()
+    return opt_ml
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], None]]:
+    """Have a real SIGTERM arrive while the n-th batch of a phase is counted."""
+    add = loop.Tally.add
+
+    def arrange(phase: str, number: int) -> None:
+        met = []
+
+        def counted(tally: loop.Tally, *arguments: Any) -> None:
+            add(tally, *arguments)
+            if tally.phase == phase:
+                met.append(tally.epoch)
+                if len(met) == number:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+        monkeypatch.setattr(loop.Tally, "add", counted)
+
+    yield arrange
+    monkeypatch.setattr(loop.Tally, "add", add)
+
+
+def results(job: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], Any, list[str]]:
+    """Last weights, best weights, metrics and history without its clocks."""
+    rows = [line.split(",") for line in (job / "model/history.csv").read_text().splitlines()]
+    kept = [column for column, name in enumerate(rows[0]) if "seconds" not in name]
+    return (
+        checkpoint.load(job / "model/checkpoint-00003-of-00003.pth")["state_dict"],
+        checkpoint.load(job / "model/best.pth")["state_dict"],
+        json.loads((job / "model/metrics.json").read_text()),
+        [",".join(row[column] for column in kept) for row in rows],
+    )
+
+
+def assert_identical(first: Any, second: Any) -> None:
+    for one, other in zip(first[:2], second[:2], strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert first[2:] == second[2:]
+
+
+@pytest.mark.parametrize(
+    ("phase", "batch"), [("train", 1), ("train", 5), ("train", 7), ("val", 2), ("train", 15), ("val", 9)]
+)
+def test_run_that_was_stopped_anywhere_ends_as_if_it_had_not_been(
+    job: Path, stop_at: Callable[[str, int], None], monkeypatch: pytest.MonkeyPatch, phase: str, batch: int
+) -> None:
+    assert main([]) == 0
+    whole = results(job)
+    for folder in ("model", "checkpoints"):
+        for path in (job / folder).iterdir():
+            path.unlink()
+
+    stop_at(phase, batch)
+    assert main([]) == 0
+    assert not (job / "output/failure").exists()
+    assert not (job / "model/checkpoint-00003-of-00003.pth").exists()
+    monkeypatch.undo()
+    os.environ["SAGEMAKER_BASE_DIR"] = str(job)
+    try:
+        assert main([]) == 0
+        assert_identical(results(job), whole)
+    finally:
+        del os.environ["SAGEMAKER_BASE_DIR"]
+
+
+def test_signal_that_reaches_the_workers_too_is_a_stop_like_any_other(job: Path) -> None:
+    """As timeout, systemd and Slurm send it."""
+    command = [sys.executable, "-m", "robosat_pink.train", "runtime.workers=1", "model.epochs=1000"]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    assert run.stdout is not None
+    before = []
+    for line in run.stdout:
+        before.append(line)
+        if line.startswith("phase=val"):
+            break
+    os.killpg(run.pid, signal.SIGTERM)
+    after = run.communicate(timeout=60)[0]
+    assert run.returncode == 0, "".join(before) + after
+    assert "stopped by a signal after 1 epochs" in after
+    assert not (job / "output/failure").exists()
+
+
+def test_stop_in_the_first_epoch_leaves_a_model_that_loads(
+    job: Path, stop_at: Callable[[str, int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop_at("train", 2)
+    assert main([]) == 0
+    assert "stopped by a signal after 0 epochs and 2 steps" in capsys.readouterr().out
+    assert [path.name for path in (job / "checkpoints").iterdir()] == ["resume-00000-000002.pth"]
+    for name in ("checkpoint-00000-of-00003.pth", "best.pth"):
+        assert checkpoint.load(job / "model" / name)["epoch"] == 0
+
+
+def test_stop_before_the_first_step_leaves_config_and_ids_only(
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from robosat_pink.datasets import TilePairs
+
+    split = TilePairs.split
+
+    def stopped(tiles: TilePairs) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+        return split(tiles)
+
+    monkeypatch.setattr(TilePairs, "split", stopped)
+    assert main([]) == 0
+    assert "stopped by a signal" in capsys.readouterr().out
+    assert list((job / "model").glob("*.pth")) == []
+    assert not (job / "output/failure").exists()
+
+
+@pytest.mark.parametrize("module", ["numpy", "torch", "rasterio"])
+def test_stop_in_the_middle_of_an_import_waits_for_its_end(job: Path, module: str) -> None:
+    script = f"""
+import os, signal, sys
+class Stopper:
+    def find_spec(self, name, *rest):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGTERM)
+sys.meta_path.insert(0, Stopper())
+from robosat_pink.train import main
+code = main([])
+print(code, hasattr(sys.modules.get({module!r}), "__version__"))
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    assert run.stdout.splitlines()[-1] == "0 True", run.stdout + run.stderr
+    assert "stopped by a signal" in run.stdout
+    assert not (job / "output/failure").exists()
+
+
+def test_signals_are_as_before_once_the_run_is_over(job: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    assert main(["model.epochs=1"]) == 0
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_second_signal_ends_the_process_at_once(job: Path) -> None:
+    script = """
+import os, signal
+from robosat_pink.container import StopRequest
+with StopRequest() as stop:
+    stop.waits_to_be_asked = True
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.requested
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("still here")
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    assert (run.returncode, run.stdout) == (128 + 15, "")
+
+
+def as_init(body: str, job: Path) -> subprocess.Popen[str]:
+    """Run `body`, the definition of main(), as process 1 of a process namespace of its own."""
+    imports = "from robosat_pink.init import run_as_init\nimport os, signal, subprocess, sys, time"
+    script = f"{imports}\n{body}\nsys.exit(run_as_init(main))"
+    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", script]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"SAGEMAKER_BASE_DIR": str(job)}
+    )
+
+
+@pytest.fixture
+def needs_namespaces() -> None:
+    if subprocess.run(["unshare", "--pid", "--fork", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a process namespace of its own needs root")
+
+
+@pytest.mark.usefixtures("needs_namespaces")
+def test_process_1_passes_the_exit_code_on(job: Path) -> None:
+    process = as_init("def main():\n    assert os.getpid() != 1\n    return 3", job)
+    process.communicate(timeout=60)
+    assert process.returncode == 3
+
+
+@pytest.mark.usefixtures("needs_namespaces")
+def test_process_1_reaps_orphans(job: Path) -> None:
+    body = """
+def main():
+    subprocess.run([sys.executable, "-c", "import subprocess; subprocess.Popen(['sleep', '0.2'])"])
+    time.sleep(1)
+    states = [open(f"/proc/{each}/stat").read().split()[2] for each in os.listdir("/proc") if each.isdecimal()]
+    print("zombies", states.count("Z"))
+    return 0"""
+    process = as_init(body, job)
+    assert process.communicate(timeout=60)[0] == "zombies 0\n"
+
+
+@pytest.mark.usefixtures("needs_namespaces")
+def test_process_1_says_in_the_failure_file_that_the_run_was_killed(job: Path) -> None:
+    process = as_init("def main():\n    os.kill(os.getpid(), signal.SIGKILL)", job)
+    process.communicate(timeout=60)
+    assert process.returncode == 137
+    cause = (job / "output/failure").read_text().splitlines()[0]
+    assert cause.startswith("the training process was killed by SIGKILL, most likely for want of memory; lower")

@@ -1,0 +1,79 @@
+"""An outside client drives the image unchanged: the SageMaker Python SDK's local mode, in its own environment."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from container.engine import Job, docker
+
+pytestmark = pytest.mark.docker
+
+FIT = """
+import sys
+from sagemaker.estimator import Estimator
+from sagemaker.local import LocalSession
+image, base, output, root = sys.argv[1:]
+session = LocalSession()
+session.config = {"local": {"local_code": True, "container_root": root}}
+estimator = Estimator(
+    image_uri=image,
+    role="arn:aws:iam::123456789012:role/robosat_pink",
+    instance_count=1,
+    instance_type="local",
+    output_path=f"file://{output}",
+    sagemaker_session=session,
+    hyperparameters={"model.epochs": 1, "model.loss": "lovasz"},
+)
+estimator.fit({name: f"file://{base}/input/data/{name}" for name in ("config", "imagery", "mask")})
+"""
+
+
+@pytest.fixture(scope="module")
+def sdk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python with the SDK, which local mode wants docker-compose for."""
+    required = bool(os.environ.get("ROBOSAT_PINK_REQUIRE_DOCKER"))
+    if not shutil.which("docker-compose"):
+        assert not required, "docker-compose is required here and is not installed"
+        pytest.skip("the SDK's local mode needs docker-compose")
+    folder = tmp_path_factory.mktemp("sdk")
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    installed = subprocess.run([folder / "bin/pip", "install", "--quiet", "sagemaker<3"], check=False)
+    if installed.returncode:
+        assert not required, "the SDK is required here and cannot be installed"
+        pytest.skip("the SDK cannot be installed here")
+    return folder / "bin/python"
+
+
+def test_fit_of_the_sdk_s_local_mode_ends_with_a_model_archive(run: Job, sdk: Path, tmp_path: Path) -> None:
+    environment = os.environ | {
+        "PATH": f"/usr/bin:{os.environ['PATH']}",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "SAGEMAKER_TELEMETRY_OPT_OUT": "true",
+    }
+    (tmp_path / "output").mkdir()
+    (tmp_path / "root").mkdir()
+    arguments = [run.image, run.base, tmp_path / "output", tmp_path / "root"]
+    fitted = subprocess.run(
+        [sdk, "-c", FIT, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        timeout=600,
+    )
+    left = docker("ps", "--all", "--quiet", "--filter", f"ancestor={run.image}", "--filter", "name=-algo-1-").stdout
+    docker("rm", *left.split())  # what has ended; compose leaves it
+    assert fitted.returncode == 0, fitted.stdout + fitted.stderr
+    assert "phase=val epoch=1 epochs=1 val_loss=" in fitted.stdout + fitted.stderr
+    assert "\r" not in fitted.stdout
+    (archive,) = (tmp_path / "output").rglob("model.tar.gz")
+    with tarfile.open(archive) as content:
+        names = {name.removeprefix("./") for name in content.getnames()}
+    assert {"checkpoint-00001-of-00001.pth", "best.pth", "train_ids.txt", "test_ids.txt", "config.yml"} <= names

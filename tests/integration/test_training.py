@@ -1,0 +1,340 @@
+"""Whole runs on small written scenes: what they leave, that they repeat, that they go on where they stopped."""
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import rasterio
+import torch
+import yaml
+
+from conftest import S3Server, write_tile
+from robosat_pink import checkpoint, machine, metrics
+from robosat_pink.config import Config, load_config
+from robosat_pink.models import build_model
+from robosat_pink.sample import write_tiles
+from robosat_pink.train import main
+
+EXPERIMENT = {
+    "dataset": {"image_bucket": "channel:imagery", "mask_bucket": "channel:mask", "train_percent": 0.6},
+    "classes": [{"name": "snow", "color": "white"}],
+    "channels": [{"bands": [4, 3, 1], "mean": [0.37, 0.38, 0.36], "std": [0.2, 0.25, 0.24], "scale": 10000}],
+    "model": {
+        "name": "albunet",
+        "encoder": "resnet18",
+        "num_filters": 4,
+        "tile_size": 64,
+        "batch_size": 3,
+        "epochs": 2,
+        "lr": 0.001,
+        "schedule": "cosine",
+    },
+    "runtime": {"workers": 0},
+}
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scene")
+    write_tiles(folder, tiles=4, size=64)
+    return folder
+
+
+@pytest.fixture
+def job(opt_ml: Path, scene: Path) -> Path:
+    """An /opt/ml with the experiment, its tiles in channels, and a folder for resume points."""
+    for channel in ("imagery", "mask"):
+        (opt_ml / "input/data" / channel).symlink_to(scene / channel)
+    (opt_ml / "input/data/config/experiment.yml").write_text(yaml.safe_dump(EXPERIMENT))
+    (opt_ml / "checkpoints").mkdir()
+    return opt_ml
+
+
+def weights(folder: Path, name: str = "best.pth") -> dict[str, torch.Tensor]:
+    return checkpoint.load(folder / name)["state_dict"]
+
+
+def identical(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def history(folder: Path) -> list[dict[str, str]]:
+    """history.csv without what a clock wrote."""
+    with (folder / "history.csv").open() as file:
+        return [{key: value for key, value in row.items() if "seconds" not in key} for row in csv.DictReader(file)]
+
+
+def test_a_run_leaves_what_the_design_promises(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    log = capsys.readouterr().out
+    names = sorted(path.name for path in (job / "model").iterdir())
+    assert names == [
+        "best.pth",
+        "checkpoint-00002-of-00002.pth",
+        "config.yml",
+        "history.csv",
+        "metrics.json",
+        "test_ids.txt",
+        "train_ids.txt",
+    ]
+    assert not (job / "output/failure").exists()
+
+    content = torch.load(job / "model/checkpoint-00002-of-00002.pth", weights_only=True)
+    assert content["epoch"] == 2
+    assert content["metadata"]["bands"] == [4, 3, 1]
+    assert content["metadata"]["scale"] == [10000.0]
+    assert content["metadata"]["classes"] == [{"name": "snow", "color": "white", "values": [1]}]
+    assert set(content) == {"epoch", "state_dict", "optimizer", "metadata"}
+    model = build_model("albunet", num_classes=1, num_channels=3, encoder="resnet18", num_filters=4)
+    assert checkpoint.load_weights(model, job / "model/best.pth").epoch in (1, 2)
+
+    train_ids = (job / "model/train_ids.txt").read_text().split()
+    test_ids = (job / "model/test_ids.txt").read_text().split()
+    assert (len(train_ids), len(test_ids)) == (10, 6)
+    assert not set(train_ids) & set(test_ids)
+    assert all(re.fullmatch(r"channel:imagery_20180528_sierra-\d+-\d+-15", each) for each in train_ids + test_ids)
+    assert isinstance(load_config(job / "model/config.yml"), Config)
+
+    numbers = json.loads((job / "model/metrics.json").read_text())
+    assert (numbers["epoch"], numbers["holdout"]) == (2, None)
+    rows = history(job / "model")
+    for phase in ("train", "val"):
+        line = next(line for line in log.splitlines() if line.startswith(f"phase={phase} epoch=2 "))
+        for name in metrics.NAMES:
+            logged = float(re.search(rf"\b{phase}_{name}=(\S+)", line)[1])  # type: ignore[index]
+            assert logged == pytest.approx(numbers[phase][name], abs=1e-6)
+            assert float(rows[-1][f"{phase}_{name}"]) == numbers[phase][name]
+        assert set(numbers[phase]) == {*metrics.NAMES, "per_class"}
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[0]["lr"]) > float(rows[1]["lr"]) > 0
+
+
+def test_same_seed_same_result_to_the_last_bit_whatever_the_workers(job: Path, tmp_path: Path) -> None:
+    results = []
+    for overrides in ([], ["runtime.workers=1"]):
+        assert main(overrides) == 0
+        for point in (job / "checkpoints").iterdir():
+            point.unlink()
+        results.append((weights(job / "model", "checkpoint-00002-of-00002.pth"), history(job / "model")))
+    assert identical(results[0][0], results[1][0])
+    assert results[0][1] == results[1][1]
+
+
+def test_another_seed_is_another_run(job: Path) -> None:
+    assert main(["model.epochs=1", "runtime.seed=0"]) == 0
+    first = weights(job / "model")
+    shutil.rmtree(job / "checkpoints")
+    assert main(["model.epochs=1", "runtime.seed=1"]) == 0
+    assert not identical(first, weights(job / "model"))
+
+
+def test_the_same_command_goes_on_where_an_earlier_attempt_stopped(
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["model.epochs=3"]) == 0
+    whole = weights(job / "model", "checkpoint-00003-of-00003.pth")
+    numbers, rows = (job / "model/metrics.json").read_text(), history(job / "model")
+    best = weights(job / "model")
+
+    # The platform loses /opt/ml/model of an interrupted attempt and keeps /opt/ml/checkpoints.
+    for folder in ("model", "checkpoints"):
+        shutil.rmtree(job / folder)
+        (job / folder).mkdir()
+    from robosat_pink import loop
+
+    train_epoch = loop.train_epoch
+
+    def interrupted(state: loop.State, task: loop.Task, epoch: int) -> dict[str, object]:
+        if epoch == 3:
+            raise KeyboardInterrupt
+        return train_epoch(state, task, epoch)
+
+    monkeypatch.setattr(loop, "train_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        main(["model.epochs=3"])
+    monkeypatch.setattr(loop, "train_epoch", train_epoch)
+    shutil.rmtree(job / "model")
+    capsys.readouterr()
+
+    assert main(["model.epochs=3"]) == 0
+    log = capsys.readouterr().out
+    assert "2 epochs and 0 steps are done" in log
+    assert "phase=train epoch=2" not in log
+    assert identical(whole, weights(job / "model", "checkpoint-00003-of-00003.pth"))
+    assert identical(best, weights(job / "model"))
+    assert history(job / "model") == rows
+    assert json.loads((job / "model/metrics.json").read_text()) == json.loads(numbers)
+
+
+def test_a_finished_run_started_again_writes_its_results_and_trains_nothing(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([]) == 0
+    names = sorted(path.name for path in (job / "model").iterdir())
+    best = weights(job / "model")
+    shutil.rmtree(job / "model")
+    capsys.readouterr()
+    assert main([]) == 0
+    assert "phase=train" not in capsys.readouterr().out
+    assert sorted(path.name for path in (job / "model").iterdir()) == names
+    assert identical(best, weights(job / "model"))
+
+
+def test_damaged_newest_resume_point_falls_back_to_the_one_before(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["model.epochs=2"]) == 0
+    whole = weights(job / "model", "checkpoint-00002-of-00002.pth")
+    newest = job / "checkpoints/resume-00002-000000.pth"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert main(["model.epochs=2"]) == 0
+    assert "1 epochs and 0 steps are done" in capsys.readouterr().out
+    assert identical(whole, weights(job / "model", "checkpoint-00002-of-00002.pth"))
+
+
+def test_resume_point_of_another_experiment_is_refused_with_the_differing_keys(job: Path) -> None:
+    assert main(["model.epochs=1"]) == 0
+    assert main(["model.epochs=1", "model.lr=0.5", "dataset.split.seed=3"]) == 4
+    failure = (job / "output/failure").read_text()
+    assert "dataset.split.seed = 3, there 0; model.lr = 0.5, there 0.001" in failure
+    assert len(failure) <= 1024
+
+
+def test_holdout_is_evaluated_once_with_the_best_weights(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dataset.split.test_percent=0.2"]) == 0
+    assert len((job / "model/holdout_ids.txt").read_text().split()) == 3
+    log = capsys.readouterr().out
+    assert log.count("phase=holdout") == 1
+    holdout = json.loads((job / "model/metrics.json").read_text())["holdout"]
+    assert f"holdout_iou={holdout['iou']:.6f}" in log
+
+
+def test_an_earlier_run_s_ids_split_this_one(job: Path) -> None:
+    assert main(["model.epochs=1"]) == 0
+    shutil.copytree(job / "model", job / "earlier")
+    ids = (job / "model/test_ids.txt").read_text()
+    shutil.rmtree(job / "checkpoints")
+    arguments = [f"dataset.split.from={job}/earlier/test_ids.txt", "dataset.train_percent=0.1", "model.epochs=1"]
+    assert main(arguments) == 0
+    assert (job / "model/test_ids.txt").read_text() == ids
+
+
+def test_several_classes_are_trained_and_told_apart(job: Path) -> None:
+    experiment = EXPERIMENT | {"classes": [{"name": "ground"}, {"name": "snow", "color": "blue"}]}
+    (job / "input/data/config/experiment.yml").write_text(yaml.safe_dump(experiment))
+    assert main(["model.epochs=1"]) == 0
+    assert list(json.loads((job / "model/metrics.json").read_text())["val"]["per_class"]) == ["ground", "snow"]
+
+
+def test_tiles_in_a_bucket_train_like_tiles_in_a_folder(job: Path, scene: Path, s3: S3Server) -> None:
+    assert main(["model.epochs=1"]) == 0
+    local = weights(job / "model")
+    for bucket in ("imagery", "mask"):
+        s3.make_bucket(f"snow-{bucket}")
+        s3.upload(scene / bucket, f"snow-{bucket}", "2018/")
+    shutil.rmtree(job / "checkpoints")
+    arguments = ["dataset.image_bucket=snow-imagery/2018", "dataset.mask_bucket=s3://snow-mask/2018/", "model.epochs=1"]
+    assert main(arguments) == 0
+    assert identical(local, weights(job / "model"))
+    assert (job / "model/train_ids.txt").read_text().startswith("snow-imagery_2018_20180528_sierra-")
+
+
+def test_checkpoint_path_starts_from_these_weights(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model.epochs=1"]) == 0
+    shutil.copy(job / "model/best.pth", job / "start.pth")
+    shutil.rmtree(job / "checkpoints")
+    capsys.readouterr()
+    assert main(["model.epochs=1", f"checkpoint.path={job}/start.pth", "model.lr=1e-12"]) == 0
+    assert f"starting from {job}/start.pth" in capsys.readouterr().out
+    start, end = weights(job, "start.pth"), weights(job / "model")
+    assert torch.allclose(start["final.weight"], end["final.weight"], atol=1e-6)
+
+
+def test_losses_and_metrics_are_per_tile_whatever_the_batch_size(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only evaluated, all with the same weights, in batches of 1, 4 (which leaves a rest) and 16."""
+    from robosat_pink import loop
+
+    monkeypatch.setattr(
+        loop,
+        "train_epoch",
+        lambda state, task, epoch: loop.evaluate(state.model, task, task.split.train, "train", epoch),
+    )
+    found = []
+    for batch_size in (1, 4, 16):
+        shutil.rmtree(job / "checkpoints", ignore_errors=True)
+        assert main(["model.epochs=1", "runtime.precision=fp32", f"model.batch_size={batch_size}"]) == 0
+        numbers = json.loads((job / "model/metrics.json").read_text())
+        found.append((numbers["train"], numbers["val"]))
+    for other in found[1:]:
+        for phase, first in zip(other, found[0], strict=True):
+            assert phase["per_class"] == first["per_class"]
+            assert phase["loss"] == pytest.approx(first["loss"], rel=1e-5)
+
+
+def test_the_device_is_asked_for_numbers_once_a_phase(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    item = torch.Tensor.item
+    monkeypatch.setattr(torch.Tensor, "item", lambda tensor: (asked.append(tensor), item(tensor))[1])
+    from robosat_pink import loop
+
+    phases: list[int] = []
+    finish = loop.Tally.finish
+
+    def counted(tally: loop.Tally) -> dict[str, object]:
+        asked.clear()
+        values = finish(tally)
+        phases.append(len(asked))
+        return values
+
+    add = loop.Tally.add
+    steps: list[int] = []
+
+    def quiet(tally: loop.Tally, *arguments: object) -> None:
+        asked.clear()
+        add(tally, *arguments)  # type: ignore[arg-type]
+        steps.append(len(asked))
+
+    monkeypatch.setattr(loop.Tally, "finish", counted)
+    monkeypatch.setattr(loop.Tally, "add", quiet)
+    assert main(["model.epochs=1"]) == 0
+    assert phases == [1, 1]
+    assert steps
+    assert set(steps) == {0}
+
+
+def test_last_checkpoint_is_the_last_epoch_s_even_where_a_resume_only_scores_the_held_out(job: Path) -> None:
+    arguments = ["dataset.split.test_percent=0.2", "model.epochs=3"]
+    assert main(arguments) == 0
+    last = weights(job / "model", "checkpoint-00003-of-00003.pth")
+    shutil.rmtree(job / "model")
+    assert main(arguments) == 0
+    assert identical(weights(job / "model", "checkpoint-00003-of-00003.pth"), last)
+
+
+def test_fewer_epochs_than_are_done_are_refused(job: Path) -> None:
+    assert main(["model.epochs=2"]) == 0
+    assert main(["model.epochs=1"]) == 4
+    assert "has 2 epochs behind it, model.epochs = 1" in (job / "output/failure").read_text()
+
+
+def test_masks_of_one_class_only_are_warned_of(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As binary masks look that declare their background as nodata."""
+    for path in (job / "input/data/mask").resolve().rglob("*.tif"):
+        with rasterio.open(path) as file:
+            pixels, profile = file.read(), file.profile
+        copy = job / "mask" / path.relative_to((job / "input/data/mask").resolve())
+        write_tile(copy, pixels, nodata=0, crs=profile["crs"], transform=profile["transform"])
+    assert main(["model.epochs=1", f"dataset.mask_bucket={job}/mask"]) == 0
+    assert "every valid pixel of the val tiles is of one class" in capsys.readouterr().out
+
+
+def test_reading_in_the_main_process_leaves_the_network_its_threads(job: Path) -> None:
+    torch.set_num_threads(2)
+    try:
+        assert main(["model.epochs=1", "runtime.workers=0"]) == 0
+        assert torch.get_num_threads() == min(2, machine.cpu_count())
+    finally:
+        torch.set_num_threads(1)

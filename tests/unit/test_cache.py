@@ -1,0 +1,231 @@
+"""Decoded tiles on disk: what was kept comes back to the last bit, and whatever is wrong with it counts as absent."""
+
+import errno
+import mmap
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from conftest import S3Server, pattern
+from robosat_pink import cache
+from robosat_pink.cache import TileCache, open_cache
+from robosat_pink.errors import ConfigError
+from scenes import mask_pattern, pairs_in, write_pair
+
+MANY = 10**9
+
+
+def pair(dtype: str = "uint16", size: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    return pattern(3, size, size).astype(dtype), mask_pattern(size, size)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+def test_pair_comes_back_to_the_last_bit_in_its_own_type(tmp_path: Path, dtype: str) -> None:
+    image, mask = pair(dtype)
+    TileCache(tmp_path, MANY).put("abc", image, mask)
+    other = TileCache(tmp_path, MANY)
+    found = other.get("abc")
+    assert found is not None
+    assert (found[0].dtype, found[1].dtype) == (np.dtype(dtype), np.uint8)
+    assert np.array_equal(found[0], image)
+    assert np.array_equal(found[1], mask)
+    assert other.get("abd") is None
+
+
+@pytest.mark.parametrize("place", [0, 3, 20, 36, 500, -1])
+def test_entry_with_a_flipped_bit_counts_as_absent(tmp_path: Path, place: int) -> None:
+    tiles = TileCache(tmp_path, MANY)
+    tiles.put("abc", *pair())
+    (path,) = tmp_path.glob("*/*")
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+    assert tiles.get("abc") is None
+
+
+@pytest.mark.parametrize("length", [0, 10, 39, 1000])
+def test_entry_that_was_cut_short_counts_as_absent(tmp_path: Path, length: int) -> None:
+    tiles = TileCache(tmp_path, MANY)
+    tiles.put("abc", *pair())
+    (path,) = tmp_path.glob("*/*")
+    path.write_bytes(path.read_bytes()[:length])
+    assert tiles.get("abc") is None
+    tiles.put("abc", *pair())
+    assert tiles.get("abc") is not None
+
+
+def test_entry_is_written_where_the_file_system_must_go_through_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def without_direct(path: str, flags: int, *mode: int) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return real(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", without_direct)
+    tiles = TileCache(tmp_path, MANY)
+    tiles.put("abc", *pair())
+    found = tiles.get("abc")
+    assert found is not None
+    assert np.array_equal(found[0], pair()[0])
+
+
+def test_entry_is_written_where_direct_writing_is_promised_and_then_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, refusals = os.write, [errno.EINVAL]
+
+    def refuse_once(file: int, content: memoryview) -> int:
+        if refusals:
+            raise OSError(refusals[0], os.strerror(refusals.pop()))
+        return real(file, content)
+
+    monkeypatch.setattr(os, "write", refuse_once)
+    tiles = TileCache(tmp_path, MANY)
+    tiles.put("abc", *pair())
+    assert not refusals
+    assert tiles.get("abc") is not None
+
+
+def test_no_more_is_kept_than_the_limit(tmp_path: Path) -> None:
+    size = mmap.PAGESIZE  # an entry's, which is less
+    tiles = TileCache(tmp_path, 3 * size)
+    for number in range(6):
+        tiles.put(f"{number}{number}", *pair())
+    assert [tiles.get(f"{number}{number}") is not None for number in range(6)] == [True] * 3 + [False] * 3
+    assert sum(path.stat().st_size for path in tmp_path.glob("*/*")) == 3 * size
+
+
+def test_limit_is_one_for_all_processes_together(tmp_path: Path) -> None:
+    size = mmap.PAGESIZE  # an entry's, which is less
+    processes = [pickle.loads(pickle.dumps(TileCache(tmp_path, 3 * size))) for _ in range(4)]
+    for number in range(12):
+        processes[number % 4].put(f"{number}{number}", *pair())
+    assert sum(path.stat().st_size for path in tmp_path.glob("*/*")) == 3 * size
+
+
+def test_damaged_entry_of_a_full_cache_is_kept_anew(tmp_path: Path) -> None:
+    tiles = TileCache(tmp_path, mmap.PAGESIZE)
+    tiles.put("abc", *pair())
+    (path,) = tmp_path.glob("*/*")
+    path.write_bytes(bytes(mmap.PAGESIZE))
+    assert tiles.get("abc") is None
+    tiles.put("abc", *pair())
+    assert tiles.get("abc") is not None
+
+
+def test_room_is_not_made_where_the_folder_can_only_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    TileCache(tmp_path, MANY).put("abc", *pair())
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    tiles = TileCache(tmp_path, 100)
+    assert tiles.make_room() == mmap.PAGESIZE
+    assert tiles.get("abc") is not None
+
+
+def test_new_run_makes_room_by_dropping_what_was_read_longest_ago(tmp_path: Path) -> None:
+    size = mmap.PAGESIZE  # an entry's, which is less
+    tiles = TileCache(tmp_path, 10 * size)
+    for number in range(10):
+        tiles.put(f"{number}{number}", *pair())
+        os.utime(tmp_path / f"{number}{number}/{number}{number}.tile", (1000 + number, 1000 + number))
+    TileCache(tmp_path, 5 * size).make_room()
+    assert sorted(path.name for path in tmp_path.glob("*/*")) == [f"{number}{number}.tile" for number in (6, 7, 8, 9)]
+
+
+def test_what_a_killed_process_left_half_written_is_not_read_and_goes_later(tmp_path: Path) -> None:
+    script = f"""
+import os, signal
+import numpy as np
+from pathlib import Path
+from robosat_pink import cache
+real = os.replace
+os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)
+cache.TileCache(Path({str(tmp_path)!r}), 10**9).put("abc", np.zeros((1, 4, 4), np.uint8), np.zeros((4, 4), np.uint8))
+"""
+    killed = subprocess.run([sys.executable, "-c", script], check=False, timeout=60)
+    assert killed.returncode == -9
+    (half,) = tmp_path.glob("*/*")
+    tiles = TileCache(tmp_path, MANY)
+    assert tiles.get("abc") is None
+    tiles.make_room()
+    assert half.exists()  # somebody may be writing it
+    os.utime(half, (1000, 1000))
+    tiles.make_room()
+    assert not half.exists()
+
+
+def test_folder_that_cannot_be_written_only_means_that_nothing_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "ab").write_text("in the way")
+    tiles = TileCache(tmp_path, MANY)
+    tiles.put("abc", *pair())
+    tiles.put("abd", *pair())
+    assert tiles.get("abc") is None
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_default_is_half_of_the_free_disk_and_none_where_that_is_little(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cache, "_is_in_memory", lambda folder: False)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=40 * 10**9))
+    opened = open_cache(None, None)
+    assert opened is not None
+    assert opened.max_bytes == 20 * 10**9
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**9))
+    assert open_cache(None, None) is None
+    small = open_cache(str(tmp_path), 0.5)
+    assert small is not None
+    assert small.max_bytes == 5 * 10**8
+    assert open_cache(str(tmp_path), 0) is None
+
+
+def test_default_is_none_where_temporary_files_are_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_is_in_memory", lambda folder: True)
+    assert open_cache(None, None) is None
+
+
+def test_folder_that_the_experiment_names_and_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"dataset\.cache\.dir = .*/file/cache: cannot be made: .*max_gb to 0"):
+        open_cache(f"{tmp_path}/file/cache", None)
+
+
+def test_second_pass_over_a_bucket_sends_no_request_and_gives_the_same(
+    tmp_path: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for x in range(4):
+        write_pair(tmp_path, x)
+    for kind in ("imagery", "mask"):
+        s3.make_bucket(kind)
+        s3.upload(tmp_path / kind, kind)
+    dataset = {"image_bucket": "s3://imagery", "mask_bucket": "s3://mask", "endpoint_url": s3.endpoint_url}
+
+    def cached_pairs() -> object:
+        from robosat_pink.config import CacheConfig
+
+        settings = CacheConfig(dir=str(tmp_path / "cache"), max_gb=1.0)
+        return pairs_in(tmp_path, dataset=dataset | {"cache": settings})
+
+    first = cached_pairs().__getitems__([0, 1, 2, 3])  # type: ignore[attr-defined]
+    assert all(sample.fetched_bytes > 0 for sample in first)
+    later = cached_pairs()
+    monkeypatch.setattr("robosat_pink.storage.obstore.get", None)
+    second = later.__getitems__([0, 1, 2, 3])  # type: ignore[attr-defined]
+    assert all(sample.fetched_bytes == 0 for sample in second)
+    for one, other in zip(first, second, strict=True):
+        assert np.array_equal(one.image, other.image)
+        assert np.array_equal(one.mask, other.mask)
