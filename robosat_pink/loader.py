@@ -297,7 +297,7 @@ class Worker:
         code = self._process.exitcode
         how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         advice = (
-            "Most likely the memory ran out: lower runtime.workers or model.batch_size, or take a machine with more of it"
+            "Most likely the memory ran out: lower runtime.workers or model.batch_size, or take a machine with more"
             if code == -signal.SIGKILL
             else "What it said of that stands above; runtime.workers = 0 reads in the main process"
         )
