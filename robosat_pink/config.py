@@ -179,6 +179,7 @@ class RuntimeConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     upsampling: Literal["auto", "plain", "transposed"] = "auto"
+    recompute: Literal["none", "norms", "blocks"] = "norms"
 
 
 @dataclass(frozen=True, kw_only=True)

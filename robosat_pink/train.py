@@ -71,7 +71,7 @@ def run(config: Config, container: Container, stop: StopRequest) -> None:
         from robosat_pink.datasets import normalisation, store_options
         from robosat_pink.losses import build_loss
         from robosat_pink.models import build_model
-        from robosat_pink.models.blocks import choose_form
+        from robosat_pink.models.blocks import Execution, choose_execution
         from robosat_pink.reader import Changed
         from robosat_pink.transforms import EvaluationTransform, TrainingTransform
 
@@ -102,7 +102,7 @@ def run(config: Config, container: Container, stop: StopRequest) -> None:
         pretrained=pretrained,
         **config.model.options,
     )
-    choose_form(model, config.runtime.upsampling)
+    choose_execution(model, Execution(config.runtime.upsampling, config.runtime.recompute))
     if start:
         loaded = checkpoint.load_weights(model, start, name=str(config.checkpoint.path))
         log.info("starting from %s: %d tensors, epoch %s", config.checkpoint.path, loaded.tensors, loaded.epoch)

@@ -4,15 +4,17 @@ Shvets, Iglovikov, Rakhlin, Kalinin, "Angiodysplasia Detection and Localization 
 Networks", arXiv 1804.08024. Parameter names are those of robosat.pink's implementation, so that its checkpoints load.
 """
 
-import torch
+from typing import Any
+
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robosat_pink.models.blocks import ConvRelu, DecoderBlock, check_size
+from robosat_pink.models.blocks import Block, ConvRelu, DecoderBlock, check_size
+from robosat_pink.models.recomputation import batch_norm
 
 
-class AlbuNet(nn.Module):
+class AlbuNet(Block):
     """Images (N, num_channels, H, W) float, H and W multiples of 64, to logits (N, num_classes, H, W).
 
     The finest skip connection is at 1/4 of the resolution.
@@ -40,16 +42,38 @@ class AlbuNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         check_size(image, self.size_multiple, "AlbuNet")
-        resnet = self.resnet
-        stem = resnet.maxpool(resnet.relu(resnet.bn1(resnet.conv1(image))))  # 1/4
-        enc1 = resnet.layer1(stem)  # 1/4
-        enc2 = resnet.layer2(enc1)  # 1/8
-        enc3 = resnet.layer3(enc2)  # 1/16
-        enc4 = resnet.layer4(enc3)  # 1/32
+        execution, resnet = self.execution, self.resnet
+        stem = execution.cheap(self._after_stem, execution.conv(resnet.conv1, image))  # 1/4
+        enc1 = self._layer(resnet.layer1, stem)  # 1/4
+        enc2 = self._layer(resnet.layer2, enc1)  # 1/8
+        enc3 = self._layer(resnet.layer3, enc2)  # 1/16
+        enc4 = self._layer(resnet.layer4, enc3)  # 1/32
         center = self.center(functional.max_pool2d(enc4, kernel_size=2))  # 1/32
-        dec0 = self.dec0(torch.cat([enc4, center], dim=1))  # 1/16
-        dec1 = self.dec1(torch.cat([enc3, dec0], dim=1))  # 1/8
-        dec2 = self.dec2(torch.cat([enc2, dec1], dim=1))  # 1/4
-        dec3 = self.dec3(torch.cat([enc1, dec2], dim=1))  # 1/2
-        logits: Tensor = self.final(self.dec5(self.dec4(dec3)))
-        return logits
+        dec0 = self.dec0(enc4, center)  # 1/16
+        dec1 = self.dec1(enc3, dec0)  # 1/8
+        dec2 = self.dec2(enc2, dec1)  # 1/4
+        dec3 = self.dec3(enc1, dec2)  # 1/2
+        return execution.conv(self.final, self.dec5(self.dec4(dec3)))
+
+    def _after_stem(self, features: Tensor) -> Tensor:
+        pooled: Tensor = self.resnet.maxpool(functional.relu(batch_norm(features, self.resnet.bn1), inplace=True))
+        return pooled
+
+    def _layer(self, layer: Any, features: Tensor) -> Tensor:
+        for block in layer:
+            features = self.execution.block(self._residual, block, features)
+        return features
+
+    def _residual(self, block: Any, features: Tensor) -> Tensor:
+        """What torchvision's block computes: a bottleneck of three convolutions, or a basic block of two."""
+        execution = self.execution
+        residual = execution.conv(block.conv1, features)
+        residual = execution.norm_act_conv(residual, block.bn1, 0.0, block.conv2)
+        last = block.bn2
+        if hasattr(block, "conv3"):
+            residual, last = execution.norm_act_conv(residual, block.bn2, 0.0, block.conv3), block.bn3
+        shortcut = features
+        if block.downsample is not None:
+            conv, norm = block.downsample
+            shortcut = batch_norm(execution.conv(conv, features), norm)
+        return functional.relu(batch_norm(residual, last).add_(shortcut), inplace=True)

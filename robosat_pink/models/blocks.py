@@ -1,51 +1,17 @@
-"""Pieces that several decoders share."""
+"""Pieces that several networks share, and how they compute."""
 
-from typing import Literal
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-
-class ConvRelu(nn.Module):
-    """3 x 3 convolution without bias, then ReLU: (N, C, H, W) to (N, num_out, H, W)."""
-
-    def __init__(self, num_in: int, num_out: int) -> None:
-        super().__init__()
-        self.block = nn.Conv2d(num_in, num_out, kernel_size=3, padding=1, bias=False)
-        # Without batch norm torch's default would shrink the signal to 0.4 of itself in every block (He et al. 2015).
-        nn.init.kaiming_normal_(self.block.weight, nonlinearity="relu")
-
-    def forward(self, features: Tensor) -> Tensor:
-        return functional.relu(self.block(features), inplace=True)
-
-
-Form = Literal["auto", "plain", "transposed"]
-
-
-class UpsamplingBlock(nn.Module):
-    """A block that begins with nearest upsampling by 2 and a 3 x 3 convolution, in either form of `upsampled_conv`."""
-
-    form: Form = "auto"
-
-
-def choose_form(model: nn.Module, form: Form) -> None:
-    """The form of every upsampling block of a network."""
-    for module in model.modules():
-        if isinstance(module, UpsamplingBlock):
-            module.form = form
-
-
-class DecoderBlock(UpsamplingBlock):
-    """Nearest upsampling by 2, then ConvRelu: (N, C, H, W) to (N, num_out, 2H, 2W)."""
-
-    def __init__(self, num_in: int, num_out: int) -> None:
-        super().__init__()
-        self.block = ConvRelu(num_in, num_out)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return functional.relu(upsampled_conv(features, self.block.block.weight, None, self.form), inplace=True)
-
+from robosat_pink.models import recomputation
+from robosat_pink.models.recomputation import Recompute, Upsampling
 
 # Input pixels of a tile from which on the transposed form is the faster one, by device: on two cores with AVX-512 BF16,
 # forward and backward, it took 0.8 of the time at 32 x 32 and 0.4 to 0.5 above in float32, 0.9 and 0.2 to 0.6 in
@@ -53,28 +19,95 @@ class DecoderBlock(UpsamplingBlock):
 TRANSPOSED_FROM = {"cpu": 32 * 32}
 
 
-def upsampled_conv(features: Tensor, weight: Tensor, bias: Tensor | None, form: Form = "auto") -> Tensor:
-    """3 x 3 convolution, padded, of features (N, C, H, W) upsampled by 2 to the nearest: (N, num_out, 2H, 2W).
+@dataclass(frozen=True)
+class Execution:
+    """How a network computes its function, which stays the same up to the last bits.
 
-    Each output pixel sees 2 x 2 input pixels, some of them more than once. The transposed form adds up the weights of
-    those beforehand: 4 products instead of 9, and no upsampled tensor, in memory or kept for backward. The forms
-    differ in the last bits; `auto` takes one by device and size alone, so that runs repeat.
+    `upsampling` is the form of convolutions after upsampling; `auto` takes one by device and size alone, so that runs
+    repeat. `recompute` is what is computed again in backward instead of kept: nothing; norms, activations,
+    concatenations and pooling, which are cheap; or whole blocks, which costs about a forward pass more.
     """
-    if form == "auto":
+
+    upsampling: Literal["auto", "plain", "transposed"] = "auto"
+    recompute: Recompute = "norms"
+
+    def conv(self, conv: nn.Module, *parts: Tensor) -> Tensor:
+        """conv of parts (N, C, H, W) laid side by side along C."""
+        return self._conv(conv, parts, "none")
+
+    def upsampled_conv(self, conv: nn.Module, *parts: Tensor) -> Tensor:
+        """3 x 3 conv, padded, of parts (N, C, H, W) side by side, upsampled by 2 to the nearest: (N, O, 2H, 2W)."""
+        return self._conv(conv, parts, self.form(parts[0]))
+
+    def norm_act_conv(self, features: Tensor, norm: nn.Module, slope: float, conv: Any) -> Tensor:
+        """conv(leaky_relu(norm(features))), with a slope of 0 for ReLU; `norm` is a batch norm without activation."""
+        if self.recompute != "none":
+            return recomputation.norm_act_conv(features, norm, slope, conv)
+        found: Tensor = conv(functional.leaky_relu(norm(features), slope, inplace=True))
+        return found
+
+    def cheap(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """function(*inputs), for what is sooner computed than read."""
+        again = self.recompute != "none"
+        return recomputation.once_more_in_backward(function, *inputs) if again else function(*inputs)
+
+    def block(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """function(*inputs), for a block of a network."""
+        again = self.recompute == "blocks"
+        return recomputation.once_more_in_backward(function, *inputs) if again else function(*inputs)
+
+    def form(self, features: Tensor) -> Upsampling:
+        if self.upsampling != "auto":
+            return self.upsampling
         least = TRANSPOSED_FROM.get(features.device.type)
         height, width = features.shape[-2:]
-        form = "plain" if least is None or height * width < least else "transposed"
-    if form == "plain":
-        upsampled = functional.interpolate(features, scale_factor=2, mode="nearest")
-        return functional.conv2d(upsampled, weight, bias, padding=1)
-    kernel = _boxed(_boxed(weight, 2), 3).transpose(0, 1)
-    return functional.conv_transpose2d(features, kernel, bias, stride=2, padding=1)
+        return "plain" if least is None or height * width < least else "transposed"
+
+    def _conv(self, conv: Any, parts: tuple[Tensor, ...], upsampling: Upsampling) -> Tensor:
+        if self.recompute != "none":
+            return recomputation.cat_conv(parts, conv, upsampling)
+        features = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        return recomputation.conv_of(features, conv.weight, conv.bias, upsampling, conv.stride, conv.padding)
 
 
-def _boxed(weight: Tensor, axis: int) -> Tensor:
-    """A kernel of 3 along an axis, turned round and convolved with a box of 2: a kernel of 4."""
-    first, middle, last = weight.unbind(axis)
-    return torch.stack([last, middle + last, first + middle, first], axis)
+class Block(nn.Module):
+    """A module that computes as its `execution` says."""
+
+    execution = Execution()
+
+
+def choose_execution(model: nn.Module, execution: Execution) -> None:
+    """How every block of a network computes."""
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.execution = execution
+
+
+class ConvRelu(Block):
+    """3 x 3 convolution without bias, then ReLU: parts (N, C, H, W), side by side, to (N, num_out, H, W)."""
+
+    def __init__(self, num_in: int, num_out: int) -> None:
+        super().__init__()
+        self.block = nn.Conv2d(num_in, num_out, kernel_size=3, padding=1, bias=False)
+        # Without batch norm torch's default would shrink the signal to 0.4 of itself in every block (He et al. 2015).
+        nn.init.kaiming_normal_(self.block.weight, nonlinearity="relu")
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        return functional.relu(self.execution.conv(self.block, *parts), inplace=True)
+
+
+class DecoderBlock(Block):
+    """Nearest upsampling by 2, then ConvRelu: parts (N, C, H, W), side by side, to (N, num_out, 2H, 2W)."""
+
+    def __init__(self, num_in: int, num_out: int) -> None:
+        super().__init__()
+        self.block = ConvRelu(num_in, num_out)
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        return self.execution.block(self._forward, *parts)
+
+    def _forward(self, *parts: Tensor) -> Tensor:
+        return functional.relu(self.execution.upsampled_conv(self.block.block, *parts), inplace=True)
 
 
 def check_size(image: Tensor, multiple: int, network: str) -> None:

@@ -5,17 +5,16 @@ Iglovikov, Seferbekov, Buslaev, Shvets, "TernausNetV2: Fully Convolutional Netwo
 """
 
 from collections import OrderedDict
-from typing import Any
+from functools import partial
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robosat_pink.models.blocks import UpsamplingBlock, check_size, upsampled_conv
+from robosat_pink.models.blocks import Block, check_size
 from robosat_pink.models.wider_resnet import residual_module
 
 
-class TernausNetV2(nn.Module):
+class TernausNetV2(Block):
     """Images (N, num_channels, H, W) float, H and W multiples of 32, to logits (N, num_classes, H, W).
 
     With `is_deconv` the decoder upsamples by transposed convolutions, otherwise by repeating pixels.
@@ -54,33 +53,36 @@ class TernausNetV2(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         check_size(image, self.size_multiple, "TernausNetV2")
-        conv1 = self.conv1(image)  # 1/1
-        conv2 = self.conv2(_halve(conv1))  # 1/2
-        conv3 = self.conv3(_halve(conv2))  # 1/4
-        conv4 = self.conv4(_halve(conv3))  # 1/8
-        conv5 = self.conv5(_halve(conv4))  # 1/16
-        center = self.center(_halve(conv5))  # 1/16
-        dec5 = self.dec5(torch.cat([center, conv5], dim=1))  # 1/8
-        dec4 = self.dec4(torch.cat([dec5, conv4], dim=1))  # 1/4
-        dec3 = self.dec3(torch.cat([dec4, conv3], dim=1))  # 1/2
-        dec2 = self.dec2(torch.cat([dec3, conv2], dim=1))  # 1/1
-        logits: Tensor = self.final(self.dec1(torch.cat([dec2, conv1], dim=1)))
-        return logits
+        execution = self.execution
+        conv1 = execution.conv(self.conv1.conv1, image)  # 1/1
+        conv2 = self.conv2(self._halve(conv1))  # 1/2
+        conv3 = self.conv3(self._halve(conv2))  # 1/4
+        conv4 = self.conv4(self._halve(conv3))  # 1/8
+        conv5 = self.conv5(self._halve(conv4))  # 1/16
+        center = self.center(self._halve(conv5))  # 1/16
+        dec5 = self.dec5(center, conv5)  # 1/8
+        dec4 = self.dec4(dec5, conv4)  # 1/4
+        dec3 = self.dec3(dec4, conv3)  # 1/2
+        dec2 = self.dec2(dec3, conv2)  # 1/1
+        return execution.conv(self.final, self.dec1(dec2, conv1))
+
+    def _halve(self, features: Tensor) -> Tensor:
+        return self.execution.cheap(partial(functional.max_pool2d, kernel_size=2), features)
 
 
-class ConvRelu(nn.Module):
-    """3 x 3 convolution with bias, then ReLU: (N, C, H, W) to (N, num_out, H, W)."""
+class ConvRelu(Block):
+    """3 x 3 convolution with bias, then ReLU: parts (N, C, H, W), side by side, to (N, num_out, H, W)."""
 
     def __init__(self, num_in: int, num_out: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(num_in, num_out, kernel_size=3, padding=1)
 
-    def forward(self, features: Tensor) -> Tensor:
-        return functional.relu(self.conv(features), inplace=True)
+    def forward(self, *parts: Tensor) -> Tensor:
+        return functional.relu(self.execution.conv(self.conv, *parts), inplace=True)
 
 
-class UpsampleDecoderBlock(UpsamplingBlock):
-    """Nearest upsampling by 2, then two ConvRelu: (N, C, H, W) to (N, num_out, 2H, 2W)."""
+class UpsampleDecoderBlock(Block):
+    """Nearest upsampling by 2, then two ConvRelu: parts (N, C, H, W), side by side, to (N, num_out, 2H, 2W)."""
 
     def __init__(self, num_in: int, num_middle: int, num_out: int) -> None:
         super().__init__()
@@ -90,16 +92,20 @@ class UpsampleDecoderBlock(UpsamplingBlock):
             ConvRelu(num_middle, num_out),
         )
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, *parts: Tensor) -> Tensor:
+        return self.execution.block(self._forward, *parts)
+
+    def _forward(self, *parts: Tensor) -> Tensor:
         _, first, second = self.block
-        conv: Any = first.conv
-        upsampled = upsampled_conv(features, conv.weight, conv.bias, self.form)
-        refined: Tensor = second(functional.relu(upsampled, inplace=True))
+        refined: Tensor = second(functional.relu(self.execution.upsampled_conv(first.conv, *parts), inplace=True))
         return refined
 
 
-class DeconvDecoderBlock(nn.Module):
-    """ConvRelu, then a transposed convolution of stride 2 with ReLU: (N, C, H, W) to (N, num_out, 2H, 2W)."""
+class DeconvDecoderBlock(Block):
+    """ConvRelu of parts (N, C, H, W), side by side, then a transposed convolution of stride 2 with ReLU.
+
+    To (N, num_out, 2H, 2W).
+    """
 
     def __init__(self, num_in: int, num_middle: int, num_out: int) -> None:
         super().__init__()
@@ -109,10 +115,10 @@ class DeconvDecoderBlock(nn.Module):
             nn.ReLU(inplace=True),
         )
 
-    def forward(self, features: Tensor) -> Tensor:
-        upsampled: Tensor = self.block(features)
+    def forward(self, *parts: Tensor) -> Tensor:
+        return self.execution.block(self._forward, *parts)
+
+    def _forward(self, *parts: Tensor) -> Tensor:
+        first, deconv, relu = self.block
+        upsampled: Tensor = relu(deconv(first(*parts)))
         return upsampled
-
-
-def _halve(features: Tensor) -> Tensor:
-    return functional.max_pool2d(features, kernel_size=2)

@@ -1,4 +1,4 @@
-"""WideResNet-38's residual modules with activated batch norm, the encoder of TernausNetV2.
+"""WideResNet-38's residual modules with activated batch norm (norm, leaky ReLU), the encoder of TernausNetV2.
 
 Wu, Shen, van den Hengel, "Wider or Deeper", arXiv 1611.10080; activated batch norm as in Rota Bulò, Porzi,
 Kontschieder, "In-Place Activated BatchNorm", arXiv 1712.02616. Parameter names are the reference implementation's.
@@ -10,36 +10,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robosat_pink.models.blocks import Block
+from robosat_pink.models.recomputation import batch_norm
 
-class ActivatedBatchNorm(nn.Module):
-    """Batch norm over (N, C, H, W), then leaky ReLU. Without a count of batches, which the reference does not keep."""
+
+SLOPE = 0.01  # of leaky ReLU below 0
+
+
+class BatchNorm(nn.Module):
+    """Batch norm over (N, C, H, W). Without a count of batches, which the reference does not keep."""
 
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, slope: float = 0.01) -> None:
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
-        self.eps, self.momentum, self.slope = eps, momentum, slope
+        self.eps, self.momentum = eps, momentum
         self.weight = nn.Parameter(torch.ones(num_features))
         self.bias = nn.Parameter(torch.zeros(num_features))
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.ones(num_features))
 
     def forward(self, features: Tensor) -> Tensor:
-        normed = functional.batch_norm(
-            features,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            self.training,
-            self.momentum,
-            self.eps,
-        )
-        return functional.leaky_relu(normed, self.slope, inplace=True)
+        return batch_norm(features, self)
 
 
-class IdentityResidualBlock(nn.Module):
+class IdentityResidualBlock(Block):
     """Activation first, then two 3 x 3 convolutions, then the sum: (N, num_in, H, W) to (N, num_out, H, W).
 
     Where the widths differ the shortcut is a 1 x 1 convolution of the activated input.
@@ -47,21 +43,29 @@ class IdentityResidualBlock(nn.Module):
 
     def __init__(self, num_in: int, num_middle: int, num_out: int) -> None:
         super().__init__()
-        self.bn1 = ActivatedBatchNorm(num_in)
+        self.bn1 = BatchNorm(num_in)
         self.convs = nn.Sequential(
             OrderedDict(
                 conv1=nn.Conv2d(num_in, num_middle, kernel_size=3, padding=1, bias=False),
-                bn2=ActivatedBatchNorm(num_middle),
+                bn2=BatchNorm(num_middle),
                 conv2=nn.Conv2d(num_middle, num_out, kernel_size=3, padding=1, bias=False),
             )
         )
         self.proj_conv = nn.Conv2d(num_in, num_out, kernel_size=1, bias=False) if num_in != num_out else None
 
     def forward(self, features: Tensor) -> Tensor:
-        activated = self.bn1(features)
-        shortcut = features if self.proj_conv is None else self.proj_conv(activated)
-        residual: Tensor = self.convs(activated)
-        return residual + shortcut
+        return self.execution.block(self._forward, features)
+
+    def _forward(self, features: Tensor) -> Tensor:
+        execution, convs = self.execution, self.convs
+        if self.proj_conv is None:
+            shortcut = features
+            residual = execution.norm_act_conv(features, self.bn1, SLOPE, convs.conv1)
+        else:
+            activated = functional.leaky_relu(self.bn1(features), SLOPE, inplace=True)
+            shortcut = execution.conv(self.proj_conv, activated)
+            residual = execution.conv(convs.conv1, activated)
+        return execution.norm_act_conv(residual, convs.bn2, SLOPE, convs.conv2) + shortcut
 
 
 def residual_module(num_blocks: int, num_in: int, num_middle: int, num_out: int) -> nn.Sequential:

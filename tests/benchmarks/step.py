@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from s3_read import machine
@@ -25,7 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from robosat_pink.losses import build_loss
 from robosat_pink.models import build_model
-from robosat_pink.models.blocks import Form, choose_form, upsampled_conv
+from robosat_pink.models.blocks import Execution, choose_execution
+from robosat_pink.models.recomputation import Recompute, Upsampling, conv_of
 
 CHANNELS = {"albunet": 4, "ternausnetv2": 11}
 MATRIX = 4096
@@ -35,28 +37,34 @@ BLOCKS = ((2048, 256, 8), (2304, 256, 16), (1280, 256, 32), (768, 64, 64), (320,
 
 @dataclass(frozen=True)
 class Levers:
-    form: Form = "plain"
+    form: Literal["auto", "plain", "transposed"] = "plain"
+    recompute: Recompute = "none"
     bf16: bool = False
     channels_last: bool = False
     loss: bool = False  # ours
 
     def __str__(self) -> str:
         names = [self.form] * (self.form != "plain")
+        names += [f"recompute {self.recompute}"] * (self.recompute != "none")
         names += [name for name in ("bf16", "channels_last", "loss") if getattr(self, name)]
         return ", ".join(names) or "none: the straightforward step"
 
 
-ALL = Levers("auto", bf16=True, channels_last=True, loss=True)
+ALL = Levers("auto", "norms", bf16=True, channels_last=True, loss=True)
 CONTENDERS = (
     Levers(),
     Levers(form="transposed"),
     Levers(form="auto"),
+    Levers(recompute="norms"),
+    Levers(recompute="blocks"),
     Levers(bf16=True),
     Levers(channels_last=True),
     Levers(loss=True),
     ALL,
     replace(ALL, form="plain"),
     replace(ALL, form="transposed"),
+    replace(ALL, recompute="none"),
+    replace(ALL, recompute="blocks"),
     replace(ALL, bf16=False),
     replace(ALL, channels_last=False),
     replace(ALL, loss=False),
@@ -86,7 +94,7 @@ class Step:
         layout = torch.channels_last if levers.channels_last else torch.contiguous_format
         self.model = build_model(network, num_classes=1, num_channels=CHANNELS[network])
         self.model.to(device).to(memory_format=layout)  # type: ignore[call-overload]
-        choose_form(self.model, levers.form)
+        choose_execution(self.model, Execution(levers.form, levers.recompute))
         self.image = torch.randn(batch, CHANNELS[network], size, size, device=device).to(memory_format=layout)
         self.mask = (torch.rand(batch, size, size, device=device) < 0.3).to(torch.uint8)
         self.loss: Callable[[Tensor, Tensor], Tensor] | nn.Module = looped_lovasz_hinge
@@ -153,7 +161,7 @@ def blocks(batch: int, device: str) -> None:
     for num_in, num_out, size in BLOCKS:
         cells = []
         for dtype in (torch.float32, torch.bfloat16):
-            seconds: dict[Form, list[float]] = {"plain": [], "transposed": []}
+            seconds: dict[Upsampling, list[float]] = {"plain": [], "transposed": []}
             given = [torch.randn(batch, num_in, size, size), torch.randn(num_out, num_in, 3, 3)]
             features, weight = (
                 each.to(device, dtype).to(memory_format=torch.channels_last).requires_grad_() for each in given
@@ -161,7 +169,7 @@ def blocks(batch: int, device: str) -> None:
             for _ in range(4):
                 for form, found in seconds.items():
                     started = time.perf_counter()
-                    upsampled_conv(features, weight, None, form).sum().backward()
+                    conv_of(features, weight, None, form, (1, 1), (1, 1)).sum().backward()
                     if device == "cuda":
                         torch.cuda.synchronize()
                     found.append(time.perf_counter() - started)

@@ -66,6 +66,7 @@ KEYS: dict[str, tuple[Any, Any]] = {
     "runtime.precision": ("auto", "fp32"),
     "runtime.device": ("auto", "cpu"),
     "runtime.upsampling": ("auto", "plain"),
+    "runtime.recompute": ("norms", "blocks"),
 }
 
 SMALLEST: dict[str, Any] = {

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 
 from fingerprint import Fingerprint
 from robosat_pink.errors import ConfigError
 from robosat_pink.models import MODELS, build_model
-from robosat_pink.models.blocks import Form, choose_form, upsampled_conv
+from robosat_pink.models.blocks import Execution, choose_execution
+from robosat_pink.models.recomputation import Upsampling, conv_of
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("ternausnetv2", {}),
@@ -38,18 +38,27 @@ def test_names_are_frozen() -> None:
     assert set(MODELS["albunet"].encoders) == {"resnet18", "resnet34", "resnet50", "resnet101", "resnet152"}
 
 
-both_forms = pytest.mark.parametrize("form", ["plain", "transposed"])
+EXECUTIONS = [
+    Execution("plain", "none"),
+    Execution("transposed", "none"),
+    Execution("plain", "norms"),
+    Execution("transposed", "norms"),
+    Execution("auto", "blocks"),
+]
+every_execution = pytest.mark.parametrize(
+    "execution", EXECUTIONS, ids=lambda each: f"{each.upsampling}-{each.recompute}"
+)
 
 
-@both_forms
+@every_execution
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-3)])
-def test_albunet_computes_the_reference_function(dtype: torch.dtype, tolerance: float, form: Form) -> None:
+def test_albunet_computes_the_reference_function(dtype: torch.dtype, tolerance: float, execution: Execution) -> None:
     model = build_model("albunet", num_classes=1, num_channels=4, encoder="resnet50")
-    choose_form(model, form)
+    choose_execution(model, execution)
     Fingerprint("albunet_resnet50_4ch").check(model, dtype, tolerance, unused=("resnet.fc.",))
 
 
-@both_forms
+@every_execution
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-3)])
 @pytest.mark.parametrize(
     ("fingerprint", "options"),
@@ -59,10 +68,10 @@ def test_albunet_computes_the_reference_function(dtype: torch.dtype, tolerance: 
     ],
 )
 def test_ternausnetv2_computes_the_reference_function(
-    fingerprint: str, options: dict[str, Any], dtype: torch.dtype, tolerance: float, form: Form
+    fingerprint: str, options: dict[str, Any], dtype: torch.dtype, tolerance: float, execution: Execution
 ) -> None:
     model = build_model("ternausnetv2", num_classes=1, **options)
-    choose_form(model, form)
+    choose_execution(model, execution)
     Fingerprint(fingerprint).check(model, dtype, tolerance, eval_tolerance=20 * tolerance)
 
 
@@ -74,10 +83,11 @@ def test_both_forms_of_upsampling_and_convolution_have_the_same_values_and_gradi
     random = torch.Generator().manual_seed(3)
     shapes = [(2, 3, height, width), (4, 3, 3, 3), (4,)]
     results = []
-    for form in ("plain", "transposed"):
+    forms: tuple[Upsampling, ...] = ("plain", "transposed")
+    for form in forms:
         random.manual_seed(3)
         given = [torch.randn(shape, generator=random, dtype=torch.float64).requires_grad_() for shape in shapes]
-        found = upsampled_conv(given[0], given[1], given[2] if bias else None, form)
+        found = conv_of(given[0], given[1], given[2] if bias else None, form, (1, 1), (1, 1))
         assert found.shape == (2, 4, 2 * height, 2 * width)
         (found * torch.randn(found.shape, generator=random, dtype=torch.float64)).sum().backward()
         results.append([found, *(each.grad for each in given[: 2 + bias])])
@@ -85,14 +95,10 @@ def test_both_forms_of_upsampling_and_convolution_have_the_same_values_and_gradi
         torch.testing.assert_close(transposed, plain, rtol=1e-12, atol=1e-12)
 
 
-def test_form_follows_from_device_and_size_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = []
-    monkeypatch.setattr(functional, "conv_transpose2d", lambda *_, **__: taken.append("transposed"))
-    monkeypatch.setattr(functional, "conv2d", lambda *_, **__: taken.append("plain"))
-    for size in (16, 31, 32, 64):
-        upsampled_conv(torch.zeros(1, 2, size, size), torch.zeros(2, 2, 3, 3), None)
-    upsampled_conv(torch.zeros(1, 2, 64, 64, device="meta"), torch.zeros(2, 2, 3, 3, device="meta"), None)
-    assert taken == ["plain", "plain", "transposed", "transposed", "plain"]
+def test_form_follows_from_device_and_size_alone() -> None:
+    forms = [Execution().form(torch.zeros(1, 2, size, size)) for size in (16, 31, 32, 64)]
+    assert forms == ["plain", "plain", "transposed", "transposed"]
+    assert Execution().form(torch.zeros(1, 2, 64, 64, device="meta")) == "plain"
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
