@@ -31,15 +31,15 @@ class Execution:
     upsampling: Literal["auto", "plain", "transposed"] = "auto"
     recompute: Recompute = "norms"
 
-    def conv(self, conv: nn.Module, *parts: Tensor) -> Tensor:
+    def conv(self, conv: Any, *parts: Tensor) -> Tensor:
         """conv of parts (N, C, H, W) laid side by side along C."""
         return self._conv(conv, parts, "none")
 
-    def upsampled_conv(self, conv: nn.Module, *parts: Tensor) -> Tensor:
+    def upsampled_conv(self, conv: Any, *parts: Tensor) -> Tensor:
         """3 x 3 conv, padded, of parts (N, C, H, W) side by side, upsampled by 2 to the nearest: (N, O, 2H, 2W)."""
         return self._conv(conv, parts, self.form(parts[0]))
 
-    def norm_act_conv(self, features: Tensor, norm: nn.Module, slope: float, conv: Any) -> Tensor:
+    def norm_act_conv(self, features: Tensor, norm: Any, slope: float, conv: Any) -> Tensor:
         """conv(leaky_relu(norm(features))), with a slope of 0 for ReLU; `norm` is a batch norm without activation."""
         if self.recompute != "none":
             return recomputation.norm_act_conv(features, norm, slope, conv)

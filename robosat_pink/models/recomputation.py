@@ -36,19 +36,22 @@ def norm_act_conv(features: Tensor, norm: Any, slope: float, conv: nn.Conv2d) ->
     """conv(leaky_relu(batch_norm(features))): (N, C, H, W) to (N, O, H', W'). A slope of 0 is ReLU."""
     settings = norm.training, norm.momentum, norm.eps, slope, conv.stride, conv.padding
     statistics = _running_statistics(norm)
-    found: Tensor = _NormActConv.apply(features, norm.weight, norm.bias, *statistics, conv.weight, conv.bias, settings)
+    found: Tensor = _NormActConv.apply(features, norm.weight, norm.bias, *statistics, conv.weight, conv.bias, settings)  # type: ignore[no-untyped-call]
     return found
 
 
 def cat_conv(parts: tuple[Tensor, ...], conv: nn.Conv2d, upsampling: Upsampling = "none") -> Tensor:
     """conv of parts (N, C, H, W) laid side by side along C, and upsampled by 2 to the nearest or not."""
-    found: Tensor = _CatConv.apply(conv.weight, conv.bias, (upsampling, conv.stride, conv.padding), *parts)
+    found: Tensor = _CatConv.apply(conv.weight, conv.bias, (upsampling, conv.stride, conv.padding), *parts)  # type: ignore[no-untyped-call]
     return found
 
 
 def once_more_in_backward(block: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """block(*inputs), of which only the inputs are kept: the whole block is computed again in backward."""
-    if not torch.is_grad_enabled():
+    """block(*inputs), of which only the inputs are kept: the whole block is computed again in backward.
+
+    A compiler chooses by itself what to compute again.
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return block(*inputs)
     found: Tensor = checkpoint(
         block, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=_first_and_second_time
@@ -105,7 +108,7 @@ class _NormActConv(torch.autograd.Function):
         return found
 
     @staticmethod
-    @once_differentiable  # type: ignore[no-untyped-call,misc]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         features, gamma, beta, mean, invstd, weight = ctx.saved_tensors
         training, _, eps, slope, stride, padding = ctx.settings
@@ -138,7 +141,7 @@ class _CatConv(torch.autograd.Function):
         return found
 
     @staticmethod
-    @once_differentiable  # type: ignore[no-untyped-call,misc]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, *parts = ctx.saved_tensors
         upsampling, stride, padding = ctx.settings
@@ -154,7 +157,8 @@ class _CatConv(torch.autograd.Function):
             grad_features, grad_weight, grad_bias = _conv_backward(grad, features, weight, wanted, stride, padding)
             if upsampling == "plain" and wanted[0]:
                 grad_features = functional.avg_pool2d(grad_features, 2, divisor_override=1)
-        grad_parts = grad_features.split([part.shape[1] for part in parts], dim=1) if wanted[0] else [None] * len(parts)
+        sizes = [part.shape[1] for part in parts]
+        grad_parts = torch.split(grad_features, sizes, dim=1) if wanted[0] else [None] * len(parts)
         return (
             grad_weight,
             grad_bias,

@@ -13,7 +13,6 @@ from torch.nn import functional
 from robosat_pink.models.blocks import Block
 from robosat_pink.models.recomputation import batch_norm
 
-
 SLOPE = 0.01  # of leaky ReLU below 0
 
 
