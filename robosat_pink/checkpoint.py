@@ -10,10 +10,11 @@ import io
 import logging
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import nn
@@ -48,6 +49,54 @@ class ResumePoint(NamedTuple):
 def save(path: Path, content: Mapping[str, Any]) -> None:
     """Write a checkpoint under its final name only when it is whole."""
     write_atomically(path, lambda file: torch.save(dict(content), file))
+
+
+def snapshot(content: Any) -> Any:
+    """A copy of nested dicts and lists on the CPU, which what goes on meanwhile does not change."""
+    if isinstance(content, torch.Tensor):
+        return content.detach().to("cpu", copy=True)
+    if isinstance(content, Mapping):
+        return {name: snapshot(value) for name, value in content.items()}
+    return [snapshot(value) for value in content] if isinstance(content, list) else content
+
+
+class Writer:
+    """Writes in the background, one thing at a time, while the network computes. What fails is raised at the next call.
+
+    As a context it waits for the last one at its end.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "checkpoints")
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown()
+        try:
+            self.wait()
+        except Exception:
+            if kind is None:
+                raise
+            log.exception("error: besides, writing failed")
+
+    def begin(self, write: Callable[[], None]) -> None:
+        """`write` must use nothing that may change. Waits for the one before it."""
+        self.wait()
+        self._last = self._thread.submit(write)
+
+    def wait(self) -> None:
+        """Until all is written. Raises what went wrong."""
+        last, self._last = self._last, None
+        if last:
+            last.result()
+
+    def check(self) -> None:
+        """Raise what went wrong so far, without waiting."""
+        if self._last and self._last.done():
+            self.wait()
 
 
 def load(path: str | Path) -> dict[str, Any]:

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal
 
 from PIL import ImageColor
 
 from robosat_pink import losses, models
 from robosat_pink.documents import read_tree
 from robosat_pink.rules import Rule, above_zero, at_least, between, directory_expression, not_empty, one_of, web_address
-from robosat_pink.schema import Problems, build, describe, key, nested_section, override, spelling, types_of
+from robosat_pink.schema import Problems, build, key, nested_section, override, spelling, types_of
 
 
 def _is_color(value: str) -> bool:
@@ -176,10 +175,12 @@ class RuntimeConfig:
 
     seed: int = key(0, between(0, 2**63 - 1))
     workers: int | Literal["auto"] = key("auto", at_least(0))
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     upsampling: Literal["auto", "plain", "transposed"] = "auto"
     recompute: Literal["none", "norms", "blocks"] = "norms"
+    accumulation: int = key(1, at_least(1))
+    compile: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,30 +260,6 @@ def known_sections() -> dict[str, tuple[str, ...]]:
         assert inner is not None
         sections[field.name] = tuple(spelling(each.name) for each in dataclasses.fields(inner))
     return sections
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A key that stands once in a file, in no list: by its dotted name a hyperparameter can set it."""
-
-    name: str
-    types: tuple[Any, ...]  # any of them; None is not listed
-    rule: Rule | None
-    accepts: str  # in words
-    default: Any  # dataclasses.MISSING where the file must give it
-
-
-def settings(section: type = Config, prefix: str = "") -> Iterator[Setting]:
-    for field in dataclasses.fields(section):
-        annotation, rule = types_of(section)[field.name], field.metadata.get("rule")
-        inner, is_list = nested_section(annotation)
-        name = prefix + spelling(field.name)
-        if inner is None:
-            alternatives = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-            types = tuple(each for each in alternatives if each is not NoneType)
-            yield Setting(name, types, rule, describe(annotation, rule), field.default)
-        elif not is_list:
-            yield from settings(inner, f"{name}.")
 
 
 def class_values(classes: tuple[ClassConfig, ...]) -> tuple[tuple[int, ...], ...]:

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 
-from robosat_pink import metrics
+from robosat_pink import memory, metrics
 from robosat_pink.config import Config, ModelConfig
-from robosat_pink.container import Stopped, StopRequest
-from robosat_pink.errors import CheckpointError, DataError, RobosatError
+from robosat_pink.container import Stopped
+from robosat_pink.errors import CheckpointError
 from robosat_pink.loader import Batch, TileLoader
-from robosat_pink.metrics import Confusion
+from robosat_pink.tally import Tally
 from robosat_pink.tiles import Split
 from robosat_pink.transforms import EvaluationTransform
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -35,6 +32,7 @@ class State:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    scaler: GradScaler  # of the loss in float16; in other types it is off
     epoch: int = 0  # finished
     step: int = 0  # batches done of the epoch after that one
     tally: dict[str, Any] | None = None  # what these batches have summed up to
@@ -51,6 +49,7 @@ class State:
             "train": self.train,
             "state_dict": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "history": self.history,
             "best_epoch": self.best_epoch,
             "best_state_dict": self.best_weights,
@@ -64,6 +63,8 @@ class State:
         try:
             self.model.load_state_dict(content["state_dict"])
             self.optimizer.load_state_dict(content["optimizer"])
+            if content.get("scaler") and self.scaler.is_enabled():
+                self.scaler.load_state_dict(content["scaler"])
             self.epoch, self.step = content["epoch"], content["step"]
             self.tally, self.train, self.history = content["tally"], content["train"], content["history"]
             self.best_epoch, self.best_weights = content["best_epoch"], content["best_state_dict"]
@@ -85,11 +86,7 @@ class Task:
     autocast: torch.dtype | None  # None computes in float32
     memory_format: torch.memory_format
     show: Progress
-    stop: StopRequest
-
-    @property
-    def class_names(self) -> list[str]:
-        return [each.name for each in self.config.classes]
+    check: Callable[[], None]  # called after each step; raises Stopped, or what went wrong in the background
 
 
 class Progress(Protocol):
@@ -101,7 +98,7 @@ class Progress(Protocol):
 def fit(state: State, task: Task, after_epoch: Callable[[State, bool], None]) -> None:
     """Train from where `state` stands to the last epoch, evaluating each; `after_epoch` gets state and "is best".
 
-    Raises Stopped after the step in which a stop was requested; `state` then tells how to go on.
+    Raises what `task.check` raises, after the step in which it does; `state` then tells how to go on.
     """
     epochs = task.config.model.epochs
     for epoch in range(state.epoch + 1, epochs + 1):
@@ -120,9 +117,10 @@ def fit(state: State, task: Task, after_epoch: Callable[[State, bool], None]) ->
 
 def train_epoch(state: State, task: Task, epoch: int) -> dict[str, Any]:
     """One pass over the training tiles, from `state.step` on; its metrics, as they were met along the way."""
-    model, optimizer = state.model.train(), state.optimizer
+    optimizer = state.optimizer
+    state.model.train()
     num_batches = task.loader.num_batches(task.split.train)
-    tally = Tally(task, "train", epoch, state.tally)
+    tally = Tally(task.config, task.device, "train", epoch, state.tally)
     batches = task.loader.training(task.split.train, epoch, state.step)
     timed = tally.timed(batches)
     try:
@@ -132,26 +130,62 @@ def train_epoch(state: State, task: Task, epoch: int) -> dict[str, Any]:
                 group["lr"] = learning_rate(task.config.model, done)
             if len(batch):
                 image, mask = to_device(batch, task, task.training_transform)
-                with autocast(task):
-                    logits = model(image)
-                loss = task.loss(logits, mask)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                tally.add(batch, loss.detach(), logits.detach(), mask)
+                loss, logits = backward(state, task, image, mask)
+                state.scaler.step(optimizer)
+                state.scaler.update()
+                tally.add(batch, loss, logits, mask)
             state.step = number + 1
-            task.stop.raise_if_requested()
+            task.check()
     except Stopped:  # by a signal during a step, or during the wait for a batch
         state.tally = tally.content()
         raise
     return tally.finish()
 
 
+def backward(state: State, task: Task, image: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fill in the gradients of a batch; its mean loss and its logits.
+
+    Raises ContractError, with the settings that fit, where the memory does not suffice.
+    """
+    parts = task.config.runtime.accumulation
+    try:
+        return backward_in_parts(state, task, image, mask, parts)
+    except Exception as error:
+        if not memory.is_exhausted(error):
+            raise
+        reason = str(error)
+
+    # Not before the error is gone, and what it held with it.
+    def step(parts: int) -> None:
+        moments = [torch.empty_like(each) for each in state.model.parameters() for _ in range(2)]  # Adam's, to come
+        backward_in_parts(state, task, image, mask, parts)
+        del moments
+
+    raise memory.explained(reason, len(image), (image.shape[2], image.shape[3]), parts, step)
+
+
+def backward_in_parts(
+    state: State, task: Task, image: torch.Tensor, mask: torch.Tensor, parts: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients of a batch, added up over so many parts of it. Batch norm takes its statistics from each part."""
+    state.optimizer.zero_grad(set_to_none=True)
+    size = -(-len(image) // parts)
+    losses, logits = [], []
+    for some, truth in zip(torch.split(image, size), torch.split(mask, size), strict=True):
+        with autocast(task):
+            found = state.model(some)
+        loss = task.loss(found, truth) * (len(some) / len(image))
+        state.scaler.scale(loss).backward()
+        losses.append(loss.detach())
+        logits.append(found.detach())
+    return torch.stack(losses).sum(), torch.cat(logits)
+
+
 @torch.inference_mode()
 def evaluate(model: nn.Module, task: Task, rows: np.ndarray, phase: str, epoch: int) -> dict[str, Any]:
     """Metrics over whole tiles as they are: no augmentation, no shuffling, none left out."""
     model.eval()
-    tally = Tally(task, phase, epoch)
+    tally = Tally(task.config, task.device, phase, epoch)
     batches = tally.timed(task.loader.evaluation(rows))
     for batch in task.show(batches, task.loader.num_batches(rows), f"epoch {epoch} {phase}"):
         if len(batch):
@@ -159,7 +193,7 @@ def evaluate(model: nn.Module, task: Task, rows: np.ndarray, phase: str, epoch: 
             with autocast(task):
                 logits = model(image)
             tally.add(batch, task.loss(logits, mask), logits, mask)
-        task.stop.raise_if_requested()
+        task.check()
     return tally.finish()
 
 
@@ -180,93 +214,3 @@ def to_device(batch: Batch, task: Task, transform: EvaluationTransform) -> tuple
 
 def autocast(task: Task) -> torch.autocast:
     return torch.autocast(task.device.type, dtype=task.autocast or torch.bfloat16, enabled=task.autocast is not None)
-
-
-class Tally:
-    """Loss, confusion, time and traffic of one phase; one transfer from the device, at its end."""
-
-    COUNTS = ("samples", "empty", "cached", "fetched", "fetched_bytes", "retries", "waited_s")
-
-    def __init__(self, task: Task, phase: str, epoch: int, content: dict[str, Any] | None = None) -> None:
-        """`content` is that of an earlier tally, to be added to."""
-        self.task, self.phase, self.epoch = task, phase, epoch
-        self.confusion = Confusion(task.config.num_classes, task.device)
-        self.loss = torch.zeros((), dtype=torch.float64, device=task.device)
-        self.samples = self.empty = self.cached = self.fetched = self.fetched_bytes = self.retries = 0
-        self.waited_s = 0.0
-        self.started = time.monotonic()
-        if content is not None:
-            self.confusion.counts += content["counts"].to(task.device)
-            self.loss += content["loss"].to(task.device)
-            for name in self.COUNTS:
-                setattr(self, name, content[name])
-            self.started -= content["seconds"]
-
-    def content(self) -> dict[str, Any]:
-        return {
-            "counts": self.confusion.counts.cpu(),
-            "loss": self.loss.cpu(),
-            **{name: getattr(self, name) for name in self.COUNTS},
-            "seconds": time.monotonic() - self.started,
-        }
-
-    def add(self, batch: Batch, loss: torch.Tensor, logits: torch.Tensor, mask: torch.Tensor) -> None:
-        """`loss` is the mean over the batch's samples."""
-        self.loss += loss.double() * len(batch)
-        self.samples += len(batch)
-        self.confusion.add(logits, mask)
-
-    def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches, while the time it takes to get each is summed up, and what it took from cache and store."""
-        iterator = iter(batches)
-        while True:
-            asked = time.monotonic()
-            batch = next(iterator, None)
-            self.waited_s += time.monotonic() - asked
-            if batch is None:
-                return
-            self.empty += batch.empty
-            self.cached += batch.cached
-            self.fetched += len(batch) + batch.empty - batch.cached
-            self.fetched_bytes += batch.fetched_bytes
-            self.retries += batch.retries
-            yield batch
-
-    def finish(self) -> dict[str, Any]:
-        """The metrics of the phase, logged. Raises where there is nothing to measure, or the loss is not a number."""
-        if not self.samples:
-            raise DataError(f"none of the {self.empty} {self.phase} tiles has a pixel with both image and mask data")
-        loss = self.loss.item() / self.samples
-        if not math.isfinite(loss):
-            raise RobosatError(
-                f"epoch {self.epoch}: the {self.phase} loss is {loss}; check channels[].scale, mean and std, "
-                "or lower model.lr"
-            )
-        seconds = time.monotonic() - self.started
-        counts = self.confusion.counts.cpu().numpy()
-        if (counts.sum(axis=1) > 0).sum() == 1:
-            log.warning(
-                "warning: every valid pixel of the %s tiles is of one class, and so their metrics say nothing; do the "
-                "masks declare another class's value as nodata?",
-                self.phase,
-            )
-        values = metrics.scores(counts, self.task.class_names, loss)
-        values |= {"tiles": self.samples, "empty": self.empty, "seconds": seconds}
-        log.info(
-            metrics.log_line(
-                self.phase,
-                self.epoch,
-                self.task.config.model.epochs,
-                values,
-                tiles=self.samples,
-                empty=self.empty,
-                seconds=f"{seconds:.2f}",
-                tiles_per_s=f"{self.samples / seconds:.2f}",
-                waited=f"{self.waited_s / seconds:.3f}",
-                requests=2 * self.fetched + self.retries,
-                retries=self.retries,
-                megabytes=f"{self.fetched_bytes / 1e6:.2f}",
-                cached=self.cached,
-            )
-        )
-        return values

@@ -5,6 +5,8 @@ Containers see the whole machine and may use a part of it: limits of control gro
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 import math
 import os
@@ -45,6 +47,19 @@ def memory_bytes() -> int:
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = _numbers(CGROUP / "memory.max") or _numbers(CGROUP / "memory/memory.limit_in_bytes")
     return int(min(there, *limits)) if limits else there
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what this process frees, for its next allocation of that size.
+
+    glibc maps every block of more than 32 MiB anew, and the kernel clears each of its pages: a quarter of the time of
+    a step of AlbuNet in float32 on two cores. With another C library nothing happens.
+    """
+    trim_threshold, mmap_max = -1, -4  # malloc.h
+    with contextlib.suppress(AttributeError, OSError):
+        library = ctypes.CDLL(None)
+        library.mallopt(mmap_max, 0)
+        library.mallopt(trim_threshold, 2**31 - 1)
 
 
 def free_shared_memory_bytes() -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from robosat_pink import checkpoint, machine, metrics
-from robosat_pink.checkpoint import ResumePoint
+from robosat_pink.checkpoint import ResumePoint, Writer
 from robosat_pink.config import Config, class_values, to_tree
 from robosat_pink.container import Container
 from robosat_pink.datasets import TilePairs
@@ -62,7 +62,10 @@ def with_scales_settled(config: Config, content: Mapping[str, Any] | None) -> Co
 
 
 class Results:
-    def __init__(self, container: Container, config: Config, tiles: TilePairs, split: Split, version: str) -> None:
+    def __init__(
+        self, container: Container, config: Config, tiles: TilePairs, split: Split, version: str, writer: Writer
+    ) -> None:
+        self.writer = writer
         self.model, self.checkpoints = container.model, container.checkpoints
         self.config, self.tiles, self.split = config, tiles, split
         self.metadata = {
@@ -112,6 +115,7 @@ class Results:
 
     def list_anew(self, tiles: TilePairs, split: Split) -> None:
         """The tiles are others from here on."""
+        self.writer.wait()
         self.tiles, self.split = tiles, split
         self.metadata["data_digest"] = tiles.digest()
         self._write_names()
@@ -136,46 +140,54 @@ class Results:
             machine.check_disk(self.checkpoints, 12 * weights, "two resume points and the next one")
 
     def save_epoch(self, state: State, is_best: bool) -> None:
-        """After each epoch: the last weights, the best if these are, the numbers, and a resume point last of all."""
-        checkpoint.save_epoch(self.model, state.epoch, self.config.model.epochs, self._weights(state))
-        if is_best:
-            self._save_best(state)
-        self._write_numbers(state, holdout=None)
-        self._save_resume_point(state)
+        """After each epoch: the last weights, the best if these are, the numbers, and a resume point last of all.
+
+        In the background: training goes on meanwhile.
+        """
+        then = dataclasses.replace(state, history=list(state.history))
+        content = checkpoint.snapshot(state.to_content())
+
+        def write() -> None:
+            checkpoint.save_epoch(self.model, then.epoch, self.config.model.epochs, self._weights(content))
+            if is_best:
+                self._save_best(then)
+            self._write_numbers(then, holdout=None)
+            self._save_resume_point(content)
+
+        self.writer.begin(write)
 
     def save_stopped(self, state: State) -> None:
         """When a stop was requested: a resume point; and a model to look at, if no epoch has left one yet."""
+        self.writer.wait()
+        content = state.to_content()
         if state.epoch == 0 and state.step:
-            checkpoint.save_epoch(self.model, 0, self.config.model.epochs, self._weights(state))
-            checkpoint.save(self.model / "best.pth", self._weights(state))
+            checkpoint.save_epoch(self.model, 0, self.config.model.epochs, self._weights(content))
+            checkpoint.save(self.model / "best.pth", self._weights(content))
         is_fitted = state.epoch >= self.config.model.epochs  # then the last epoch's point serves
         if (state.epoch or state.step) and not is_fitted:
-            self._save_resume_point(state)
+            self._save_resume_point(content)
         log.info("stopped by a signal after %d epochs and %d steps", state.epoch, state.step)
 
-    def _save_resume_point(self, state: State) -> None:
+    def _save_resume_point(self, content: Mapping[str, Any]) -> None:
         if self.checkpoints:
-            content = state.to_content() | {"metadata": self.metadata}
-            checkpoint.save_resume_point(self.checkpoints, state.epoch, state.step, content)
+            whole = {**content, "metadata": self.metadata}
+            checkpoint.save_resume_point(self.checkpoints, content["epoch"], content["step"], whole)
 
     def complete(self, state: State) -> None:
         """After the last epoch: a resume with nothing left to train finds an empty model folder, and fills it."""
+        self.writer.wait()
         if not (self.model / "best.pth").exists():
             self._save_best(state)
         if not any(checkpoint.EPOCH_FILE.fullmatch(path.name) for path in self.model.iterdir()):
-            checkpoint.save_epoch(self.model, state.epoch, self.config.model.epochs, self._weights(state))
+            checkpoint.save_epoch(self.model, state.epoch, self.config.model.epochs, self._weights(state.to_content()))
 
     def finish(self, state: State, holdout: dict[str, Any] | None) -> None:
         """The numbers of the whole run."""
         self._write_numbers(state, holdout)
 
-    def _weights(self, state: State) -> dict[str, Any]:
-        return {
-            "epoch": state.epoch,
-            "state_dict": state.model.state_dict(),
-            "optimizer": state.optimizer.state_dict(),
-            "metadata": self.metadata,
-        }
+    def _weights(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Of a state's content, what a checkpoint holds."""
+        return {name: content[name] for name in ("epoch", "state_dict", "optimizer")} | {"metadata": self.metadata}
 
     def _save_best(self, state: State) -> None:
         content = {"epoch": state.best_epoch, "state_dict": state.best_weights, "metadata": self.metadata}

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from robosat_pink import metrics
-from robosat_pink.config import Setting, settings
+from robosat_pink.settings import Setting, settings
 
 IMAGE_BUCKET = "planet-snowcover-imagery"
 MASK_BUCKET = "planet-snowcover-snow"

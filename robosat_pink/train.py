@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -24,11 +24,13 @@ from robosat_pink.masking import MaskingFormatter
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from robosat_pink.config import Config
     from robosat_pink.datasets import TilePairs
     from robosat_pink.loader import TileLoader
     from robosat_pink.loop import State, Task
+    from robosat_pink.results import Results
     from robosat_pink.tiles import Split
 
 log = logging.getLogger("robosat_pink")
@@ -65,14 +67,13 @@ def run(config: Config, container: Container, stop: StopRequest) -> None:
     """Find the tiles, build the network, continue where an earlier attempt stopped, fit, and leave the results."""
     with stop.postponed():
         import torch
+        from torch.amp.grad_scaler import GradScaler
 
         from robosat_pink import checkpoint, loop, machine, results
+        from robosat_pink import device as devices
         from robosat_pink.config import to_tree
         from robosat_pink.datasets import normalisation, store_options
         from robosat_pink.losses import build_loss
-        from robosat_pink.models import build_model
-        from robosat_pink.models.blocks import Execution, choose_execution
-        from robosat_pink.reader import Changed
         from robosat_pink.transforms import EvaluationTransform, TrainingTransform
 
     for line in machine.report(container):
@@ -86,12 +87,66 @@ def run(config: Config, container: Container, stop: StopRequest) -> None:
     log.info("experiment: %s", json.dumps(to_tree(config)))
 
     torch.manual_seed(config.runtime.seed)
-    torch.set_num_threads(min(torch.get_num_threads(), machine.cpu_count()))  # torch does not see a container's limit
-    device = choose_device(config.runtime.device)
-    precision = choose_precision(config.runtime.precision, device)
+    device = devices.choose_device(config.runtime.device)
+    precision = devices.choose_precision(config.runtime.precision, device)
+    memory_format = devices.choose_layout(device, precision)
+    devices.prepare(device)
 
     tiles, split = find_tiles(config, container)
-    pretrained: Any = config.model.pretrained and not start and not resume_point  # nothing is fetched to be replaced
+    model = build_network(config, start, is_resumed=resume_point is not None, where=where)
+    model.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
+    if config.runtime.compile:
+        devices.check_compiler()
+        model.compile()
+    class_weights = [each.weight for each in config.classes]
+    loss = build_loss(config.model.loss, num_classes=config.num_classes, class_weights=class_weights)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.model.lr, weight_decay=config.model.decay, fused=True)
+    writer = checkpoint.Writer()
+
+    def check() -> None:
+        stop.raise_if_requested()
+        writer.check()
+
+    state = loop.State(model, optimizer, GradScaler(device.type, enabled=precision == torch.float16))
+    task = loop.Task(
+        config=config,
+        split=split,
+        loader=make_loader(tiles, config, device, stop),
+        loss=loss.to(device),
+        training_transform=TrainingTransform(*normalisation(config.channels)).to(device),
+        evaluation_transform=EvaluationTransform(*normalisation(config.channels)).to(device),
+        device=device,
+        autocast=precision,
+        memory_format=memory_format,
+        show=_bar if container.is_interactive() else _nothing,
+        check=check,
+    )
+    with writer:
+        outcome = results.Results(container, config, tiles, split, version("robosat_pink"), writer)
+        if resume_point:
+            outcome.resume(state, resume_point)
+        log.info("training on %s in %s", device, precision or torch.float32)
+        outcome.begin(state)
+        stop.waits_to_be_asked = True
+        try:
+            stop.raise_if_requested()
+            holdout = fit_and_evaluate(state, task, outcome, container, stop)
+        except Stopped:
+            outcome.save_stopped(state)
+            raise
+        outcome.finish(state, holdout)
+    log.info("model and metrics are in %s; best epoch %d of %d", container.model, state.best_epoch, state.epoch)
+
+
+def build_network(
+    config: Config, start: Mapping[str, Any] | None, is_resumed: bool, where: dict[str, Any]
+) -> nn.Module:
+    """The experiment's network, with the weights it starts from: a checkpoint's, pretrained ones, or random ones."""
+    from robosat_pink import checkpoint
+    from robosat_pink.models import build_model
+    from robosat_pink.models.blocks import Execution, choose_execution
+
+    pretrained: Any = config.model.pretrained and not start and not is_resumed  # nothing is fetched to be replaced
     if pretrained and isinstance(config.model.pretrained, str):
         pretrained = checkpoint.read(config.model.pretrained, **where)
     model = build_model(
@@ -106,59 +161,34 @@ def run(config: Config, container: Container, stop: StopRequest) -> None:
     if start:
         loaded = checkpoint.load_weights(model, start, name=str(config.checkpoint.path))
         log.info("starting from %s: %d tensors, epoch %s", config.checkpoint.path, loaded.tensors, loaded.epoch)
-    # On 2 AVX2 cores channels_last is 1.2 times slower in fp32; with bf16 and on GPUs it is the faster layout.
-    memory_format = torch.channels_last if precision or device.type == "cuda" else torch.contiguous_format
-    model.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
-    class_weights = [each.weight for each in config.classes]
-    loss = build_loss(config.model.loss, num_classes=config.num_classes, class_weights=class_weights)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.model.lr, weight_decay=config.model.decay)
+    return model
 
-    state = loop.State(model, optimizer)
-    task = loop.Task(
-        config=config,
-        split=split,
-        loader=make_loader(tiles, config, device, stop),
-        loss=loss.to(device),
-        training_transform=TrainingTransform(*normalisation(config.channels)).to(device),
-        evaluation_transform=EvaluationTransform(*normalisation(config.channels)).to(device),
-        device=device,
-        autocast=precision,
-        memory_format=memory_format,
-        show=_bar if container.is_interactive() else _nothing,
-        stop=stop,
-    )
-    outcome = results.Results(container, config, tiles, split, version("robosat_pink"))
-    if resume_point:
-        outcome.resume(state, resume_point)
-    log.info("training on %s in %s", device, precision or torch.float32)
 
-    outcome.begin(state)
-    stop.waits_to_be_asked = True
-    try:
-        stop.raise_if_requested()
-        for attempt in itertools.count():
-            try:
-                loop.fit(state, task, outcome.save_epoch)
-                outcome.complete(state)
-                holdout = evaluate_held_out(state, task)
-                break
-            except Changed as error:
-                if config.dataset.if_changed == "error" or attempt == MOST_LISTINGS:
-                    raise
-                log.warning("warning: %s", error)
-                is_fitted = state.epoch == config.model.epochs
-                anew = "the held-out tiles are evaluated" if is_fitted else f"epoch {state.epoch + 1} begins"
-                log.warning("listing again; %s anew", anew)
-                task.loader.close()
-                tiles, split = find_tiles(config, container)
-                task = dataclasses.replace(task, split=split, loader=make_loader(tiles, config, device, stop))
-                outcome.list_anew(tiles, split)
-                state.begin_epoch_anew()
-    except Stopped:
-        outcome.save_stopped(state)
-        raise
-    outcome.finish(state, holdout)
-    log.info("model and metrics are in %s; best epoch %d of %d", container.model, state.best_epoch, state.epoch)
+def fit_and_evaluate(
+    state: State, task: Task, outcome: Results, container: Container, stop: StopRequest
+) -> dict[str, Any] | None:
+    """Train to the last epoch; the metrics of held-out tiles, if any. Tiles that changed meanwhile are listed again."""
+    from robosat_pink import loop
+    from robosat_pink.reader import Changed
+
+    for attempt in itertools.count():
+        try:
+            loop.fit(state, task, outcome.save_epoch)
+            outcome.complete(state)
+            return evaluate_held_out(state, task)
+        except Changed as error:
+            if task.config.dataset.if_changed == "error" or attempt == MOST_LISTINGS:
+                raise
+            log.warning("warning: %s", error)
+            is_fitted = state.epoch == task.config.model.epochs
+            anew = "the held-out tiles are evaluated" if is_fitted else f"epoch {state.epoch + 1} begins"
+            log.warning("listing again; %s anew", anew)
+            task.loader.close()
+            tiles, split = find_tiles(task.config, container)
+            task = dataclasses.replace(task, split=split, loader=make_loader(tiles, task.config, task.device, stop))
+            outcome.list_anew(tiles, split)
+            state.begin_epoch_anew()
+    raise AssertionError
 
 
 def evaluate_held_out(state: State, task: Task) -> dict[str, Any] | None:
@@ -202,34 +232,6 @@ def make_loader(tiles: TilePairs, config: Config, device: torch.device, stop: St
     batch_size = config.model.batch_size
     workers = worker_count(config.runtime.workers, is_gpu, bytes_of_a_batch(tiles, batch_size))
     return TileLoader(tiles, batch_size, workers, pin_memory=is_gpu, interrupt=stop.raise_if_requested)
-
-
-def choose_device(setting: str) -> torch.device:
-    """The GPU where there is one. ContractError for one that is there or asked for, and cannot be used."""
-    import torch
-
-    from robosat_pink import machine
-
-    is_usable = torch.cuda.is_available()
-    if setting == "cuda" and not is_usable:
-        machine.check_gpu(is_usable)
-        raise ContractError("runtime.device = cuda: there is no GPU here; take a machine with one, or set auto or cpu")
-    if setting == "auto":
-        machine.check_gpu(is_usable)
-    return torch.device("cuda" if is_usable and setting != "cpu" else "cpu")
-
-
-def choose_precision(setting: str, device: Any) -> Any:
-    """torch.bfloat16 to compute in under autocast, None for float32; `auto` takes bf16 where the hardware has it."""
-    import torch
-
-    if setting == "auto":
-        if device.type == "cuda":
-            setting = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-        else:
-            native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-            setting = "bf16" if native else "fp32"
-    return torch.bfloat16 if setting == "bf16" else None
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:

@@ -67,6 +67,8 @@ KEYS: dict[str, tuple[Any, Any]] = {
     "runtime.device": ("auto", "cpu"),
     "runtime.upsampling": ("auto", "plain"),
     "runtime.recompute": ("norms", "blocks"),
+    "runtime.accumulation": (1, 2),
+    "runtime.compile": (False, True),
 }
 
 SMALLEST: dict[str, Any] = {
@@ -566,7 +568,7 @@ def test_whole_number_is_accepted_where_any_number_is(tmp_path: Path) -> None:
         ("model.data_augmentation", 1.5, "from 0 to 1"),
         ("model.schedule", "cosin", "constant or cosine; did you mean cosine?"),
         ("runtime.workers", -1, "0 or more or auto"),
-        ("runtime.precision", "fp16", "auto or fp32 or bf16"),
+        ("runtime.precision", "fp8", "auto or fp32 or bf16 or fp16"),
     ],
 )
 def test_impossible_value_is_told_with_what_is_possible(tmp_path: Path, key: str, value: Any, advice: str) -> None:

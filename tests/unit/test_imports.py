@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "documents": set(),
     "rules": set(),
     "schema": {"rules"},
+    "settings": {"config", "rules", "schema"},
     "config": {"documents", "rules", "schema", "models", "losses"},
     # The edges.
     "credentials": set(),
@@ -30,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "masking": set(),
     "init": {"container"},
     "machine": {"container"},
+    "device": {"machine"},
     "checkpoint": {"files", "storage"},
     "cache": {"files"},
     "distributed": {"container"},
@@ -57,14 +59,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "losses.weighted_sum": set(),
     "metrics": {"losses"},
     # The run: `train`, of which `loop` and `results` are parts.
-    "loop": {"config", "container", "loader", "metrics", "tiles", "transforms"},
+    "memory": set(),
+    "tally": {"config", "loader", "metrics"},
+    "loop": {"config", "container", "loader", "memory", "metrics", "tally", "tiles", "transforms"},
     "results": {"checkpoint", "config", "container", "datasets", "files", "loop", "machine", "metrics", "tiles"},
     "report": {"config", "metrics", "datasets"},
     # Programs of their own.
     "sample": set(),
-    "sagemaker": {"config", "metrics"},
+    "sagemaker": {"config", "metrics", "settings", "rules", "schema"},
 }
-MAY_IMPORT["train"] = set(MAY_IMPORT) - {"sagemaker", "sample"}
+MAY_IMPORT["train"] = set(MAY_IMPORT) - {"sagemaker", "sample", "settings"}
 
 # Modules with a place kept for them, which may not be there yet.
 ANNOUNCED = {"distributed", "report"}
