@@ -52,7 +52,7 @@ def check_compiler() -> None:
     """ContractError where torch.compile would find no compiler for what it writes."""
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         raise ContractError(
-            "runtime.compile = true: there is no C++ compiler here (g++); leave it out, or start from an image with one"
+            "runtime.compile = true: there is no C++ compiler, such as g++; leave it out, or take an image with one"
         )
 
 

@@ -1,30 +1,34 @@
 """What a training step costs, ours beside a straightforward one: arithmetic, memory kept for backward, time.
 
     python tests/benchmarks/step.py [--network albunet] [--size 512] [--batch 2] [--rounds 3] [--device cpu]
-                                    [--blocks | --losses]
+                                    [--blocks | --losses | --equal 50]
 
 The straightforward step computes in float32 and NCHW, upsamples before each convolution, and loops over images for a
 Lovász loss in float64 whose steps are differences. Then each lever is turned on alone, then all together, then all but
 one. Times are medians of alternating steps, forward, loss, backward and optimizer; what is kept for backward is counted
-once a storage, parameters aside. `of peak` is the arithmetic a second, three times the forward's, by what the device
-does in a matrix product of 4096 x 4096 of that type. Asserts nothing.
+once a storage, parameters aside; `peak` is what the process, or the GPU, takes at most during a step beyond what it had
+before. `memory` is the C library's keeping of freed memory. `of peak rate` is the arithmetic a second, three times the
+forward's, by what the device does in a matrix product of 4096 x 4096 of that type. Asserts nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
-from s3_read import machine
+from s3_read import machine as name_of_machine
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from robosat_pink import machine
 from robosat_pink.losses import build_loss
 from robosat_pink.models import build_model
 from robosat_pink.models.blocks import Execution, choose_execution
@@ -43,15 +47,17 @@ class Levers:
     bf16: bool = False
     channels_last: bool = False
     loss: bool = False  # ours
+    fused: bool = False  # Adam
+    memory: bool = False  # freed memory is kept
 
     def __str__(self) -> str:
         names = [self.form] * (self.form != "plain")
         names += [f"recompute {self.recompute}"] * (self.recompute != "none")
-        names += [name for name in ("bf16", "channels_last", "loss") if getattr(self, name)]
+        names += [name for name in ("bf16", "channels_last", "loss", "fused", "memory") if getattr(self, name)]
         return ", ".join(names) or "none: the straightforward step"
 
 
-ALL = Levers("auto", "norms", bf16=True, channels_last=True, loss=True)
+ALL = Levers("auto", "norms", bf16=True, channels_last=True, loss=True, fused=True, memory=True)
 CONTENDERS = (
     Levers(),
     Levers(form="transposed"),
@@ -61,6 +67,8 @@ CONTENDERS = (
     Levers(bf16=True),
     Levers(channels_last=True),
     Levers(loss=True),
+    Levers(fused=True),
+    Levers(memory=True),
     ALL,
     replace(ALL, form="plain"),
     replace(ALL, form="transposed"),
@@ -69,6 +77,8 @@ CONTENDERS = (
     replace(ALL, bf16=False),
     replace(ALL, channels_last=False),
     replace(ALL, loss=False),
+    replace(ALL, fused=False),
+    replace(ALL, memory=False),
 )
 
 
@@ -101,7 +111,7 @@ class Step:
         self.loss: Callable[[Tensor, Tensor], Tensor] | nn.Module = looped_lovasz_hinge
         if levers.loss:
             self.loss = build_loss("lovasz", num_classes=1)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=2.5e-5)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=2.5e-5, fused=levers.fused)
         self.seconds: list[float] = []
 
     def forward(self) -> Tensor:
@@ -110,14 +120,34 @@ class Step:
         found: Tensor = self.loss(logits, self.mask)
         return found
 
-    def run(self) -> None:
-        started = time.perf_counter()
+    def run(self) -> float:
+        """One step; its loss."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.forward().backward()
+        loss = self.forward()
+        loss.backward()
         self.optimizer.step()
-        if self.device == "cuda":
-            torch.cuda.synchronize()
+        return loss.item()
+
+    def measure(self) -> None:
+        keep_freed_memory(self.levers.memory)
+        if self.levers.memory:
+            self.run()  # fetches what is to be kept
+        started = time.perf_counter()
+        self.run()
         self.seconds.append(time.perf_counter() - started)
+
+    def peak_bytes(self) -> int:
+        keep_freed_memory(False)
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            self.run()
+            return torch.cuda.max_memory_allocated() - before
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+        before = resident_bytes("VmRSS")
+        self.run()
+        return resident_bytes("VmHWM") - before
 
     def forward_flops(self) -> int:
         with FlopCounterMode(display=False) as counter:
@@ -140,6 +170,21 @@ class Step:
             loss = self.forward()
         assert loss.requires_grad
         return sum(kept.values())
+
+
+def keep_freed_memory(is_kept: bool) -> None:
+    if is_kept:
+        machine.keep_freed_memory()
+    else:  # glibc's defaults
+        library = ctypes.CDLL(None)
+        library.mallopt(-4, 65536)
+        library.mallopt(-1, 128 * 1024)
+        library.malloc_trim(0)
+
+
+def resident_bytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def peak_flops(device: str, dtype: torch.dtype) -> float:
@@ -215,37 +260,54 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--blocks", action="store_true", help="only the two forms of each upsampling block")
     parser.add_argument("--losses", action="store_true", help="only the Lovász loss")
+    parser.add_argument(
+        "--equal", type=int, metavar="STEPS", help="only how far losses of float32 part in so many steps"
+    )
     options = parser.parse_args()
+    if options.equal:
+        off, on = (
+            Step(each, options.network, options.batch, options.size, options.device)
+            for each in (Levers(), replace(ALL, bf16=False))
+        )
+        pairs = [(off.run(), on.run()) for _ in range(options.equal)]
+        print(f"loss {pairs[0][0]:.6f} to {pairs[-1][0]:.6f}; apart by at most {max(abs(a - b) for a, b in pairs):.1e}")
+        return
     if options.losses:
         losses(options.batch, options.size, options.rounds, options.device)
-        print(f"\n{machine()}; {options.device}, batch {options.batch} of {options.size} x {options.size}")
+        print(f"\n{name_of_machine()}; {options.device}, batch {options.batch} of {options.size} x {options.size}")
         return
     if options.blocks:
         blocks(options.batch, options.device)
-        print(f"\n{machine()}; {options.device}, batch {options.batch}, channels_last, forward and backward")
+        print(f"\n{name_of_machine()}; {options.device}, batch {options.batch}, channels_last, forward and backward")
         return
     peaks = {bf16: peak_flops(options.device, torch.bfloat16 if bf16 else torch.float32) for bf16 in (False, True)}
     steps = [Step(levers, options.network, options.batch, options.size, options.device) for levers in CONTENDERS]
-    counts = [(step.forward_flops(), step.kept_bytes()) for step in steps]
+    for step in steps:
+        step.run()  # Adam's moments are there from here on
+    counts = [(step.forward_flops(), step.kept_bytes(), step.peak_bytes()) for step in steps]
     for number in range(options.rounds + 1):
         for step in steps:
-            step.run()
+            step.measure()
             if number == 0:
                 step.seconds.clear()  # warming up
-    base_flops, base_kept = counts[0]
+    base_flops, base_kept, base_peak = counts[0]
     base_seconds = statistics.median(steps[0].seconds)
-    print("| levers | forward GFLOP | x | kept for backward, MB | x | s | times faster | tiles/s | of peak |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
-    for step, (flops, kept) in zip(steps, counts, strict=True):
+    print(
+        "| levers | forward GFLOP | x | kept for backward, MB | x | peak, MB | x | s | times faster | tiles/s "
+        "| of peak rate |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for step, (flops, kept, peak) in zip(steps, counts, strict=True):
         seconds = statistics.median(step.seconds)
         print(
             f"| {step.levers} | {flops / 1e9:.1f} | {flops / base_flops:.3f} | {kept / 1e6:.0f} "
-            f"| {kept / base_kept:.2f} | {seconds:.3f} | {base_seconds / seconds:.2f} | {options.batch / seconds:.2f} "
+            f"| {kept / base_kept:.2f} | {peak / 1e6:.0f} | {peak / base_peak:.2f} | {seconds:.3f} "
+            f"| {base_seconds / seconds:.2f} | {options.batch / seconds:.2f} "
             f"| {3 * flops / seconds / peaks[step.levers.bf16]:.2f} |"
         )
     print(
-        f"\n{machine()}; {options.network}, {options.device}, {options.size} x {options.size}, batch {options.batch}; "
-        f"matrix product: {peaks[False] / 1e9:.0f} GFLOP/s float32, {peaks[True] / 1e9:.0f} bfloat16"
+        f"\n{name_of_machine()}; {options.network}, {options.device}, {options.size} x {options.size}, "
+        f"batch {options.batch}; matrix product: {peaks[False] / 1e9:.0f} GFLOP/s float32, {peaks[True] / 1e9:.0f} bfloat16"
     )
 
 

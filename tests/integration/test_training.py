@@ -14,7 +14,9 @@ import yaml
 from conftest import S3Server, write_tile
 from robosat_pink import checkpoint, machine, metrics
 from robosat_pink.config import Config, load_config
+from robosat_pink.errors import ContractError
 from robosat_pink.models import build_model
+from robosat_pink.models.albunet import AlbuNet
 from robosat_pink.sample import write_tiles
 from robosat_pink.train import main
 
@@ -338,3 +340,41 @@ def test_reading_in_the_main_process_leaves_the_network_its_threads(job: Path) -
         assert torch.get_num_threads() == min(2, machine.cpu_count())
     finally:
         torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["runtime.precision=fp16", "runtime.recompute=none", "runtime.recompute=blocks", "runtime.accumulation=2"],
+)
+def test_ways_to_compute_train_and_go_on_where_they_stopped(job: Path, override: str) -> None:
+    settings = [override, "runtime.precision=fp32"] if "precision" not in override else [override]
+    assert main(["model.epochs=1", *settings]) == 0
+    assert main(settings) == 0
+    assert [row["epoch"] for row in history(job / "model")] == ["1", "2"]
+    assert all(each.isfinite().all() for each in weights(job / "model").values())
+
+
+def test_memory_that_does_not_suffice_ends_the_run_with_the_settings_that_fit(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = AlbuNet.forward
+
+    def limited(model: AlbuNet, image: torch.Tensor) -> torch.Tensor:
+        if len(image) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(model, image)
+
+    monkeypatch.setattr(AlbuNet, "forward", limited)
+    assert main([]) == ContractError.exit_code
+    assert "set runtime.accumulation = 3, which" in (job / "output/failure").read_text()
+
+
+def test_checkpoint_that_cannot_be_written_in_the_background_ends_the_run(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ContractError("the disk is full")
+
+    monkeypatch.setattr(checkpoint, "save_epoch", fail)
+    assert main([]) == ContractError.exit_code
+    assert "the disk is full" in (job / "output/failure").read_text()

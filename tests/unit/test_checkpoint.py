@@ -2,6 +2,8 @@
 
 import logging
 import os
+import threading
+import time
 from pathlib import Path
 from pickle import PicklingError
 
@@ -11,7 +13,7 @@ from torch import nn
 
 from conftest import S3Server
 from robosat_pink import checkpoint
-from robosat_pink.errors import CheckpointError, DataError
+from robosat_pink.errors import CheckpointError, ContractError, DataError
 
 ARITHMETIC = {"weight": torch.tensor([[1.0, 2.0]]), "bias": torch.tensor([3.0])}
 
@@ -271,3 +273,68 @@ def test_resume_point_that_is_being_uploaded_goes_once_it_is_not(tmp_path: Path)
     marker.unlink()
     save_resume_points(tmp_path, 4)
     assert names(tmp_path) == ["resume-00003-000000.pth", "resume-00004-000000.pth"]
+
+
+def test_snapshot_does_not_change_with_what_it_is_of() -> None:
+    weight = torch.ones(2)
+    content = {"state": {0: {"exp_avg": weight}}, "rows": [{"loss": weight}], "name": "adam"}
+    copy = checkpoint.snapshot(content)
+    weight.zero_()
+    content["rows"].append({})  # type: ignore[attr-defined]
+    assert copy["state"][0]["exp_avg"].tolist() == copy["rows"][0]["loss"].tolist() == [1, 1]
+    assert len(copy["rows"]) == 1
+    assert copy["name"] == "adam"
+
+
+def test_writer_writes_one_thing_at_a_time_while_others_go_on() -> None:
+    may_end, running, order = threading.Event(), [], []
+
+    def write(number: int) -> None:
+        running.append(number)
+        assert may_end.wait(60)
+        assert len(running) == 1
+        order.append(running.pop())
+
+    with checkpoint.Writer() as writer:
+        writer.begin(lambda: write(1))
+        writer.check()
+        assert order == []
+        may_end.set()
+        writer.begin(lambda: write(2))
+        assert order[:1] == [1]
+    assert order == [1, 2]
+
+
+@pytest.mark.parametrize("ask", ["check", "begin", "wait", "end"])
+def test_write_that_fails_is_an_error_at_the_next_call(ask: str) -> None:
+    def fail() -> None:
+        raise ContractError("the disk is full")
+
+    def write_and_ask() -> None:
+        with checkpoint.Writer() as writer:
+            writer.begin(fail)
+            if ask == "begin":
+                writer.begin(lambda: None)
+            elif ask == "wait":
+                writer.wait()
+            elif ask == "check":
+                while True:
+                    writer.check()
+                    time.sleep(0.01)
+
+    with pytest.raises(ContractError, match="the disk is full"):
+        write_and_ask()
+
+
+def test_write_that_fails_does_not_hide_what_went_wrong_before(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise ContractError("the disk is full")
+
+    def write_and_break() -> None:
+        with checkpoint.Writer() as writer:
+            writer.begin(fail)
+            raise ValueError("the network")
+
+    with pytest.raises(ValueError, match="the network"):
+        write_and_break()
+    assert "the disk is full" in caplog.text
