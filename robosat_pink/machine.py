@@ -1,4 +1,4 @@
-"""The machine a run has got: cores, memory, shared memory, disk, GPU. Called by `train` and `loader`.
+"""The machine a run has got: cores, memory, shared memory, disk, GPU. Called by `train`, `loader` and `report`.
 
 Containers see the whole machine and may use a part of it: limits of control groups count.
 """
@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import shutil
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -47,6 +48,13 @@ def memory_bytes() -> int:
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = _numbers(CGROUP / "memory.max") or _numbers(CGROUP / "memory/memory.limit_in_bytes")
     return int(min(there, *limits)) if limits else there
+
+
+def process_seconds() -> float:
+    """Since this process was started."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # after the machine's start; field 22 of proc(5), 3 the first
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started
 
 
 def keep_freed_memory() -> None:

@@ -90,7 +90,7 @@ class Tally:
                 self.phase,
             )
         values = metrics.scores(counts, [each.name for each in self.config.classes], loss)
-        values |= {"tiles": self.samples, "empty": self.empty, "seconds": seconds}
+        values |= {"tiles": self.samples, "empty": self.empty, "seconds": seconds, "waited_s": self.waited_s}
         log.info(
             metrics.log_line(
                 self.phase,

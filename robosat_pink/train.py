@@ -69,7 +69,7 @@ def run(config: Config, container: Container, stop: StopRequest) -> None:
         import torch
         from torch.amp.grad_scaler import GradScaler
 
-        from robosat_pink import checkpoint, loop, machine, results
+        from robosat_pink import checkpoint, loop, machine, report, results
         from robosat_pink import device as devices
         from robosat_pink.config import to_tree
         from robosat_pink.datasets import normalisation, store_options
@@ -136,6 +136,7 @@ def run(config: Config, container: Container, stop: StopRequest) -> None:
             raise
         outcome.finish(state, holdout)
     log.info("model and metrics are in %s; best epoch %d of %d", container.model, state.best_epoch, state.epoch)
+    report.leave(state, task, outcome, holdout, container)
 
 
 def build_network(
