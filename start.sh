@@ -11,6 +11,7 @@ usage: start.sh VERB [ARGUMENT ...]
 
   train   train what the experiment file in /opt/ml/input/data/config says (SAGEMAKER_BASE_DIR moves /opt/ml);
           arguments: KEY=VALUE overrides such as model.epochs=1, or --config FILE
+  check   say what `train` would find and take, and train nothing; arguments: FILE, an experiment file, and overrides
   demo    write sample tiles into ./demo, train on them for some minutes on a CPU, and say where to look
   test    run the tests; arguments go to pytest
   help    this text
@@ -87,6 +88,11 @@ train)
     export PYTHONUNBUFFERED=1
     exec "$python" -m robosat_pink.train "$@"
     ;;
+check)
+    choose_python
+    export PYTHONUNBUFFERED=1
+    exec "$python" -m robosat_pink.train --check "$@"
+    ;;
 demo)
     choose_python
     folder=$here/demo
@@ -96,7 +102,8 @@ demo)
     rm -rf "${folder:?}"
     "$python" -m robosat_pink.sample "$folder" --experiment "$here/experiments/demo.yml"
     echo "The experiment is $here/experiments/demo.yml, its tiles are in $folder/input/data;"
-    echo "look into $folder/model for the network and its numbers: best.pth, metrics.json, history.csv."
+    echo "look into $folder/model for the network and its numbers: best.pth, metrics.json, history.csv;"
+    echo "open $folder/output/data/report.html for what they mean."
     export SAGEMAKER_BASE_DIR=$folder PYTHONUNBUFFERED=1
     exec "$python" -m robosat_pink.train "$@" # as `train`: a container's first process takes its signals itself
     ;;
@@ -112,9 +119,9 @@ help | -h | --help)
     usage
     ;;
 serve)
-    fail 64 "this image trains and does not serve; there are: train, demo, test, help"
+    fail 64 "this image trains and does not serve; there are: train, check, demo, test, help"
     ;;
 *)
-    fail 64 "there is no verb '$verb'; there are: train, demo, test, help"
+    fail 64 "there is no verb '$verb'; there are: train, check, demo, test, help"
     ;;
 esac

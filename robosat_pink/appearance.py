@@ -32,6 +32,8 @@ section:last-child { border-bottom: 0; }
 .scroll { overflow-x: auto; margin: 0 0 1.4em; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .925rem; }
 caption { text-align: left; padding: 0 0 .5em; }
+caption span { display: block; position: sticky; left: 0; width: max-content; max-width: calc(100vw - 40px); }
+.loose td { white-space: normal; }
 th, td { padding: 5px 14px 5px 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap;
   vertical-align: baseline; }
 th:first-child { text-align: left; }

@@ -84,7 +84,8 @@ Other sensors, other bands, another zoom, other seasons or landscapes than those
 
 {len(pairs)} pairs of tiles: {len(facts.split.train)} trained on, {len(facts.split.val)} for validation{holdout}. Images
 from `{config.dataset.image_bucket}`, masks from `{config.dataset.mask_bucket}`. Scenes:
-{_some(pairs.images.directories)}. Which tile was which: `train_ids.txt`, `test_ids.txt` (validation){lists}. Everything else about the run: `config.yml`.
+{_some(pairs.images.directories)}.
+Which tile was which: `train_ids.txt`, `test_ids.txt` (validation){lists}. Everything else about the run: `config.yml`.
 
 ## How well it does
 

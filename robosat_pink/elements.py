@@ -30,15 +30,21 @@ def html(value: Cell) -> Html:
 
 
 def table(
-    caption: str, head: Sequence[Cell], rows: Iterable[Sequence[Cell]], *, foot: Sequence[Cell] | None = None
+    caption: str,
+    head: Sequence[Cell],
+    rows: Iterable[Sequence[Cell]],
+    *,
+    foot: Sequence[Cell] | None = None,
+    kind: str = "tight",
 ) -> Html:
     """The first column names the rows. It scrolls by itself where the page is narrow, by keyboard too."""
     columns = "".join(f'<th scope="col">{html(each)}</th>' for each in head)
     body = "".join(_row(row) for row in rows)
     last = f"<tfoot>{_row(foot)}</tfoot>" if foot else ""
     return Html(
-        f'<div class="scroll" role="region" aria-label="{escape(caption)}" tabindex="0"><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{columns}</tr></thead><tbody>{body}</tbody>{last}</table></div>"
+        f'<div class="scroll" role="region" aria-label="{escape(caption)}" tabindex="0"><table class="{kind}">'
+        f"<caption><span>{escape(caption)}</span></caption>"
+        f"<thead><tr>{columns}</tr></thead><tbody>{body}</tbody>{last}</table></div>"
     )
 
 

@@ -20,7 +20,7 @@ from robosat_pink.scenes import NAMES, truths
 
 SCENES = 200  # that the page lists; scenes.csv has all
 PART_COLORS = {"train": "#a6bddb", "val": "#d55e00", "holdout": "#1d2127"}
-PART_WORDS = {"train": "trained on", "val": "validation", "holdout": "held out"}
+PART_WORDS = {"train": "trained on", "val": "validation", "holdout": "held-out"}
 DESCRIPTIONS = {
     "loss": "what training makes small; mean over tiles",
     "iou": "intersection over union of the class; several classes: their mean",
@@ -93,7 +93,7 @@ def _metrics(facts: Facts) -> list[Html]:
     ]
     parts = [
         paragraph(HELD_OUT if is_held else NOT_HELD_OUT, "soft"),
-        table("All metrics", ["", *facts.numbers, "what it says"], rows),
+        table("All metrics", ["", *facts.numbers, Html('<span class="words">what it says</span>')], rows),
         table(f"By class, {first}", ["class", *map(printed, metrics.CLASS_NAMES)], of_classes),
     ]
     worst = max((part.differing for part in facts.parts), default=0.0)
@@ -117,7 +117,7 @@ def _confusion(facts: Facts) -> list[Html]:
     tables = []
     for part in facts.parts:
         rows = [[name, *map(_heat, counts, _shares(counts))] for name, counts in zip(names, part.total, strict=True)]
-        caption = f"{PART_WORDS[part.name].capitalize()} tiles: pixels, and share of the truth in their row"
+        caption = f"{PART_WORDS[part.name].capitalize()} tiles: pixels, share of the row"
         tables.append(table(caption, ["truth \\ predicted", *names], rows))
     return [Html(f'<div class="beside">{"".join(tables)}</div>')]
 
@@ -133,14 +133,8 @@ def _scenes(facts: Facts) -> list[Html]:
     tables = []
     for part in facts.parts:
         shown = sorted(part.scenes, key=lambda scene: _worst_first(scene.scores["iou"]))[:SCENES]
-        rows = [
-            [scene.name, scene.tiles, int(scene.counts.sum()), *(scene.scores[name] for name in NAMES)]
-            for scene in shown
-        ]
-        whole = [
-            *(sum(each.tiles for each in part.scenes), int(part.total.sum())),
-            *(part.scores[name] for name in NAMES),
-        ]
+        rows = [[scene.name, scene.tiles, *_numbers(scene.counts, scene.scores)] for scene in shown]
+        whole = ["all", sum(each.tiles for each in part.scenes), *_numbers(part.total, part.scores)]
         more = f", the worst {SCENES} of {len(part.scenes)}" if len(part.scenes) > SCENES else ""
         caption = f"{PART_WORDS[part.name].capitalize()} tiles by scene, a directory of tiles, the worst first{more}"
         head = ["scene", "tiles", "valid pixels", *map(printed, NAMES)]
@@ -197,7 +191,7 @@ def _data(facts: Facts) -> list[Html]:
     shown = (
         f'<figure>{facts.split_map}<figcaption>{html(facts.place)}</figcaption></figure><div class="keys">{keys}</div>'
     )
-    counts = table("What was found", ["", "number"], facts.data)
+    counts = table("What was found", ["", "number"], facts.data, kind="loose")
     return [Html(f'<div class="beside"><div>{shown}</div><div>{counts}</div></div>')]
 
 

@@ -70,10 +70,13 @@ def precision_recall(curve: Curve, name: str) -> tuple[str, bytes]:
     with _style():
         axes = figure.subplots()
         axes.plot(curve.recall, curve.precision, color=LINES["val"][0], linewidth=1.8)
-        for threshold in (0.1, 0.25, 0.5, 0.75, 0.9):
+        marked: list[tuple[float, float]] = []
+        for threshold in (0.5, 0.1, 0.25, 0.75, 0.9):
             place = int(abs(curve.threshold - threshold).argmin())
             x, y = float(curve.recall[place]), float(curve.precision[place])
-            if math.isfinite(x) and math.isfinite(y):
+            is_apart = all(math.hypot(x - other, y - another) > 0.06 for other, another in marked)
+            if math.isfinite(x) and math.isfinite(y) and is_apart:
+                marked.append((x, y))
                 axes.plot(x, y, "o", color=INK, markersize=6 if threshold == 0.5 else 3)
                 axes.annotate(f"{threshold:g}", (x, y), (-6, -11), textcoords="offset points", ha="right", fontsize=8)
         axes.set(xlabel="recall", ylabel="precision", title=f"{name}, by threshold of probability")

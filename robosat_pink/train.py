@@ -1,5 +1,7 @@
 """The training run, from the experiment file to the model: `python -m robosat_pink.train [KEY=VALUE ...]`.
 
+`--check FILE` says what a run would find and take, and trains nothing.
+
 What may be broken is imported when it is needed, so that even a broken installation leaves a failure file; what loads
 torch, after the experiment file has been checked: a misspelt key is told within a second.
 """
@@ -44,21 +46,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler.setFormatter(MaskingFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     container = Container.here()
+    arguments = None
     try:
         with StopRequest() as stop:
             arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
-            container.prepare()
+            if arguments.check is None:
+                container.prepare()
             with stop.postponed():
                 from robosat_pink.config import load_config
-            path = arguments.config or container.experiment_file()
-            run(load_config(path, container.hyperparameters(), arguments.overrides), container, stop)
+            path = arguments.check or arguments.config or container.experiment_file()
+            act = run if arguments.check is None else look_ahead
+            act(load_config(path, container.hyperparameters(), arguments.overrides), container, stop)
     except Stopped:
         log.info("stopped by a signal; the same command goes on where resume points were kept")
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of obstore's, too, which is no Exception
         log.error("error: %s", cause_of(error), exc_info=not isinstance(error, RobosatError))  # noqa: TRY400
-        container.write_failure(error)
+        if arguments is None or arguments.check is None:
+            container.write_failure(error)
         return getattr(error, "exit_code", 1)
     return 0
 
@@ -137,6 +143,28 @@ def run(config: Config, container: Container, stop: StopRequest) -> None:
         outcome.finish(state, holdout)
     log.info("model and metrics are in %s; best epoch %d of %d", container.model, state.best_epoch, state.epoch)
     report.leave(state, task, outcome, holdout, container)
+
+
+def look_ahead(config: Config, container: Container, stop: StopRequest) -> None:
+    """Say what a run would find and take: `--check`. Writes nothing but the cache of tiles, and trains nothing."""
+    with stop.postponed():
+        import torch
+
+        from robosat_pink import check, checkpoint, results
+        from robosat_pink.config import to_tree
+        from robosat_pink.datasets import store_options
+
+    where = store_options(config.dataset, container.channels())
+    start = checkpoint.read(config.checkpoint.path, **where) if config.checkpoint.path else None
+    config = results.with_scales_settled(config, start)
+    log.info("experiment: %s", json.dumps(to_tree(config)))
+    torch.manual_seed(config.runtime.seed)
+    tiles, split = find_tiles(config, container)
+    if config.model.pretrained is True:
+        log.info("the encoder's ImageNet weights are not fetched for this")
+    is_fetched = config.model.pretrained is True  # what would be replaced is not fetched either
+    model = build_network(config, start, is_resumed=is_fetched, where=where)
+    check.check(config, container, tiles, split, model)
 
 
 def build_network(
@@ -239,8 +267,14 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """`--config FILE` and KEY=VALUE overrides; `train`, as SageMaker may repeat it, is passed over."""
     parser = _Parser(prog="robosat_pink.train", description="Train on tiles, as /opt/ml/input/data/config says.")
     parser.add_argument("--config", metavar="FILE", help="an experiment file instead of the config channel's")
+    parser.add_argument(
+        "--check", metavar="FILE", nargs="?", const="", help="train nothing, but say what a run would find and take"
+    )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override a key, such as model.lr=0.001")
     arguments = parser.parse_intermixed_args([each for each in argv if each != "train"])
+    if "=" in (arguments.check or ""):  # an override, after --check without a file
+        arguments.overrides.append(arguments.check)
+        arguments.check = ""
     if strays := [each for each in arguments.overrides if "=" not in each]:
         raise ConfigError(f"command line: {' '.join(strays)}: accepted: KEY=VALUE, such as model.epochs=1")
     arguments.overrides = dict(each.split("=", 1) for each in arguments.overrides)
@@ -257,7 +291,7 @@ def leave(code: int) -> NoReturn:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"command line: {message}; accepted: [--config FILE] [KEY=VALUE ...]")
+        raise ConfigError(f"command line: {message}; accepted: [--config FILE] [--check [FILE]] [KEY=VALUE ...]")
 
 
 def _bar(batches: Iterable[Any], total: int, phase: str) -> Iterable[Any]:

@@ -1,6 +1,7 @@
 """What every test may use: the folder of real tiles, tiles written by code, and an S3 server on loopback."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -42,6 +43,17 @@ def shared() -> Path:
             pytest.fail(f"{SHARED} is required here and missing")
         pytest.skip("the folder of real tiles, ../shared, is not on this machine")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def browser() -> str:
+    """Where Chromium is, which only some machines have. The gate makes its absence a failure."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        if os.environ.get("ROBOSAT_PINK_REQUIRE_BROWSER"):
+            pytest.fail("Chromium is required here and missing; on Debian: apt-get install chromium")
+        pytest.skip("Chromium is not on this machine")
+    return program
 
 
 def pattern(bands: int, height: int, width: int) -> np.ndarray:

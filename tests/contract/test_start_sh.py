@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-VERBS = ["train", "demo", "test", "help"]
+VERBS = ["train", "check", "demo", "test", "help"]
 
 # Stands for python3, and for bin/python and bin/pip of the environments that it makes. MACHINE holds the notes, and the
 # files by which a test says how it behaves.
@@ -159,7 +159,7 @@ def test_help_lists_the_verbs_and_nothing_else(machine: Machine, verb: str) -> N
 def test_verbs_are_frozen() -> None:
     body = (ROOT / "start.sh").read_text().split("case $verb in")[1]
     labels = re.findall(r"^(\S[^()]*)\)$", body, flags=re.MULTILINE)
-    assert labels == ["train", "demo", "test", "help | -h | --help", "serve", "*"]
+    assert labels == ["train", "check", "demo", "test", "help | -h | --help", "serve", "*"]
 
 
 @pytest.mark.parametrize("arguments", [[], [""], ["serve"], ["serve", "train"], ["deploy"], ["Train"], ["--verbose"]])
@@ -170,7 +170,7 @@ def test_anything_else_is_answered_by_one_sentence_that_names_what_there_is(
     assert (refused.returncode, refused.stdout) == (64, "")
     assert refused.stderr.count("\n") == 1
     assert refused.stderr.startswith("start.sh: ")
-    assert refused.stderr.endswith("there are: train, demo, test, help\n")
+    assert refused.stderr.endswith("there are: train, check, demo, test, help\n")
     assert not arguments or arguments[0] in refused.stderr
     assert machine.take_calls() == []
     assert not machine.venv.exists()
@@ -218,6 +218,14 @@ def test_train_becomes_the_training_with_its_arguments_unchanged(machine: Machin
     assert call.base_dir == ""
 
 
+def test_check_is_the_training_s_check_with_its_arguments_unchanged(machine: Machine) -> None:
+    machine.say("installed")
+    started = machine.run("check", *AWKWARD)
+    call = machine.take_calls()[-1]
+    assert call.arguments == ["-m", "robosat_pink.train", "--check", *AWKWARD]
+    assert (call.process, call.folder) == (started.process, str(machine.elsewhere))
+
+
 def test_exit_code_of_the_training_is_the_scripts(machine: Machine) -> None:
     machine.say("installed")
     machine.say("train exits with", "3")
@@ -226,9 +234,10 @@ def test_exit_code_of_the_training_is_the_scripts(machine: Machine) -> None:
 
 def test_where_the_package_is_installed_no_environment_is_made(machine: Machine) -> None:
     machine.say("installed")
-    for verb in ("train", "demo", "test"):
+    for verb in ("train", "check", "demo", "test"):
         assert machine.run(verb).returncode == 0
     assert machine.take_programs() == [
+        "system python3 -m robosat_pink.train",
         "system python3 -m robosat_pink.train",
         "system python3 -m robosat_pink.sample",
         "system python3 -m robosat_pink.train",

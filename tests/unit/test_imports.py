@@ -75,21 +75,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "page": {"appearance", "elements", "findings", "metrics", "pictures", "plots", "scenes"},
     "card": {"config", "maps", "metrics", "scenes", "tiles"},
     "report": {
-        *(
-            "card",
-            "container",
-            "files",
-            "findings",
-            "inspection",
-            "loader",
-            "loop",
-            "machine",
-            "maps",
-            "masking",
-            "metrics",
-        ),
-        *("page", "pictures", "plots", "results", "scenes", "tiles"),
+        *("card", "container", "files", "findings", "inspection", "loader", "loop", "machine", "maps", "masking"),
+        *("metrics", "page", "pictures", "plots", "results", "scenes", "tiles"),
     },
+    # What is said before a run.
+    "survey": {"config", "datasets", "losses"},
+    "check": {"config", "container", "datasets", "device", "losses", "scenes", "survey", "tiles"},
     "trained": {"checkpoint", "config", "datasets", "models", "reader", "schema", "transforms"},
     # Programs of their own.
     "sample": set(),

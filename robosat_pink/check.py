@@ -1,0 +1,187 @@
+"""What an experiment would find and take, in words, before anything is trained: `train --check`. Called by `train`.
+
+It reads some tiles, and takes some steps with weights that it throws away.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from robosat_pink import device as devices
+from robosat_pink.config import ChannelConfig, Config
+from robosat_pink.container import Container
+from robosat_pink.datasets import TilePairs, normalisation
+from robosat_pink.losses import build_loss
+from robosat_pink.scenes import truths
+from robosat_pink.survey import Survey, survey
+from robosat_pink.tiles import Split
+
+log = logging.getLogger(__name__)
+
+LISTED = 20  # directories
+PROBE_PIXELS = 256  # a side, of what is stepped through on a CPU: with 512 a large network takes a minute
+STEPS = 4
+EVALUATION_SHARE = 1 / 3  # of the time of a step: forward, without backward
+FAR_MEAN, FAR_STD = 0.25, 1.5  # from the measured ones, in deviations and as a ratio: then these are suggested
+SCALES = (1, 255, 10000, 65535)
+USUAL = (0.05, 2.0)  # where the brightest pixels lie after scaling
+SPARSE = 0.02
+GB = 1e9
+
+
+def check(config: Config, container: Container, tiles: TilePairs, split: Split, model: nn.Module) -> Survey:
+    """Log all there is to say, and return what was read. Raises what a training would raise."""
+    for line in directories(tiles, split):
+        log.info(line)
+    found = survey(config, tiles, split.train)
+    for line in (*balance(config, found), *bands(config, found)):
+        log.info(line)
+    for line in (*duration(config, split, found, model), *room(container, tiles, found, model)):
+        log.info(line)
+    log.info("checked; nothing was trained")
+    return found
+
+
+def directories(tiles: TilePairs, split: Split) -> Iterator[str]:
+    """How the pairs are spread over directories and parts."""
+    images = tiles.pairs.images
+    counts = np.stack([np.bincount(images.directory[rows], minlength=len(images.directories)) for rows in split])
+    there = np.flatnonzero(counts.sum(axis=0)).tolist()
+    for number in there[:LISTED]:
+        train, val, holdout = counts[:, number].tolist()
+        parts = f"train {train}, val {val}" + (f", holdout {holdout}" if len(split.holdout) else "")
+        yield f"  {images.directories[number]}: {train + val + holdout} pairs ({parts})"
+    if len(there) > LISTED:
+        yield f"  and {len(there) - LISTED} more directories"
+
+
+def balance(config: Config, found: Survey) -> Iterator[str]:
+    """Classes by their share of pixels."""
+    names = truths([each.name for each in config.classes])
+    shares = ", ".join(f"{name} {share:.2%}" for name, share in zip(names, found.shares, strict=True))
+    everything = found.ignored + int(found.pixels.sum())
+    yield (
+        f"classes, in {len(found.rows)} training tiles of {found.side} x {found.side}: {shares}; "
+        f"{found.ignored / everything:.2%} of all pixels have no data"
+    )
+    for name, pixels, share in zip(names, found.pixels, found.shares, strict=True):
+        if not pixels:
+            yield f"warning: no pixel of the tiles read is {name}: check classes[].values, and the masks' nodata"
+        elif share < SPARSE and config.num_classes == 1 and config.model.loss == "lovasz":
+            yield (
+                f"warning: {name} is sparse; lovasz alone may stall, so consider model.loss: "
+                "{lovasz: 0.5, cross_entropy: 1}"
+            )
+
+
+def bands(config: Config, found: Survey) -> Iterator[str]:
+    """Each band's numbers, and channels as they might be written where the experiment's do not fit."""
+    configured = normalisation(config.channels)
+    number = 0
+    for place, channel in enumerate(config.channels):
+        where = slice(number, number + len(channel.bands))
+        number += len(channel.bands)
+        scale = float(found.scale[where][0])
+        mean, std = found.mean[where] / scale, found.std[where] / scale
+        low, high = found.low[where] / scale, found.high[where] / scale
+        yield f"channels.{place}: digital numbers divided by {scale:g}, over valid pixels"
+        for band, *values in zip(channel.bands, low, high, mean, std, strict=True):
+            spread = "2nd to 98th percentile {:.4g} to {:.4g}, mean {:.4f}, std {:.4f}".format(*values)
+            yield f"  band {band}: {spread}"
+        if channel.scale == "raw":
+            continue
+        better = _better_scale(scale, float(found.high[where].max()))
+        far_mean = np.abs(np.array(configured.mean[where]) - mean) > FAR_MEAN * std
+        ratio = np.array(configured.std[where]) / np.maximum(std, 1e-12)
+        far_std = (ratio > FAR_STD) | (ratio < 1 / FAR_STD)
+        if better != scale or far_mean.any() or far_std.any():
+            factor = scale / better
+            yield f"  suggested: {_written(channel, mean * factor, std * factor, better)}"
+        else:
+            yield "  mean, std and scale fit"
+
+
+def duration(config: Config, split: Split, found: Survey, model: nn.Module) -> Iterator[str]:
+    """How long an epoch and the run would take on this machine."""
+    device = devices.choose_device(config.runtime.device)
+    precision = devices.choose_precision(config.runtime.precision, device)
+    devices.prepare(device)
+    one = step_seconds(config, model, device, precision)  # a tile's
+    evaluated = len(split.val) * (found.side / config.model.tile_size) ** 2 * EVALUATION_SHARE
+    epoch = one * (len(split.train) + evaluated)
+    reading = found.seconds / len(found.rows) * (len(split.train) + len(split.val))
+    whole = config.model.epochs * epoch + max(0.0, reading - epoch)
+    yield (
+        f"time, on {device} in {precision or torch.float32}: about {_printed(epoch)} an epoch, "
+        f"{_printed(whole)} for {config.model.epochs}; {len(found.rows)} tiles were read in {found.seconds:.1f} s "
+        f"({len(found.rows) / found.seconds:.1f} tiles/s)"
+    )
+
+
+def step_seconds(config: Config, model: nn.Module, device: torch.device, precision: torch.dtype | None) -> float:
+    """What forward and backward take for one tile of training. The quickest of some; on a CPU, of a smaller tile."""
+    is_gpu = device.type == "cuda"
+    side = config.model.tile_size if is_gpu else min(config.model.tile_size, PROBE_PIXELS)
+    size = config.model.batch_size if is_gpu else 1
+    model.to(device).train()
+    loss = build_loss(config.model.loss, num_classes=config.num_classes).to(device)
+    image = torch.randn(size, config.num_channels, side, side, device=device)
+    mask = (torch.arange(side, device=device) * max(config.num_classes, 2) // side).byte().expand(size, side, side)
+    seconds = math.inf
+    for _ in range(STEPS):
+        started = time.monotonic()
+        with torch.autocast(device.type, dtype=precision or torch.bfloat16, enabled=precision is not None):
+            logits = model(image)
+        loss(logits, mask).backward()
+        if is_gpu:
+            torch.cuda.synchronize()
+        seconds = min(seconds, time.monotonic() - started)
+    return seconds / size * (config.model.tile_size / side) ** 2
+
+
+def room(container: Container, tiles: TilePairs, found: Survey, model: nn.Module) -> Iterator[str]:
+    """What the run would write, and what is free there. Weights once, and three times with the optimizer's means."""
+    weights = sum(each.nbytes for each in model.state_dict().values())
+    yield _place("model", container.model, 4 * weights, f" (for moments {7 * weights / GB:.2f} GB)")
+    if container.checkpoints:
+        yield _place("resume points", container.checkpoints, 8 * weights, f" (for moments {12 * weights / GB:.2f} GB)")
+    cache = tiles.reader.cache
+    if cache:
+        decoded = found.decoded_bytes / len(found.rows) * len(tiles)
+        fetched = found.fetched_bytes / len(found.rows) * len(tiles)
+        more = f"; {fetched / GB:.2f} GB to download" if fetched else ""
+        yield f"cache: up to {decoded / GB:.2f} GB of decoded tiles in {cache.folder}{more}"
+
+
+def _place(what: str, folder: Path, needed: int, more: str) -> str:
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    free = shutil.disk_usage(there).free
+    return f"disk, {what}: {needed / GB:.2f} GB{more} in {folder}, where {free / GB:.1f} GB are free"
+
+
+def _better_scale(scale: float, brightest: float) -> float:
+    """The scale itself where the brightest pixels then lie as networks expect, else a usual one that does that."""
+    if USUAL[0] <= brightest / scale <= USUAL[1] or brightest <= 0:
+        return scale
+    return next((float(each) for each in SCALES if USUAL[0] <= brightest / each <= USUAL[1]), scale)
+
+
+def _written(channel: ChannelConfig, mean: np.ndarray, std: np.ndarray, scale: float) -> str:
+    """As the experiment file would have it."""
+    means, stds = (", ".join(f"{each:.4g}" for each in values) for values in (mean, std))
+    return f"{{bands: {list(channel.bands)}, mean: [{means}], std: [{stds}], scale: {scale:g}}}"
+
+
+def _printed(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 5400 else f"{seconds / 3600:.3g} h"

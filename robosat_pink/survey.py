@@ -1,0 +1,110 @@
+"""What some of an experiment's tiles hold: statistics of bands and classes, exact for those read. Called by `check`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from robosat_pink.config import Config
+from robosat_pink.datasets import TilePairs
+from robosat_pink.losses import IGNORE
+
+MOST_TILES = 64  # read
+AT_ONCE = 8
+SAMPLED = 4096  # pixels of a tile that the percentiles are taken from
+EXTREMES = (2, 98)  # percentiles
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Of the valid pixels of the tiles read; bands in the order the network sees them, in digital numbers."""
+
+    rows: tuple[int, ...]  # of the pairs
+    scale: np.ndarray  # (C,) what the numbers are divided by
+    mean: np.ndarray  # (C,)
+    std: np.ndarray  # (C,)
+    low: np.ndarray  # (C,)
+    high: np.ndarray  # (C,)
+    pixels: np.ndarray  # (K,) int64 by class, K = 2 for a single class (background first)
+    ignored: int  # pixels that count nowhere
+    side: int  # pixels, of the median tile
+    seconds: float
+    fetched_bytes: int  # 0 where the cache had all
+    decoded_bytes: int
+
+    @property
+    def shares(self) -> np.ndarray:
+        """(K,) of the valid pixels; nan where there are none."""
+        with np.errstate(invalid="ignore"):
+            shares: np.ndarray = self.pixels / self.pixels.sum()
+        return shares
+
+
+class Moments:
+    """Mean and deviation of what is added, band by band.
+
+    By pairwise sums, Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances",
+    1979, equation 2.1.
+    """
+
+    def __init__(self, bands: int) -> None:
+        self.count, self.mean, self._squares = 0, np.zeros(bands), np.zeros(bands)
+
+    def add(self, values: np.ndarray) -> None:
+        """values (C, N)"""
+        count = values.shape[1]
+        if not count:
+            return
+        values = values.astype(np.float64)
+        mean = values.mean(axis=1)
+        apart = mean - self.mean
+        total = self.count + count
+        self._squares += ((values - mean[:, None]) ** 2).sum(axis=1) + apart**2 * (self.count * count / total)
+        self.mean = self.mean + apart * (count / total)
+        self.count = total
+
+    @property
+    def std(self) -> np.ndarray:
+        return np.sqrt(self._squares / max(self.count, 1))
+
+
+def survey(config: Config, tiles: TilePairs, rows: np.ndarray) -> Survey:
+    """Read at most MOST_TILES whole tiles, evenly spread over `rows`; raises what a training would raise at them."""
+    started = time.monotonic()
+    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(MOST_TILES, len(rows))).round().astype(int))].tolist()
+    size = max(config.num_classes, 2)
+    pixels, ignored = np.zeros(size, dtype=np.int64), 0
+    moments, scale = Moments(config.num_channels), np.ones(config.num_channels)
+    sampled: list[np.ndarray] = []
+    sides: list[int] = []
+    fetched = decoded = 0
+    for first in range(0, len(chosen), AT_ONCE):
+        for sample in tiles.__getitems__(chosen[first : first + AT_ONCE]):
+            valid = sample.mask != IGNORE
+            pixels += np.bincount(sample.mask[valid], minlength=size)
+            ignored += int((~valid).sum())
+            values = sample.image[:, valid]
+            moments.add(values)
+            sampled.append(values[:, :: max(1, values.shape[1] // SAMPLED)])
+            sides.append(len(sample.mask))
+            scale = sample.scale
+            fetched += sample.fetched_bytes
+            decoded += sample.image.nbytes + sample.mask.nbytes
+    some = np.concatenate(sampled, axis=1)
+    low, high = np.percentile(some, EXTREMES, axis=1) if some.size else np.zeros((2, config.num_channels))
+    return Survey(
+        rows=tuple(chosen),
+        scale=scale,
+        mean=moments.mean,
+        std=moments.std,
+        low=low,
+        high=high,
+        pixels=pixels,
+        ignored=ignored,
+        side=int(np.median(sides)),
+        seconds=time.monotonic() - started,
+        fetched_bytes=fetched,
+        decoded_bytes=decoded,
+    )

@@ -1,0 +1,213 @@
+"""`train --check`: what it says of an experiment is what an independent count of the files says."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import yaml
+
+from conftest import S3Server
+from robosat_pink import check
+from robosat_pink.sample import write_tiles
+from robosat_pink.survey import Moments, Survey
+from robosat_pink.train import main
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+NAME = re.compile(r"(?P<scene>[^/]+)/(?P<z>\d+)/(?P<x>\d+)/(?P<y>\d+)\.tif")
+
+
+@pytest.fixture(scope="module")
+def buckets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders as planet-snowcover's buckets: two days of imagery, their masks, and what pairs with nothing."""
+    folder = tmp_path_factory.mktemp("buckets")
+    days = {
+        "20180528_161500_tiled": "ASO_3M_SD_USCATE_20180528_binary",
+        "20180525_1a_tiled": "ASO_3M_SD_USCOGE_20180525_binary",
+    }
+    for seed, (images, masks) in enumerate(days.items()):
+        write_tiles(folder / "made", tiles=4 + seed, size=64, seed=seed)
+        shutil.copytree(folder / "made/imagery/20180528_sierra", folder / "planet-snowcover-imagery" / images)
+        shutil.copytree(folder / "made/mask/20180528_sierra", folder / "planet-snowcover-snow" / masks)
+        shutil.rmtree(folder / "made")
+    first = sorted((folder / "planet-snowcover-imagery/20180528_161500_tiled").rglob("*.tif"))
+    first[0].unlink()
+    second = sorted((folder / "planet-snowcover-snow/ASO_3M_SD_USCOGE_20180525_binary").rglob("*.tif"))
+    second[-1].unlink()
+    return folder
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> list[Survey]:
+    """What a check has read."""
+    kept: list[Survey] = []
+    survey = check.survey
+    monkeypatch.setattr(check, "survey", lambda *arguments: kept.append(survey(*arguments)) or kept[-1])
+    monkeypatch.setattr(check, "step_seconds", lambda *_: 0.5)  # a network of 512 pixels takes its time
+    return kept
+
+
+def tiles_of(folder: Path, expression: str) -> dict[tuple[str, str, str], Path]:
+    """z, x, y of every tile whose directory matches."""
+    found = {}
+    for path in folder.rglob("*.tif"):
+        match = NAME.fullmatch(str(path.relative_to(folder)))
+        assert match is not None
+        if re.match(expression, match["scene"]):
+            found[match["z"], match["x"], match["y"]] = path
+    return found
+
+
+@pytest.mark.parametrize("name", ["demo", "smoke", "tuolumne-1", "gunnison-east"])
+def test_counts_shares_and_statistics_are_those_of_an_independent_count(
+    name: str,
+    opt_ml: Path,
+    buckets: Path,
+    s3: S3Server,
+    found: list[Survey],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tree = yaml.safe_load((EXPERIMENTS / f"{name}.yml").read_text())
+    data, arguments = tree["dataset"], []
+    if name in ("demo", "smoke"):  # the job's own channels, here in a bucket
+        write_tiles(opt_ml / "made", tiles=8 if name == "demo" else 3, size=64)
+        folders = opt_ml / "made/imagery", opt_ml / "made/mask"
+        arguments = ["dataset.image_bucket=s3://sample-imagery", "dataset.mask_bucket=s3://sample-mask"]
+        names = "sample-imagery", "sample-mask"
+    else:
+        names = data["image_bucket"], data["mask_bucket"]
+        folders = buckets / names[0], buckets / names[1]
+    for bucket, folder in zip(names, folders, strict=True):
+        s3.make_bucket(bucket)
+        s3.upload(folder, bucket)
+
+    assert main(["--check", str(EXPERIMENTS / f"{name}.yml"), *arguments]) == 0
+    said = capsys.readouterr().out
+
+    images = tiles_of(folders[0], data.get("imagery_directory_regex", ".*"))
+    masks = tiles_of(folders[1], data.get("mask_directory_regex", ".*"))
+    pairs = sorted(images.keys() & masks.keys())
+    train = round(data["train_percent"] * len(pairs))
+    assert (
+        f"pairs: {len(pairs)} (train {train}, val {len(pairs) - train}, holdout 0); without partner: "
+        f"{len(images.keys() - masks.keys())} images, {len(masks.keys() - images.keys())} masks"
+    ) in said
+    scenes = {images[each].relative_to(folders[0]).parts[0] for each in pairs}
+    for scene in scenes:
+        assert f"  {scene}: {len(pairs)} pairs (train {train}, val {len(pairs) - train})" in said
+
+    (survey,) = found
+    assert len(survey.rows) == min(64, train)
+    pixels, ignored, values = np.zeros(2, dtype=int), 0, []
+    by_row = sorted(pairs, key=lambda each: tuple(map(int, each)))
+    for row in survey.rows:
+        with rasterio.open(images[by_row[row]]) as image, rasterio.open(masks[by_row[row]]) as mask:
+            numbers, truth = image.read([1, 2, 3, 4]), mask.read(1)
+        valid = (numbers != 0).any(axis=0)
+        pixels += np.bincount(truth[valid], minlength=2)
+        ignored += int((~valid).sum())
+        values.append(numbers[:, valid])
+    assert survey.pixels.tolist() == pixels.tolist()
+    assert survey.ignored == ignored
+    shares = pixels / pixels.sum()
+    assert f"background {shares[0]:.2%}, snow {shares[1]:.2%}" in said
+    everything = np.concatenate(values, axis=1).astype(np.float64)
+    np.testing.assert_allclose(survey.mean, everything.mean(axis=1), rtol=1e-9)
+    np.testing.assert_allclose(survey.std, everything.std(axis=1), rtol=1e-9)
+    told = re.findall(r"  band \d: .*, mean ([\d.]+), std ([\d.]+)", said)
+    np.testing.assert_allclose([float(mean) for mean, _ in told], everything.mean(axis=1) / 10000, rtol=0.01)
+    np.testing.assert_allclose([float(std) for _, std in told], everything.std(axis=1) / 10000, rtol=0.01)
+    assert "checked; nothing was trained" in said
+    assert re.search(r"time, on cpu in torch\.\w+: about .* an epoch, .* for \d+; \d+ tiles were read", said)
+    assert re.search(r"disk, model: [\d.]+ GB .* where [\d.]+ GB are free", said)
+    assert re.search(r"cache: up to [\d.]+ GB of decoded tiles in .*; [\d.]+ GB to download", said)
+    assert list((opt_ml / "model").iterdir()) == []
+
+
+@pytest.fixture
+def job(opt_ml: Path) -> Callable[..., list[str]]:
+    """The arguments that check a written experiment of tiles in folders."""
+    write_tiles(opt_ml, tiles=3, size=64)
+
+    def make(**channel: object) -> list[str]:
+        experiment = {
+            "dataset": {"image_bucket": f"{opt_ml}/imagery", "mask_bucket": f"{opt_ml}/mask"},
+            "classes": [{"name": "snow"}],
+            "channels": [{"bands": [1, 2, 3, 4], **channel}],
+            "model": {"name": "albunet", "encoder": "resnet18", "num_filters": 4, "tile_size": 64, "epochs": 2},
+        }
+        (opt_ml / "experiment.yml").write_text(yaml.safe_dump(experiment))
+        return ["--check", str(opt_ml / "experiment.yml")]
+
+    return make
+
+
+def test_suggested_channel_can_be_pasted_and_then_fits(
+    job: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(job(scale=255)) == 0
+    suggested = re.search(r"suggested: (\{.*\})", capsys.readouterr().out)
+    assert suggested is not None
+    channel = yaml.safe_load(suggested[1])
+    assert channel["scale"] == 10000
+    assert main(job(**{key: channel[key] for key in ("mean", "std", "scale")})) == 0
+    said = capsys.readouterr().out
+    assert "suggested: {" not in said
+    assert "mean, std and scale fit" in said
+
+
+def test_check_needs_no_folder_of_a_job_and_leaves_nothing(
+    job: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(tmp_path / "nowhere"))
+    assert main([*job(), "model.epochs=7"]) == 0
+    assert "for 7; " in capsys.readouterr().out
+    assert main([*job(), "dataset.imagery_directory_regex=nothing"]) == 3
+    assert "matches no directory" in capsys.readouterr().out
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_check_without_a_file_takes_the_job_s(
+    job: Callable[..., list[str]], opt_ml: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (_, path) = job()
+    shutil.copy(path, opt_ml / "input/data/config")
+    for arguments in (["--check"], ["--check", "model.epochs=9"], ["model.epochs=9", "--check"]):
+        assert main(arguments) == 0
+        assert f"for {9 if len(arguments) > 1 else 2}; " in capsys.readouterr().out
+
+
+def test_class_that_is_nowhere_is_warned_of(job: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = job()
+    classes = 'classes=[{"name": "ground", "values": [0]}, {"name": "snow", "values": [1]}, {"name": "ice"}]'
+    assert main([*arguments, classes]) == 0
+    assert "warning: no pixel of the tiles read is ice" in capsys.readouterr().out
+
+
+def test_checkpoint_of_another_band_count_is_refused_before_a_run(
+    job: Callable[..., list[str]], opt_ml: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = job()
+    assert main(["--config", arguments[1], "model.epochs=1"]) == 0
+    capsys.readouterr()
+    assert main([*arguments, f"checkpoint.path={opt_ml}/model/best.pth", "channels.0.bands=[1, 2]"]) == 4
+    assert "trained for 4 band(s)" in capsys.readouterr().out
+
+
+def test_moments_of_parts_are_those_of_the_whole() -> None:
+    random = np.random.default_rng(0)
+    parts = [random.normal(1e4, 3, (2, size)) for size in (5, 0, 1, 1000)]
+    moments = Moments(2)
+    for part in parts:
+        moments.add(part)
+    whole = np.concatenate(parts, axis=1)
+    np.testing.assert_allclose(moments.mean, whole.mean(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(moments.std, whole.std(axis=1), rtol=1e-12)
+
+
+def test_disk_is_measured_where_the_folder_will_be(tmp_path: Path) -> None:
+    line = check._place("model", tmp_path / "a/b/model", 2_000_000_000, "")
+    assert line.startswith(f"disk, model: 2.00 GB in {tmp_path}/a/b/model, where ")

@@ -1,0 +1,372 @@
+"""What a person opens after a run: its numbers are those of the files, and a browser shows it without asking more."""
+
+import csv
+import io
+import itertools
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import yaml
+from PIL import Image
+
+from chromium import Chromium
+from robosat_pink import checkpoint, inspection, metrics
+from robosat_pink.sample import write_tiles
+from robosat_pink.train import main
+
+EXPERIMENT = {
+    "dataset": {
+        "image_bucket": "channel:imagery",
+        "mask_bucket": "channel:mask",
+        "train_percent": 0.5,
+        "split": {"test_percent": 0.25},
+    },
+    "classes": [{"name": "snow", "color": "white"}],
+    "channels": [{"bands": [4, 3, 2, 1], "mean": [0.37, 0.38, 0.37, 0.36], "std": [0.2] * 4, "scale": 10000}],
+    "model": {"name": "albunet", "encoder": "resnet18", "num_filters": 4, "tile_size": 64, "batch_size": 3, "epochs": 3}
+    | {"lr": 0.001},
+    "runtime": {"workers": 0, "precision": "fp32"},
+}
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two scenes of 16 tiles each, the second a copy of other days' weather."""
+    folder = tmp_path_factory.mktemp("scenes")
+    for seed, day in enumerate(("20180528", "20180601")):
+        write_tiles(folder / day, tiles=4, size=64, seed=seed)
+        for kind in ("imagery", "mask"):
+            (folder / kind).mkdir(exist_ok=True)
+            (folder / day / kind / "20180528_sierra").rename(folder / kind / f"{day}_sierra")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run's /opt/ml; its log is beside."""
+    base = tmp_path_factory.mktemp("opt_ml")
+    lay_out(base, scenes, EXPERIMENT)
+    ended = subprocess.run(
+        [sys.executable, "-m", "robosat_pink.train"],
+        env={"SAGEMAKER_BASE_DIR": str(base), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(base)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    (base / "log").write_text(ended.stdout)
+    return base
+
+
+def lay_out(base: Path, scenes: Path, experiment: dict[str, object]) -> None:
+    for folder in ("input/data/config", "model", "output/data"):
+        (base / folder).mkdir(parents=True, exist_ok=True)
+    for channel in ("imagery", "mask"):
+        (base / "input/data" / channel).symlink_to(scenes / channel)
+    # An image pairs with the mask of its own day.
+    dataset = experiment["dataset"] | {  # type: ignore[operator]
+        "imagery_directory_regex": r"(?P<day>\d{8})_sierra",
+        "mask_directory_regex": r"(?P<day>\d{8})_sierra",
+    }
+    (base / "input/data/config/experiment.yml").write_text(yaml.safe_dump(experiment | {"dataset": dataset}))
+
+
+class Tables(HTMLParser):
+    """The tables of a page by their captions: rows of values, where a <data> element has one, else of text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, list[list[str]]] = {}
+        self.caption, self.row, self.cell, self.value = "", [""], "", None  # type: ignore[var-annotated]
+        self.inside = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("caption", "td", "th"):
+            self.inside, self.cell, self.value = tag, "", None
+        elif tag == "tr":
+            self.row = []
+        elif tag == "data" and self.value is None:
+            self.value = dict(attrs)["value"]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "caption":
+            self.caption = self.cell
+            self.found[self.caption] = []
+        elif tag in ("td", "th"):
+            self.row.append(self.cell if self.value is None else self.value)
+        elif tag == "tr":
+            self.found[self.caption].append(self.row)
+        if tag == self.inside:
+            self.inside = ""
+
+    def handle_data(self, data: str) -> None:
+        self.cell += data if self.inside else ""
+
+
+def tables(base: Path) -> dict[str, list[list[str]]]:
+    parser = Tables()
+    parser.feed((base / "output/data/report.html").read_text())
+    return parser.found
+
+
+def numbers_below(table: list[list[str]], column: str) -> dict[str, float]:
+    place = table[0].index(column)
+    return {row[0]: float(row[place] or "nan") for row in table[1:]}
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def same(shown: float, written: str | float | None) -> bool:
+    """Whether a number is the very same, or both are undefined."""
+    value = float("nan") if written in (None, "nan") else float(written)  # type: ignore[arg-type]
+    return shown == value or (shown != shown and value != value)
+
+
+PRINTED = {"iou": "IoU", "miou": "mean IoU", "f1": "F1", "mcc": "MCC"}
+
+
+def test_run_leaves_report_table_pictures_and_card(run: Path) -> None:
+    output = run / "output/data"
+    assert {path.name for path in output.iterdir()} == {
+        *("report.html", "scenes.csv", "curves.png", "precision_recall.png", "tiles")
+    }
+    tiles = sorted(path.name for path in (output / "tiles").iterdir())
+    assert [name.rpartition("-channel")[0] for name in tiles] == [
+        f"{kind}-{number}" for kind in ("best", "median", "worst") for number in (1, 2)
+    ]
+    for name in tiles:
+        assert Image.open(output / "tiles" / name).size == (4 * 64 + 3 * 8, 64)
+    assert (run / "model/MODEL_CARD.md").exists()
+    assert (output / "report.html").stat().st_size < 5_000_000
+
+
+def test_report_metrics_history_and_log_have_the_same_numbers(run: Path) -> None:
+    written = json.loads((run / "model/metrics.json").read_text())
+    history = rows_of(run / "model/history.csv")
+    log = (run / "log").read_text()
+    shown = tables(run)["All metrics"]
+    best = written["best_epoch"]
+    assert shown[0][:3] == ["", "held-out tiles", "validation tiles"]
+    held_out, val = numbers_below(shown, "held-out tiles"), numbers_below(shown, "validation tiles")
+    train = numbers_below(shown, "training, last epoch")
+    last = numbers_below(shown, "validation, last epoch") if best < 3 else val
+    for name in metrics.NAMES:
+        printed = PRINTED.get(name, name)
+        assert same(held_out[printed], written["holdout"][name])
+        assert same(train[printed], written["train"][name])
+        assert same(train[printed], history[-1][f"train_{name}"])
+        assert same(last[printed], written["val"][name])
+        assert same(last[printed], history[-1][f"val_{name}"])
+        assert same(val[printed], history[best - 1][f"val_{name}"])
+        assert f"holdout_{name}={held_out[printed]:.6f}" in log
+        assert re.search(rf"phase=val epoch={best} .*\bval_{name}={val[printed]:.6f}", log)
+
+
+def test_scenes_sum_up_to_the_whole_and_the_whole_is_what_the_run_measured(run: Path) -> None:
+    written = json.loads((run / "model/metrics.json").read_text())
+    history = rows_of(run / "model/history.csv")[written["best_epoch"] - 1]
+    rows = rows_of(run / "output/data/scenes.csv")
+    assert {row["scene"] for row in rows} == {"20180528_sierra", "20180601_sierra"}
+    for part, known in (
+        ("holdout", written["holdout"]),
+        ("val", {name: float(history[f"val_{name}"]) for name in metrics.NAMES}),
+    ):
+        some = [row for row in rows if row["part"] == part]
+        columns = [name for name in some[0] if name.startswith("pixels_")]
+        assert columns == [f"pixels_{truth}_as_{found}" for truth in ("background", "snow") for found in
+                           ("background", "snow")]  # fmt: skip
+        counts = sum(np.array([int(row[name]) for name in columns]).reshape(2, 2) for row in some)
+        scores = metrics.scores(counts, ["snow"], known["loss"])
+        assert all(same(scores[name], known[name]) for name in metrics.NAMES)
+        ids = (run / "model" / ("holdout_ids.txt" if part == "holdout" else "test_ids.txt")).read_text().split()
+        assert sum(int(row["tiles"]) + int(row["empty"]) for row in some) == len(ids)
+        assert sum(int(row["pixels"]) for row in some) == counts.sum()
+        for row in some:
+            of_scene = [each for each in ids if row["scene"] in each]
+            assert int(row["tiles"]) + int(row["empty"]) == len(of_scene)
+        words = "Held-out" if part == "holdout" else "Validation"
+        (shown,) = (table for caption, table in tables(run).items() if caption.startswith(f"{words} tiles by scene"))
+        assert shown[-1][:3] == ["all", str(sum(int(row["tiles"]) for row in some)), str(counts.sum())]
+        names = [name for name in metrics.NAMES if name != "loss"]
+        assert all(same(float(each or "nan"), known[name]) for each, name in zip(shown[-1][3:], names, strict=True))
+        (confusion,) = (table for caption, table in tables(run).items() if caption.startswith(f"{words} tiles: pixels"))
+        assert [[int(each) for each in row[1:]] for row in confusion[1:]] == counts.tolist()
+
+
+def test_counts_of_a_scene_are_those_of_its_tiles_and_masks(run: Path, scenes: Path) -> None:
+    """Truth by scene, counted from the files."""
+    for row in rows_of(run / "output/data/scenes.csv"):
+        name = "holdout_ids.txt" if row["part"] == "holdout" else "test_ids.txt"
+        truth = np.zeros(2, dtype=int)
+        for each in (run / "model" / name).read_text().split():
+            scene, x, y, z = each.removeprefix("channel:imagery_").rsplit("-", 3)
+            if scene == row["scene"]:
+                with rasterio.open(scenes / "imagery" / scene / z / x / f"{y}.tif") as image:
+                    valid = (image.read() != 0).any(axis=0)
+                with rasterio.open(scenes / "mask" / scene / z / x / f"{y}.tif") as mask:
+                    truth += np.bincount(mask.read(1)[valid], minlength=2)
+        assert truth[0] == int(row["pixels_background_as_background"]) + int(row["pixels_background_as_snow"])
+        assert truth[1] == int(row["pixels_snow_as_background"]) + int(row["pixels_snow_as_snow"])
+
+
+def test_page_names_what_was_run(run: Path) -> None:
+    page = (run / "output/data/report.html").read_text()
+    for words in ("robosat_pink 0.1.0", "CPU cores", "image_bucket: channel:imagery", "num_filters: 4", "test_percent"):
+        assert words in page
+    counts = {row[0]: row[1] for row in tables(run)["What was found"][1:]}
+    assert (counts["pairs of image and mask"], counts["scenes"], counts["tile zoom"]) == ("32", "2", "15")
+    times = tables(run)["Where the time went"]
+    assert [row[0] for row in times[1:3]] == ["training", "waiting for tiles, in training"]
+    assert 'href="https://www.openstreetmap.org/?mlat=37.' in page
+    assert page.count('aria-label="Map of the tiles: 16 train, 8 val, 8 holdout"') == 1
+
+
+def test_nothing_in_the_page_is_fetched_from_elsewhere(run: Path) -> None:
+    page = (run / "output/data/report.html").read_text()
+    sources = re.findall(r'\b(?:src|srcset|data|poster|action)="([^"]*)"', page)
+    assert all(each.startswith("data:") for each in sources)
+    assert len(sources) == 9 + 1 + 6 * 4
+    assert re.findall(r"<(?:script|iframe|object|embed|video|audio)\b|@import|url\(", page) == []
+    assert "default-src 'none'" in page
+    assert all(alt.strip() for alt in re.findall(r'<img [^>]*alt="([^"]*)"', page))
+
+
+def test_page_speaks_of_the_page_s_own_parts_only(run: Path) -> None:
+    """Each link leads to a section, each name is given once."""
+    page = (run / "output/data/report.html").read_text()
+    names = re.findall(r'\bid="([^"]*)"', page)
+    assert len(names) == len(set(names))
+    assert set(re.findall(r'href="#([^"]*)"', page)) <= set(names)
+    assert set(re.findall(r'aria-labelledby="([^"]*)"', page)) <= set(names)
+
+
+def test_four_lines_of_the_model_card_load_and_apply_the_model(run: Path, tmp_path: Path, scenes: Path) -> None:
+    card = (run / "model/MODEL_CARD.md").read_text()
+    assert yaml.safe_load(card.split("---")[1])["license"] == "other"
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)
+    assert code is not None
+    assert len(code[1].splitlines()) == 4
+    name = (run / "model/test_ids.txt").read_text().split()[0]
+    scene, x, y, z = name.removeprefix("channel:imagery_").rsplit("-", 3)
+    (tmp_path / "tile.tif").symlink_to(scenes / "imagery" / scene / z / x / f"{y}.tif")
+    (tmp_path / "best.pth").symlink_to(run / "model/best.pth")
+    told = 'print(mask.shape, mask.dtype, mask.sum()); mask.tofile("mask")'
+    subprocess.run([sys.executable, "-c", f"{code[1]}{told}"], cwd=tmp_path, check=True)
+    mask = np.fromfile(tmp_path / "mask", dtype=np.uint8).reshape(64, 64)
+    with rasterio.open(scenes / "mask" / scene / z / x / f"{y}.tif") as file:
+        truth = file.read(1)
+    counts = np.bincount(2 * truth.ravel() + mask.ravel(), minlength=4).reshape(2, 2)
+    best = checkpoint.load(run / "model/best.pth")["epoch"]
+    known = float(rows_of(run / "model/history.csv")[best - 1]["val_accuracy"])
+    assert np.diag(counts).sum() / counts.sum() > known - 0.25
+
+
+def test_card_says_bands_scale_zoom_and_numbers(run: Path) -> None:
+    card = (run / "model/MODEL_CARD.md").read_text()
+    held_out = json.loads((run / "model/metrics.json").read_text())["holdout"]
+    assert "| bands | 4, 3, 2, 1 of the files" in card
+    assert "divided by 10000" in card
+    assert "| tile zoom | 15, tiles of 64 x 64 pixels |" in card
+    assert f"| iou | {held_out['iou']:.4f} |" in card
+    assert "32 pairs of tiles: 16 trained on, 8 for validation, 8 held out" in card
+
+
+def test_several_classes_have_their_own_rows_and_no_threshold(scenes: Path, opt_ml: Path) -> None:
+    experiment = EXPERIMENT | {"classes": [{"name": "ground"}, {"name": "snow <i>"}]}
+    experiment["model"] = EXPERIMENT["model"] | {"epochs": 1, "loss": "cross_entropy"}  # type: ignore[operator]
+    lay_out(opt_ml, scenes, experiment)
+    assert main(["dataset.split.test_percent=0"]) == 0
+    page = (opt_ml / "output/data/report.html").read_text()
+    assert not (opt_ml / "output/data/precision_recall.png").exists()
+    assert "snow &lt;i&gt;" in page
+    assert "snow <i>" not in page
+    assert [row[0] for row in tables(opt_ml)["By class, validation tiles"][1:]] == ["ground", "snow <i>"]
+    assert "iou_snow <i>" in rows_of(opt_ml / "output/data/scenes.csv")[0]
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), MemoryError("no"), type("Panic", (BaseException,), {})("no")])
+def test_report_that_fails_leaves_the_training_a_success(
+    error: BaseException,
+    scenes: Path,
+    opt_ml: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lay_out(opt_ml, scenes, EXPERIMENT)
+
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(inspection, "inspect", broken)
+    assert main(["model.epochs=1"]) == 0
+    assert f"warning: no report: {type(error).__name__}: no; model and metrics are whole" in capsys.readouterr().out
+    assert not (opt_ml / "output/failure").exists()
+    assert (opt_ml / "model/metrics.json").exists()
+
+
+def test_report_of_a_hundred_tiles_is_made_in_seconds_and_stays_small(
+    opt_ml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tiles(tmp_path, tiles=11, size=128)
+    for channel in ("imagery", "mask"):
+        (opt_ml / "input/data" / channel).symlink_to(tmp_path / channel)
+    (opt_ml / "input/data/config/experiment.yml").write_text(yaml.safe_dump(EXPERIMENT))
+    arguments = ["dataset.split.test_percent=0", "dataset.train_percent=0.17", "model.epochs=1"]
+    assert main(arguments) == 0
+    log = capsys.readouterr().out
+    assert "val 100" in log
+    made = re.search(r"report\.html, made in ([\d.]+) s", log)
+    assert made is not None
+    print(f"made in {made[1]} s")
+    assert (opt_ml / "output/data/report.html").stat().st_size < 5_000_000
+
+
+@pytest.fixture(scope="module")
+def chromium(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    with Chromium(browser, tmp_path_factory.mktemp("profile")) as shown:
+        yield shown
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_browser_shows_the_page_without_an_error_or_a_request(run: Path, chromium: Chromium, width: int) -> None:
+    address = (run / "output/data/report.html").as_uri()
+    chromium.open(address, width)
+    assert chromium.complaints == []
+    assert {each for each in chromium.requests if not each.startswith("data:")} == {address}
+    assert chromium.evaluate("[...document.images].every(each => each.complete && each.naturalWidth > 0)") is True
+    assert chromium.evaluate("document.documentElement.scrollWidth") <= width  # nothing runs over the right edge
+    picture = np.asarray(Image.open(io.BytesIO(chromium.picture())).convert("L"))
+    assert picture.shape[1] == width
+    assert (picture < 128).mean() > 0.01  # something is written
+
+
+def test_request_and_error_are_noticed(chromium: Chromium, tmp_path: Path) -> None:
+    """What the test before this relies on."""
+    page = tmp_path / "page.html"
+    page.write_text('<img src="http://127.0.0.1:9/x.png"><script>throw Error("broken")</script>')
+    chromium.open(page.as_uri(), 1280)
+    assert "http://127.0.0.1:9/x.png" in chromium.requests
+    assert any("broken" in each for each in chromium.complaints)
+
+
+def test_keyboard_reaches_what_scrolls_and_what_leads_elsewhere(run: Path, chromium: Chromium) -> None:
+    chromium.open((run / "output/data/report.html").as_uri(), 390)
+    unreachable = """[...document.querySelectorAll("body *")].filter(each =>
+        ["auto", "scroll"].includes(getComputedStyle(each).overflowX) && each.tabIndex < 0).length"""
+    assert chromium.evaluate(unreachable) == 0
+    assert chromium.evaluate("[...document.links].every(each => each.tabIndex >= 0 && each.innerText.trim() !== '')")
+    headings = chromium.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map(each => Number(each.tagName[1]))")
+    assert headings[0] == 1
+    assert headings.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(headings))
