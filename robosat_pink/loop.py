@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -13,14 +14,17 @@ import torch
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
-from robosat_pink import memory, metrics
+from robosat_pink import memory, metrics, progress
 from robosat_pink.config import Config, ModelConfig
 from robosat_pink.container import Stopped
 from robosat_pink.errors import CheckpointError
 from robosat_pink.loader import Batch, TileLoader
+from robosat_pink.progress import Running
 from robosat_pink.tally import Tally
 from robosat_pink.tiles import Split
 from robosat_pink.transforms import EvaluationTransform
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -92,7 +96,9 @@ class Task:
 class Progress(Protocol):
     """Wraps the batches of a phase, to show a bar or nothing."""
 
-    def __call__(self, batches: Iterable[Batch], total: int, phase: str) -> Iterable[Batch]: ...
+    def __call__(
+        self, batches: Iterable[Batch], total: int, phase: str, tally: Running | None = None
+    ) -> Iterable[Batch]: ...
 
 
 def fit(state: State, task: Task, after_epoch: Callable[[State, bool], None]) -> None:
@@ -112,6 +118,7 @@ def fit(state: State, task: Task, after_epoch: Callable[[State, bool], None]) ->
         if is_best:
             state.best_epoch = epoch
             state.best_weights = copy.deepcopy({name: each.cpu() for name, each in state.model.state_dict().items()})
+        log.info(progress.epoch_line(state.history, epochs, state.best_epoch))
         after_epoch(state, is_best)
 
 
@@ -124,7 +131,7 @@ def train_epoch(state: State, task: Task, epoch: int) -> dict[str, Any]:
     batches = task.loader.training(task.split.train, epoch, state.step)
     timed = tally.timed(batches)
     try:
-        for number, batch in enumerate(task.show(timed, num_batches, f"epoch {epoch} train"), state.step):
+        for number, batch in enumerate(task.show(timed, num_batches, f"epoch {epoch} train", tally), state.step):
             done = (epoch - 1 + number / num_batches) / task.config.model.epochs
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(task.config.model, done)
@@ -187,7 +194,7 @@ def evaluate(model: nn.Module, task: Task, rows: np.ndarray, phase: str, epoch: 
     model.eval()
     tally = Tally(task.config, task.device, phase, epoch)
     batches = tally.timed(task.loader.evaluation(rows))
-    for batch in task.show(batches, task.loader.num_batches(rows), f"epoch {epoch} {phase}"):
+    for batch in task.show(batches, task.loader.num_batches(rows), f"epoch {epoch} {phase}", tally):
         if len(batch):
             image, mask = to_device(batch, task, task.evaluation_transform)
             with autocast(task):

@@ -75,7 +75,7 @@ def _opening(facts: Facts) -> Html:
     words, scores = next(iter(facts.numbers.items()))
     shown = ["iou"] * (len(facts.class_names) == 1) + ["miou", "precision", "recall", "f1", "accuracy"]
     boxes = "".join(f"<div><dt>{printed(name)}</dt><dd>{html(scores[name])}</dd></div>" for name in shown)
-    about = f"On {words}, with the best of {facts.epochs} epochs, {facts.best_epoch}. Finished {facts.finished}."
+    about = f"On {words}, best epoch {facts.best_epoch} of {facts.epochs}. Finished {facts.finished}."
     first = paragraph(f"{facts.source[0].upper()}{facts.source[1:]}.", "soft")
     return Html(f'{first}{paragraph(about, "soft")}<dl class="headline">{boxes}</dl>')
 
@@ -83,7 +83,11 @@ def _opening(facts: Facts) -> Html:
 def _metrics(facts: Facts) -> list[Html]:
     columns = list(facts.numbers.values())
     rows: list[list[Any]] = [
-        [printed(name), *(scores[name] for scores in columns), Html(f'<span class="words">{DESCRIPTIONS[name]}</span>')]
+        [
+            printed(name),
+            *(scores[name] for scores in columns),
+            Html(f'<span class="words">{DESCRIPTIONS.get(name, "")}</span>'),
+        ]
         for name in metrics.NAMES
     ]
     is_held = any(part.name == "holdout" for part in facts.parts)

@@ -52,22 +52,25 @@ def printed(name: str) -> str:
 def curves(history: Sequence[Mapping[str, Any]], best_epoch: int) -> tuple[dict[str, str], bytes]:
     """A picture of each metric over epochs, as data URIs of SVGs by name, and one PNG of all."""
     single = {}
-    for name in metrics.NAMES:
-        figure = _figure(1, 1, SIZE)
-        with _style():
+    with _style():
+        for name in metrics.NAMES:
+            figure = _figure(SIZE)
+            figure.subplots_adjust(left=0.12, right=0.985, top=0.9, bottom=0.11)
             _draw_curve(figure.subplots(), history, name, best_epoch)
             single[name] = _svg(figure)
-    whole = _figure(3, 3, (10.5, 6.9))
-    with _style():
-        for axes, name in zip(whole.subplots(3, 3).flat, metrics.NAMES, strict=True):
+        rows = -(-len(metrics.NAMES) // 3)
+        whole = _figure((10.5, 2.3 * rows))
+        whole.subplots_adjust(left=0.045, right=0.99, top=0.96, bottom=0.04, wspace=0.18, hspace=0.28)
+        for axes, name in zip(whole.subplots(rows, 3).flat, metrics.NAMES, strict=False):
             _draw_curve(axes, history, name, best_epoch)
         return single, _png(whole)
 
 
 def precision_recall(curve: Curve, name: str) -> tuple[str, bytes]:
     """Precision over recall, with the threshold 0.5 marked, as a data URI of an SVG and as PNG."""
-    figure = _figure(1, 1, (4.6, 3.4))
     with _style():
+        figure = _figure((4.6, 3.4))
+        figure.subplots_adjust(left=0.13, right=0.98, top=0.93, bottom=0.13)
         axes = figure.subplots()
         axes.plot(curve.recall, curve.precision, color=LINES["val"][0], linewidth=1.8)
         marked: list[tuple[float, float]] = []
@@ -104,7 +107,7 @@ def _draw_curve(axes: Axes, history: Sequence[Mapping[str, Any]], name: str, bes
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
     axes.grid(visible=True, axis="y")
-    axes.legend(frameon=False, fontsize=8, loc="best", handlelength=2.4)
+    axes.legend(frameon=False, fontsize=8, loc="upper right" if name == "loss" else "lower right", handlelength=2.4)
 
 
 def _limits(values: Any) -> tuple[float, float]:
@@ -114,15 +117,14 @@ def _limits(values: Any) -> tuple[float, float]:
     return max(0.0, math.floor(10 * lowest - 0.5) / 10) if lowest > 0 else -0.02, 1.02
 
 
-def _figure(rows: int, columns: int, inches: tuple[float, float]) -> Figure:
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its fonts
+def _figure(inches: tuple[float, float]) -> Figure:
     from matplotlib.figure import Figure
 
-    with _style():
-        return Figure(figsize=inches, layout="constrained")
+    return Figure(figsize=inches)
 
 
 def _style() -> Any:
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its fonts
     from matplotlib import rc_context
 
     return rc_context(STYLE)

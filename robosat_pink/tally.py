@@ -55,6 +55,12 @@ class Tally:
         self.samples += len(batch)
         self.confusion.add(logits, mask)
 
+    def so_far(self) -> tuple[float, float]:
+        """Mean loss and IoU until now, for a person who watches: asks the device."""
+        names = [each.name for each in self.config.classes]
+        loss = self.loss.item() / max(self.samples, 1)
+        return loss, metrics.scores(self.confusion.counts.cpu().numpy(), names, loss)["iou"]
+
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches, while the time it takes to get each is summed up, and what it took from cache and store."""
         iterator = iter(batches)

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -75,7 +75,7 @@ def run(config: Config, container: Container, stop: StopRequest) -> None:
         import torch
         from torch.amp.grad_scaler import GradScaler
 
-        from robosat_pink import checkpoint, loop, machine, report, results
+        from robosat_pink import checkpoint, loop, machine, progress, report, results
         from robosat_pink import device as devices
         from robosat_pink.config import to_tree
         from robosat_pink.datasets import normalisation, store_options
@@ -124,7 +124,7 @@ def run(config: Config, container: Container, stop: StopRequest) -> None:
         device=device,
         autocast=precision,
         memory_format=memory_format,
-        show=_bar if container.is_interactive() else _nothing,
+        show=progress.bar if container.is_interactive() else progress.lines,
         check=check,
     )
     with writer:
@@ -132,6 +132,7 @@ def run(config: Config, container: Container, stop: StopRequest) -> None:
         if resume_point:
             outcome.resume(state, resume_point)
         log.info("training on %s in %s", device, precision or torch.float32)
+        log.info(progress.summary(model, len(split.train), config.model.batch_size, config.model.epochs))
         outcome.begin(state)
         stop.waits_to_be_asked = True
         try:
@@ -292,16 +293,6 @@ def leave(code: int) -> NoReturn:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"command line: {message}; accepted: [--config FILE] [--check [FILE]] [KEY=VALUE ...]")
-
-
-def _bar(batches: Iterable[Any], total: int, phase: str) -> Iterable[Any]:
-    from tqdm import tqdm
-
-    return tqdm(batches, total=total, desc=phase, unit="batch", leave=False)
-
-
-def _nothing(batches: Iterable[Any], total: int, phase: str) -> Iterable[Any]:
-    return batches
 
 
 if __name__ == "__main__":

@@ -60,8 +60,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": {"losses"},
     # The run: `train`, of which `loop` and `results` are parts.
     "memory": set(),
+    "progress": set(),
     "tally": {"config", "loader", "metrics"},
-    "loop": {"config", "container", "loader", "memory", "metrics", "tally", "tiles", "transforms"},
+    "loop": {"config", "container", "loader", "memory", "metrics", "progress", "tally", "tiles", "transforms"},
     "results": {"checkpoint", "config", "container", "datasets", "files", "loop", "machine", "metrics", "tiles"},
     # What a person opens.
     "inspection": {"loader", "loop", "losses", "metrics"},
