@@ -37,7 +37,7 @@ def bar(batches: Iterable[Any], total: int, phase: str, tally: Running | None = 
                 rate = {"tiles/s": f"{tiles / (now - started):.1f}"}
                 loss, iou = tally.so_far() if tally and tiles else (0.0, 0.0)
                 numbers = {"loss": f"{loss:.4f}", "IoU": f"{iou:.4f}"} if tally and tiles else {}
-                drawn.set_postfix(numbers | rate, refresh=False)
+                drawn.set_postfix(numbers | rate)
             drawn.update()
 
 
