@@ -74,6 +74,7 @@ def test_a_run_leaves_what_the_design_promises(job: Path, capsys: pytest.Capture
     log = capsys.readouterr().out
     names = sorted(path.name for path in (job / "model").iterdir())
     assert names == [
+        "MODEL_CARD.md",
         "best.pth",
         "checkpoint-00002-of-00002.pth",
         "config.yml",

@@ -13,6 +13,7 @@ from container.engine import Job, docker
 pytestmark = pytest.mark.docker
 
 MODEL = {"checkpoint-00002-of-00002.pth", "best.pth", "config.yml", "metrics.json", "history.csv"} | {
+    "MODEL_CARD.md",
     "train_ids.txt",
     "test_ids.txt",
 }
