@@ -131,7 +131,7 @@ def step_seconds(config: Config, model: nn.Module, device: torch.device, precisi
     """What forward and backward take for one tile of training. The quickest of some; on a CPU, of a smaller tile."""
     is_gpu = device.type == "cuda"
     side = config.model.tile_size if is_gpu else min(config.model.tile_size, PROBE_PIXELS)
-    size = config.model.batch_size if is_gpu else 1
+    size = config.model.batch_size if is_gpu else min(config.model.batch_size, max(1, 2 * (PROBE_PIXELS // side) ** 2))
     model.to(device).train()
     loss = build_loss(config.model.loss, num_classes=config.num_classes).to(device)
     image = torch.randn(size, config.num_channels, side, side, device=device)
