@@ -117,7 +117,11 @@ def _scales(config: Config) -> str:
         if channel.scale == "raw":
             words.append("as they are")
             continue
-        scale = "255 for uint8, 10000 for (u)int16, 1 for floats" if channel.scale in ("auto", None) else channel.scale
+        scale = (
+            "255 for uint8, 10000 for (u)int16, 1 for floats"
+            if channel.scale in ("auto", None)
+            else f"{channel.scale:g}"
+        )
         mean = f", less {list(channel.mean)}" if channel.mean is not None else ""
         std = f", divided by {list(channel.std)}" if channel.std is not None else ""
         words.append(f"divided by {scale}{mean}{std}")

@@ -158,7 +158,7 @@ def _tiles(facts: Facts) -> list[Html]:
         ]
     else:
         keys = [swatch(color, name) for name, color in zip(facts.class_names, facts.class_colors, strict=True)]
-        keys.append(swatch(pictures.WRONG, "wrong, among the errors"))
+        keys.append(swatch(pictures.WRONG, "wrong, in the last picture"))
     keys.append(Html('<span class="key"><i class="hatch"></i>no data</span>'))
     parts = [
         paragraph(
@@ -236,7 +236,7 @@ def _heat(count: int, share: float) -> Html:
     """A cell whose ground is the darker the larger the share, with ink that can be read on it."""
     depth = 0.0 if math.isnan(share) else share
     ground = ",".join(f"{round(255 + depth * (each - 255))}" for each in (8, 69, 148))
-    ink = "#fff" if depth > 0.5 else "#1d2127"
+    ink = "#fff" if depth > 0.72 else "#1d2127"  # a contrast above 4 on any ground
     shown = "" if math.isnan(share) else f"<small>{share:.2%}</small>"
     return Html(f'<span class="heat" style="background:rgb({ground});color:{ink}">{html(int(count))}{shown}</span>')
 

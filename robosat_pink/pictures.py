@@ -76,15 +76,16 @@ def class_colors(colors: Sequence[str]) -> list[str]:
 def panels(
     image: np.ndarray, mask: np.ndarray, predicted: np.ndarray, bands: Sequence[int], colors: Sequence[str]
 ) -> list[Panel]:
-    """Four pictures of one tile: image (C, H, W), mask and predicted (H, W) uint8; `colors` as `class_colors` has them.
+    """Four pictures of one tile: image (C, H, W), mask and predicted (H, W) uint8; `colors` are the experiment's.
 
     Hatched is what counts nowhere; in the image, what has no data.
     """
     valid = mask != IGNORE
     there = valid | (image != 0).any(axis=0)
+    painted = class_colors(colors)
     shown = stretched(image[list(rendering(bands, image.dtype).places)], valid if valid.any() else there)
     errors = _painted(np.zeros_like(mask), [NOTHING])
-    if len(colors) == 2:
+    if len(colors) == 1:
         _paint(errors, (mask == 1) & (predicted == 1), RIGHT)
         _paint(errors, (mask == 0) & (predicted == 1), WRONG)
         _paint(errors, (mask == 1) & (predicted == 0), MISSED)
@@ -92,8 +93,8 @@ def panels(
         _paint(errors, predicted != mask, WRONG)
     return [
         Panel("image", _hatched(shown, ~there)),
-        Panel("mask", _hatched(_painted(mask, colors), ~valid)),
-        Panel("prediction", _hatched(_painted(predicted, colors), ~valid)),
+        Panel("mask", _hatched(_painted(mask, painted), ~valid)),
+        Panel("prediction", _hatched(_painted(predicted, painted), ~valid)),
         Panel("errors", _hatched(errors, ~valid)),
     ]
 

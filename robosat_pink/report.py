@@ -175,7 +175,7 @@ def _tiles(
     """The picked tiles for the page, and each as a PNG of its own."""
     tiles, single = task.loader.tiles, task.config.num_classes == 1
     scores = inspection.mean_scores(found.counts, single)
-    colors = pictures.class_colors([each.color for each in task.config.classes])
+    colors = [each.color for each in task.config.classes]
     bands = tiles.reader.bands
     folder = output / "tiles"
     folder.mkdir(parents=True, exist_ok=True)

@@ -68,7 +68,7 @@ def test_errors_have_their_colors_and_what_counts_nowhere_is_hatched() -> None:
     predicted = np.array([[0, 1, 0, 1], [0, 1, 0, 1]], dtype=np.uint8).repeat(20, 0)
     image = np.ones((1, 40, 4), dtype=np.uint16)
     image[:, 30:] = 0
-    shown = dict(panels(image, mask, predicted, [1], class_colors(["white"])))
+    shown = dict(panels(image, mask, predicted, [1], ["white"]))
     assert list(shown) == ["image", "mask", "prediction", "errors"]
     errors = [color(shown["errors"], 0, column) for column in range(4)]
     assert errors == [pictures.NOTHING, pictures.WRONG, pictures.MISSED, pictures.RIGHT]
@@ -77,6 +77,15 @@ def test_errors_have_their_colors_and_what_counts_nowhere_is_hatched() -> None:
         assert {color(shown[name], row, 0) for row in range(20, 40)} == {pictures.HATCH, pictures.HATCH_GROUND}
     assert color(shown["image"], 25, 0) not in (pictures.HATCH, pictures.HATCH_GROUND)  # ignored, but there
     assert {color(shown["image"], row, 0) for row in range(30, 40)} == {pictures.HATCH, pictures.HATCH_GROUND}
+
+
+def test_errors_of_two_classes_are_no_excess_of_one() -> None:
+    mask, predicted = (np.array([each], dtype=np.uint8) for each in ([0, 1, 1], [1, 0, 1]))
+    shown = dict(panels(np.ones((1, 1, 3)), mask, predicted, [1], ["white", "white"]))
+    assert [color(shown["errors"], 0, column) for column in range(3)] == [
+        *(pictures.WRONG, pictures.WRONG, pictures.NOTHING)
+    ]
+    assert color(shown["mask"], 0, 0) == pictures.CYCLE[0]
 
 
 def test_errors_of_several_classes_are_right_or_wrong() -> None:
@@ -92,7 +101,7 @@ def test_panels_in_the_page_are_small_and_of_the_right_form(side: int) -> None:
     random = np.random.default_rng(0)
     image = random.integers(0, 10000, (4, side, side // 2)).astype(np.uint16)
     mask = random.integers(0, 2, (side, side // 2)).astype(np.uint8)
-    some = panels(image, mask, mask, [1, 2, 3, 4], class_colors(["white"]))
+    some = panels(image, mask, mask, [1, 2, 3, 4], ["white"])
     assert strip(some).size == (4 * (side // 2) + 3 * pictures.GAP, side)
     for panel in some:
         kind, _, content = data_uri(panel).partition(";base64,")
