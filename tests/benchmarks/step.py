@@ -7,8 +7,10 @@ The straightforward step computes in float32 and NCHW, upsamples before each con
 Lovász loss in float64 whose steps are differences. Then each lever is turned on alone, then all together, then all but
 one. Times are medians of alternating steps, forward, loss, backward and optimizer; what is kept for backward is counted
 once a storage, parameters aside; `peak` is what the process, or the GPU, takes at most during a step beyond what it had
-before. `memory` is the C library's keeping of freed memory. `of peak rate` is the arithmetic a second, three times the
-forward's, by what the device does in a matrix product of 4096 x 4096 of that type. Asserts nothing.
+before. `prepared` is what `device.prepare` sets: freed memory is kept on a CPU; on a GPU cuDNN chooses by trial, and
+float32 takes TF32. bfloat16 is left out on a CPU without instructions for it. `of peak rate` is the arithmetic a
+second, three times the forward's, by what the device does in a matrix product of 4096 x 4096 of that type. Asserts
+nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from robosat_pink import machine
+from robosat_pink.device import choose_precision
 from robosat_pink.losses import build_loss
 from robosat_pink.models import build_model
 from robosat_pink.models.blocks import Execution, choose_execution
@@ -48,16 +51,16 @@ class Levers:
     channels_last: bool = False
     loss: bool = False  # ours
     fused: bool = False  # Adam
-    memory: bool = False  # freed memory is kept
+    prepared: bool = False  # the process, for the device
 
     def __str__(self) -> str:
         names = [self.form] * (self.form != "plain")
         names += [f"recompute {self.recompute}"] * (self.recompute != "none")
-        names += [name for name in ("bf16", "channels_last", "loss", "fused", "memory") if getattr(self, name)]
+        names += [name for name in ("bf16", "channels_last", "loss", "fused", "prepared") if getattr(self, name)]
         return ", ".join(names) or "none: the straightforward step"
 
 
-ALL = Levers("auto", "norms", bf16=True, channels_last=True, loss=True, fused=True, memory=True)
+ALL = Levers("auto", "norms", bf16=True, channels_last=True, loss=True, fused=True, prepared=True)
 CONTENDERS = (
     Levers(),
     Levers(form="transposed"),
@@ -68,7 +71,7 @@ CONTENDERS = (
     Levers(channels_last=True),
     Levers(loss=True),
     Levers(fused=True),
-    Levers(memory=True),
+    Levers(prepared=True),
     ALL,
     replace(ALL, form="plain"),
     replace(ALL, form="transposed"),
@@ -78,7 +81,7 @@ CONTENDERS = (
     replace(ALL, channels_last=False),
     replace(ALL, loss=False),
     replace(ALL, fused=False),
-    replace(ALL, memory=False),
+    replace(ALL, prepared=False),
 )
 
 
@@ -129,15 +132,15 @@ class Step:
         return loss.item()
 
     def measure(self) -> None:
-        keep_freed_memory(self.levers.memory)
-        if self.levers.memory:
+        prepare(self.device, self.levers.prepared)
+        if self.levers.prepared:
             self.run()  # fetches what is to be kept
         started = time.perf_counter()
         self.run()
         self.seconds.append(time.perf_counter() - started)
 
     def peak_bytes(self) -> int:
-        keep_freed_memory(False)
+        prepare(self.device, False)
         self.optimizer.zero_grad(set_to_none=True)
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -172,8 +175,11 @@ class Step:
         return sum(kept.values())
 
 
-def keep_freed_memory(is_kept: bool) -> None:
-    if is_kept:
+def prepare(device: str, is_prepared: bool) -> None:
+    if device == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = is_prepared
+        torch.backends.cudnn.benchmark = is_prepared
+    elif is_prepared:
         machine.keep_freed_memory()
     else:  # glibc's defaults
         library = ctypes.CDLL(None)
@@ -206,7 +212,8 @@ def blocks(batch: int, device: str) -> None:
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for num_in, num_out, size in BLOCKS:
         cells = []
-        for dtype in (torch.float32, torch.bfloat16):
+        has_bf16 = device == "cuda" or choose_precision("auto", torch.device("cpu")) == torch.bfloat16
+        for dtype in (torch.float32, torch.bfloat16)[: 1 + has_bf16]:
             seconds: dict[Upsampling, list[float]] = {"plain": [], "transposed": []}
             given = [torch.randn(batch, num_in, size, size), torch.randn(num_out, num_in, 3, 3)]
             features, weight = (
@@ -280,8 +287,11 @@ def main() -> None:
         blocks(options.batch, options.device)
         print(f"\n{name_of_machine()}; {options.device}, batch {options.batch}, channels_last, forward and backward")
         return
-    peaks = {bf16: peak_flops(options.device, torch.bfloat16 if bf16 else torch.float32) for bf16 in (False, True)}
-    steps = [Step(levers, options.network, options.batch, options.size, options.device) for levers in CONTENDERS]
+    has_bf16 = options.device == "cuda" or choose_precision("auto", torch.device("cpu")) == torch.bfloat16
+    types = {False: torch.float32} | ({True: torch.bfloat16} if has_bf16 else {})
+    peaks = {bf16: peak_flops(options.device, dtype) for bf16, dtype in types.items()}
+    contenders = dict.fromkeys(replace(each, bf16=each.bf16 and has_bf16) for each in CONTENDERS)
+    steps = [Step(levers, options.network, options.batch, options.size, options.device) for levers in contenders]
     for step in steps:
         step.run()  # Adam's moments are there from here on
     counts = [(step.forward_flops(), step.kept_bytes(), step.peak_bytes()) for step in steps]
@@ -307,7 +317,8 @@ def main() -> None:
         )
     print(
         f"\n{name_of_machine()}; {options.network}, {options.device}, {options.size} x {options.size}, "
-        f"batch {options.batch}; matrix product: {peaks[False] / 1e9:.0f} GFLOP/s float32, {peaks[True] / 1e9:.0f} bfloat16"
+        f"batch {options.batch}; matrix product, GFLOP/s: "
+        + ", ".join(f"{peaks[bf16] / 1e9:.0f} in {dtype}" for bf16, dtype in types.items())
     )
 
 

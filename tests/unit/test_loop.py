@@ -135,24 +135,25 @@ def test_scale_of_the_loss_goes_into_resume_points_and_comes_back() -> None:
 
 
 @pytest.mark.parametrize("name", ["albunet", "ternausnetv2"])
-def test_fifty_steps_give_the_same_losses_with_every_lever_and_without(name: str) -> None:
+def test_steps_give_the_same_losses_with_every_lever_and_without(name: str) -> None:
+    """In float64: in float32 Adam makes whole steps of what the last bits of a gradient near zero say."""
     found = []
     for execution, layout, fused in (
         (Execution("transposed", "norms"), torch.channels_last, True),
         (Execution("plain", "none"), torch.contiguous_format, False),
     ):
         torch.manual_seed(0)
-        model = build_model(name, num_classes=1, num_channels=2, num_filters=4)
+        model = build_model(name, num_classes=1, num_channels=2, num_filters=4).double()
         choose_execution(model, execution)
         model.to(memory_format=layout)  # type: ignore[call-overload]
         state, task = setup(model)
         state.optimizer = torch.optim.Adam(model.parameters(), lr=2.5e-5, fused=fused)
         image, mask = (each.repeat_interleave(4, -1).repeat_interleave(4, -2) for each in batch(2))
         losses = []
-        for _ in range(50):
-            loss, _ = loop.backward(state, task, image.contiguous(memory_format=layout), mask)
+        for _ in range(4):
+            loss, _ = loop.backward(state, task, image.double().contiguous(memory_format=layout), mask)
             state.optimizer.step()
             losses.append(loss)
         found.append(torch.stack(losses))
     assert found[0][-1] < found[0][0]
-    assert (found[0] - found[1]).abs().max() < 1e-4
+    assert (found[0] - found[1]).abs().max() < 1e-6
