@@ -34,7 +34,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "device": {"machine"},
     "checkpoint": {"files", "storage"},
     "cache": {"files"},
-    "distributed": {"container"},
+    "launch": {"container", "machine"},
+    "peers": {"container", "launch"},
+    "distributed": {"container", "launch", "peers"},
+    "watch": {"checkpoint", "container", "distributed"},
     # Tiles. IGNORE, the mask value that counts nowhere, is the losses'.
     "tiles": set(),
     "tiff": set(),
@@ -42,14 +45,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reader": {"tiles", "storage", "explanations", "cache", "config", "rasters", "losses"},
     "datasets": {"tiles", "storage", "explanations", "credentials", "cache", "config", "reader"},
     "worker": {"reader", "losses"},
-    "loader": {"datasets", "machine", "reader", "worker"},
+    "loader": {"datasets", "launch", "machine", "reader", "worker"},
     # What computes on the device.
     "transforms": set(),
     "models": {"models.imagenet"},
     "models.albunet": {"models.blocks", "models.recomputation"},
     "models.blocks": {"models.recomputation"},
     "models.imagenet": set(),
-    "models.recomputation": set(),
+    "models.recomputation": {"models.synchronisation"},
+    "models.synchronisation": set(),
     "models.ternausnetv2": {"models.blocks", "models.wider_resnet"},
     "models.wider_resnet": {"models.blocks", "models.recomputation"},
     "losses": {"losses.weighted_sum"},
@@ -60,9 +64,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": {"losses"},
     # The run: `train`, of which `loop` and `results` are parts.
     "memory": set(),
-    "tally": {"config", "loader", "metrics"},
-    "loop": {"config", "container", "loader", "memory", "metrics", "tally", "tiles", "transforms"},
-    "results": {"checkpoint", "config", "container", "datasets", "files", "loop", "machine", "metrics", "tiles"},
+    "tally": {"config", "distributed", "loader", "metrics"},
+    "state": {"config", "distributed", "loader", "tally", "tiles", "transforms", "watch"},
+    "step": {"loader", "losses", "memory", "models.recomputation", "state", "transforms"},
+    "loop": {"config", "container", "metrics", "state", "step", "tally"},
+    "resume": {"checkpoint", "config", "datasets", "state"},
+    "results": {
+        *("checkpoint", "config", "container", "datasets", "files", "machine", "metrics"),
+        *("resume", "state", "tiles"),
+    },
     "report": {"config", "metrics", "datasets"},
     # Programs of their own.
     "sample": set(),
@@ -71,7 +81,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 MAY_IMPORT["train"] = set(MAY_IMPORT) - {"sagemaker", "sample", "settings"}
 
 # Modules with a place kept for them, which may not be there yet.
-ANNOUNCED = {"distributed", "report"}
+ANNOUNCED = {"report"}
 
 # Libraries that only these modules may import.
 BELONGS_TO = {
