@@ -123,7 +123,12 @@ class Container:
         self._failure.unlink(missing_ok=True)
 
     def write_failure(self, error: BaseException) -> None:
-        """Tell the platform why: the cause first, the end of the traceback in what room is left."""
+        """Tell the platform why: the cause first, the end of the traceback in what room is left.
+
+        What another process of this host has told of itself says more than what is told of it here.
+        """
+        if getattr(error, "is_of_another", False) and self._failure.exists():
+            return
         text = failure_text(error)
         try:
             self._failure.parent.mkdir(parents=True, exist_ok=True)

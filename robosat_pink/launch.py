@@ -15,9 +15,9 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from robosat_pink import machine
+from robosat_pink.config import RuntimeConfig
 from robosat_pink.container import Container, StopRequest
 from robosat_pink.errors import ConfigError, RobosatError
 
@@ -74,10 +74,10 @@ def place_from(environment: Mapping[str, str]) -> Place | None:
         ) from error
 
 
-def places(container: Container, processes: int | Literal["auto"], device: str) -> list[Place]:
+def places(container: Container, runtime: RuntimeConfig) -> list[Place]:
     """Of the processes that this host shall have."""
     hosts, current = container.hosts()
-    count = processes if processes != "auto" else _gpus() if device != "cpu" else 1
+    count = runtime.processes if runtime.processes != "auto" else _gpus() if runtime.device != "cpu" else 1
     first = hosts.index(current) * count
     address, port = (hosts[0], PORT) if len(hosts) > 1 else ("127.0.0.1", PORT if count == 1 else _free_port())
     return [Place(first + each, len(hosts) * count, each, count, address, port) for each in range(count)]

@@ -33,6 +33,8 @@ GRACE_S = 20.0  # in which an operation that waits for a process that failed sho
 class PeerFailed(RobosatError):
     """Another process has failed or vanished. Its own error says more."""
 
+    is_of_another = True
+
 
 class Peers:
     def __init__(self, store: Any, place: Place, host: str, timeout_s: float, container: Container) -> None:

@@ -111,10 +111,11 @@ def backward_of_nothing(state: State, task: Task) -> tuple[Tensor, Tensor, Tenso
     image = torch.zeros(1, task.config.num_channels, size, size, device=task.device)
     image = image.contiguous(memory_format=task.memory_format)
     mask = torch.full((1, size, size), IGNORE, dtype=torch.uint8, device=task.device)
-    with counting_nothing(state.model), autocast(task):
-        logits = task.network(image)
-    loss = task.loss(logits, mask) * 0
-    state.scaler.scale(loss).backward()
+    with counting_nothing(state.model):
+        with autocast(task):
+            logits = task.network(image)
+        loss = task.loss(logits, mask) * 0
+        state.scaler.scale(loss).backward()
     return loss.detach(), logits.detach(), mask
 
 

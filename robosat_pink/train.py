@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             path = arguments.config or container.experiment_file()
             config = load_config(path, container.hyperparameters(), arguments.overrides)
             place = launch.place_from(os.environ)
-            here = [place] if place else launch.places(container, config.runtime.processes, config.runtime.device)
+            here = [place] if place else launch.places(container, config.runtime)
             if len(here) > 1:
                 return launch.run(here, argv, stop, container)
             run_in(here[0], config, container, stop)
@@ -95,6 +95,7 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
         from robosat_pink.config import to_tree
         from robosat_pink.datasets import normalisation, store_options
         from robosat_pink.losses import build_loss
+        from robosat_pink.models.synchronisation import synchronise
         from robosat_pink.state import State, Task
         from robosat_pink.transforms import EvaluationTransform, TrainingTransform
         from robosat_pink.watch import Watch
@@ -116,6 +117,8 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
 
     tiles, split = find_tiles(config, container, world)
     model, upsampling = build_network(config, start, device, where)
+    if config.model.batch_norm == "synchronised" and world.size > 1:
+        synchronise(model)
     model.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
     if config.runtime.compile:
         devices.check_compiler()
@@ -186,7 +189,6 @@ def build_network(
     from robosat_pink import checkpoint
     from robosat_pink.models import build_model
     from robosat_pink.models.blocks import Execution, choose_execution, settled_upsampling
-    from robosat_pink.models.synchronisation import synchronise
 
     pretrained: Any = config.model.pretrained and not start  # nothing is fetched to be replaced
     if pretrained and isinstance(config.model.pretrained, str):
@@ -203,8 +205,6 @@ def build_network(
     if start and start.is_whole and config.runtime.upsampling == "auto":
         upsampling = start.content["upsampling"]
     choose_execution(model, Execution(upsampling, config.runtime.recompute))
-    if config.model.batch_norm == "synchronised":
-        synchronise(model)
     return model, upsampling
 
 

@@ -71,7 +71,7 @@ def once_more_in_backward(block: Callable[..., Tensor], *inputs: Tensor) -> Tens
 
 @contextlib.contextmanager
 def counting_nothing(model: nn.Module) -> Iterator[None]:
-    """For a forward pass of a process that has no tile: no statistics are taken from it."""
+    """For a step of a process that has no tile: no statistics are taken from it."""
     norms = [each for each in model.modules() if hasattr(each, "running_mean")]
     training = [each.training for each in norms]
     token = _counts_nothing.set(True)

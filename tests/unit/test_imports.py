@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "device": {"machine"},
     "checkpoint": {"files", "storage"},
     "cache": {"files"},
-    "launch": {"container", "machine"},
+    "launch": {"config", "container", "machine"},
     "peers": {"container", "launch"},
     "distributed": {"container", "launch", "peers"},
     "watch": {"checkpoint", "container", "distributed"},
