@@ -1,7 +1,7 @@
 """What a training step costs, ours beside a straightforward one: arithmetic, memory kept for backward, time.
 
     python tests/benchmarks/step.py [--network albunet] [--size 512] [--batch 2] [--rounds 3] [--device cpu]
-                                    [--blocks | --losses | --equal 50]
+                                    [--brief | --blocks | --losses | --equal 50]
 
 The straightforward step computes in float32 and NCHW, upsamples before each convolution, and loops over images for a
 Lovász loss in float64 whose steps are differences. Then each lever is turned on alone, then all together, then all but
@@ -60,6 +60,7 @@ class Levers:
         return ", ".join(names) or "none: the straightforward step"
 
 
+FORMS: tuple[Literal["auto", "plain", "transposed"], ...] = ("auto", "plain", "transposed")
 ALL = Levers("auto", "norms", bf16=True, channels_last=True, loss=True, fused=True, prepared=True)
 CONTENDERS = (
     Levers(),
@@ -266,6 +267,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--blocks", action="store_true", help="only the two forms of each upsampling block")
+    parser.add_argument("--brief", action="store_true", help="only without levers, with all, and in each form: 6 GB")
     parser.add_argument("--losses", action="store_true", help="only the Lovász loss")
     parser.add_argument(
         "--equal", type=int, metavar="STEPS", help="only how far losses of float32 part in so many steps"
@@ -290,7 +292,8 @@ def main() -> None:
     has_bf16 = options.device == "cuda" or choose_precision("auto", torch.device("cpu")) == torch.bfloat16
     types = {False: torch.float32} | ({True: torch.bfloat16} if has_bf16 else {})
     peaks = {bf16: peak_flops(options.device, dtype) for bf16, dtype in types.items()}
-    contenders = dict.fromkeys(replace(each, bf16=each.bf16 and has_bf16) for each in CONTENDERS)
+    chosen = (Levers(), *(replace(ALL, form=form) for form in FORMS)) if options.brief else CONTENDERS
+    contenders = dict.fromkeys(replace(each, bf16=each.bf16 and has_bf16) for each in chosen)
     steps = [Step(levers, options.network, options.batch, options.size, options.device) for levers in contenders]
     for step in steps:
         step.run()  # Adam's moments are there from here on
