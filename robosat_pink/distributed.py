@@ -92,15 +92,15 @@ class World:
         result: T = value
         return result
 
-    def parallel(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """The network as training calls it: its gradients are those of the whole batch."""
+    def parallel(self, model: nn.Module, device: torch.device, parts: int) -> nn.Module:
+        """The network as training calls it, in so many parts a step: its gradients are those of the whole batch."""
         if self.size == 1:
             return model
         return DistributedDataParallel(
             model,
             device_ids=[device] if device.type == "cuda" else None,
             gradient_as_bucket_view=True,
-            static_graph=True,
+            static_graph=parts == 1,  # torch 2.10 breaks off where that meets no_sync
         )
 
     def without_averaging(self, network: nn.Module, is_wanted: bool) -> contextlib.AbstractContextManager[None]:

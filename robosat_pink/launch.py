@@ -117,7 +117,8 @@ def run(here: Sequence[Place], arguments: Sequence[str], stop: StopRequest, cont
         container.write_failure(
             RobosatError(f"process {place.rank} of {place.size} was killed by {signal.Signals(-code).name}{advice}")
         )
-    return next((128 - code if code < 0 else code for code in codes if code), 0)
+        return 128 - code
+    return next((code for code in codes if code), 0)
 
 
 def _gpus() -> int:

@@ -145,7 +145,7 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
         memory_format=memory_format,
         show=_bar if container.is_interactive() and world.is_first else _nothing,
         watch=watch,
-        network=world.parallel(model, device),
+        network=world.parallel(model, device, config.runtime.accumulation),
         world=world,
     )
     with writer:
