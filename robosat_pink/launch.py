@@ -84,7 +84,10 @@ def places(container: Container, runtime: RuntimeConfig) -> list[Place]:
 
 
 def run(here: Sequence[Place], arguments: Sequence[str], stop: StopRequest, container: Container) -> int:
-    """Start the processes, pass a stop request on, and wait for them: the exit code of the first that failed, or 0."""
+    """Start the processes, pass a stop request on, and wait for them: the exit code of the first that failed, or 0.
+
+    Those that are left when one has failed end by themselves, or are ended.
+    """
     command = [sys.executable, "-m", "robosat_pink.train", *arguments]
     stop.waits_to_be_asked = True
     # Sessions of their own: what a terminal sends reaches them once, from here.
@@ -92,23 +95,28 @@ def run(here: Sequence[Place], arguments: Sequence[str], stop: StopRequest, cont
         subprocess.Popen(command, env=os.environ | place.environment(), start_new_session=True)  # noqa: S603
         for place in here
     ]
-    failed_since: float | None = None
+    failed: tuple[Place, int] | None = None
+    failed_at = 0.0
     is_stopped = False
     while any(child.poll() is None for child in children):
         if stop.requested and not is_stopped:
             is_stopped = True
             for child in children:
                 child.send_signal(signal.SIGTERM)
-        if failed_since is None and any(child.poll() for child in children):
-            failed_since = time.monotonic()
-        if failed_since is not None and time.monotonic() - failed_since > GRACE_S:
+        codes = [(place, child.poll() or 0) for place, child in zip(here, children, strict=True)]
+        if failed is None and (failures := [each for each in codes if each[1]]):
+            failed, failed_at = (
+                min(failures, key=lambda each: each[1]),
+                time.monotonic(),
+            )  # who was killed, before others
+        if failed and time.monotonic() - failed_at > GRACE_S:
             for child in children:
                 child.kill()
         time.sleep(POLL_S)
-    codes = [child.returncode for child in children]
-    killed = [(place, code) for place, code in zip(here, codes, strict=True) if code < 0]
-    if killed and failed_since is not None:
-        place, code = killed[0]
+    if failed is None:
+        return max(child.returncode for child in children)
+    place, code = failed
+    if code < 0:
         advice = (
             "; most likely the memory ran out: lower model.batch_size or runtime.workers, or take a machine with more"
             if code == -signal.SIGKILL
@@ -117,8 +125,7 @@ def run(here: Sequence[Place], arguments: Sequence[str], stop: StopRequest, cont
         container.write_failure(
             RobosatError(f"process {place.rank} of {place.size} was killed by {signal.Signals(-code).name}{advice}")
         )
-        return 128 - code
-    return next((code for code in codes if code), 0)
+    return 128 - code if code < 0 else code
 
 
 def _gpus() -> int:

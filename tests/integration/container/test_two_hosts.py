@@ -23,7 +23,7 @@ EXPERIMENT: dict[str, Any] = {
         "mask_bucket": "/data/mask",
         "imagery_directory_regex": "l7_everest_glacier$",
         "mask_directory_regex": "l7_everest_glacier$",
-        "train_percent": 0.7,
+        "train_percent": 0.9,
     },
     "classes": [{"name": "glacier"}],
     "channels": [{"bands": [1, 2, 3, 4], "mean": [0.711, 0.674, 0.696, 0.561], "std": [0.281, 0.300, 0.295, 0.308]}],
