@@ -63,7 +63,7 @@ class Results:
         self.config, self.tiles, self.split = config, tiles, split
         self._points, self._upsampling = points, upsampling
         self._best_written = 0  # of which epoch
-        self._copied_s = 0.0
+        self._copied_s, self._copies = 0.0, 0
         self.metadata = {
             "version": version("robosat_pink"),
             "config": to_tree(config),
@@ -151,6 +151,7 @@ class Results:
         best = content.pop("best_state_dict")  # replaced, never changed
         copy: dict[str, Any] = checkpoint.snapshot(content)
         self._copied_s += time.monotonic() - started
+        self._copies += 1
         return copy | {"best_state_dict": best}
 
     def _save_resume_point(self, content: Mapping[str, Any]) -> None:
@@ -169,7 +170,7 @@ class Results:
     def finish(self, state: State, holdout: dict[str, Any] | None) -> None:
         """The numbers of the whole run."""
         self._write_numbers(state, holdout)
-        log.info("saving has kept the training waiting for %.1f s", self._copied_s)
+        log.info("saving has kept the training waiting for %.2f s in %d saves", self._copied_s, self._copies)
 
     def _weights(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """Of a state's content, what a checkpoint holds."""

@@ -293,7 +293,9 @@ def main() -> None:
     types = {False: torch.float32} | ({True: torch.bfloat16} if has_bf16 else {})
     peaks = {bf16: peak_flops(options.device, dtype) for bf16, dtype in types.items()}
     chosen = (Levers(), *(replace(ALL, form=form) for form in FORMS)) if options.brief else CONTENDERS
-    contenders = dict.fromkeys(replace(each, bf16=each.bf16 and has_bf16) for each in chosen)
+    if not has_bf16:  # and then ours computes in the plain layout, too
+        chosen = tuple(replace(each, bf16=False, channels_last=False) for each in chosen)
+    contenders = dict.fromkeys(chosen)
     steps = [Step(levers, options.network, options.batch, options.size, options.device) for levers in contenders]
     for step in steps:
         step.run()  # Adam's moments are there from here on

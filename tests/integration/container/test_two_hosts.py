@@ -47,7 +47,7 @@ class Hosts:
         experiment = EXPERIMENT | {"model": EXPERIMENT["model"] | model}
         for host in hosts:
             base = self.base(host)
-            for name in ("input/config", "input/data/config", "checkpoints"):
+            for name in ("input/config", "input/data/config"):
                 (base / name).mkdir(parents=True, exist_ok=True)
             (base / "input/data/config/experiment.yml").write_text(yaml.safe_dump(experiment))
             resource = {"current_host": host, "hosts": list(hosts), "network_interface_name": "eth0"}
@@ -102,7 +102,7 @@ def hosts(image: str, shared: Path, tmp_path: Path) -> Iterator[Hosts]:
 
 def test_two_hosts_have_the_losses_of_one_with_the_same_batches(hosts: Hosts) -> None:
     """An epoch is one step of all its tiles, and so its loss is that step's."""
-    settings = {"batch_norm": "frozen", "batch_size": 64, "epochs": 20, "lr": 0.0001}
+    settings = {"batch_norm": "frozen", "batch_size": 64, "epochs": 20}
     hosts.start(**settings)
     assert hosts.end() == [0, 0], hosts.log("algo-1")
     two = hosts.history()
@@ -140,6 +140,8 @@ def test_when_the_first_host_vanishes_the_other_names_it_too(hosts: Hosts) -> No
 
 
 def test_both_hosts_that_are_stopped_exit_with_0_and_leave_one_resume_point(hosts: Hosts) -> None:
+    for host in HOSTS:
+        (hosts.base(host) / "checkpoints").mkdir(parents=True)
     hosts.start(epochs=1000)
     hosts.until("algo-1", "training on")
     time.sleep(1)
