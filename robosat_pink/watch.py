@@ -35,7 +35,7 @@ class Watch:
         if saves:
             self._saved = now
         reason = (
-            f"runtime.max_seconds = {self._max_seconds:g} are over"
+            f"because runtime.max_seconds = {self._max_seconds:g} are over"
             if is_over
             else "by a signal"
             if self._stop.requested

@@ -379,3 +379,59 @@ def test_checkpoint_that_cannot_be_written_in_the_background_ends_the_run(
     monkeypatch.setattr(checkpoint, "save_epoch", fail)
     assert main([]) == ContractError.exit_code
     assert "the disk is full" in (job / "output/failure").read_text()
+
+
+def test_run_that_gets_no_better_ends_early_and_stays_ended(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["model.epochs=9", "model.patience=2", "model.lr=1e-30", "model.batch_norm=frozen"]
+    for _ in range(2):
+        assert main(arguments) == 0
+        assert "ended early: no better epoch than 1 for model.patience = 2 epochs" in capsys.readouterr().out
+        assert [row["epoch"] for row in history(job / "model")] == ["1", "2", "3"]
+        assert json.loads((job / "model/metrics.json").read_text())["best_epoch"] == 1
+
+
+def test_run_whose_time_is_over_stops_cleanly_and_goes_on_another_time(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["runtime.max_seconds=0.001"]) == 0
+    assert "stopped because runtime.max_seconds = 0.001 are over after 0 epochs and 1 steps" in capsys.readouterr().out
+    assert [path.name for path in (job / "checkpoints").iterdir()] == ["resume-00000-000001.pth"]
+    assert main([]) == 0
+    assert "0 epochs and 1 steps are done" in capsys.readouterr().out
+
+
+def test_batches_whose_loss_is_no_number_are_named_and_too_many_end_the_run(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = EXPERIMENT | {"channels": [{"bands": [4, 3, 1], "scale": 1e-44}]}
+    (job / "input/data/config/experiment.yml").write_text(yaml.safe_dump(experiment))
+    assert main(["runtime.skipped_batches=1"]) == 1
+    log = capsys.readouterr().out
+    ids = (job / "model/train_ids.txt").read_text().split()
+    warning, error = (line for line in log.splitlines() if "the loss is not a number" in line)
+    assert warning.startswith("warning: epoch 1, step(s) 1: ")
+    assert "epoch 1, step(s) 2: " in error
+    assert "1 batch(es) have been passed over before (runtime.skipped_batches)" in error
+    assert [sum(each in line for each in ids) for line in (warning, error)] == [3, 3]
+    assert not (job / "model/best.pth").exists()
+
+
+def test_checkpoint_of_an_earlier_run_is_resumed_with_its_optimizer_and_epoch(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ours of an epoch: weights, optimizer and epoch, as robosat.pink wrote them."""
+    assert main(["model.epochs=2", "model.schedule=constant"]) == 0
+    whole = weights(job / "model", "checkpoint-00002-of-00002.pth")
+    for folder in ("model", "checkpoints"):
+        shutil.rmtree(job / folder)
+        (job / folder).mkdir()
+    assert main(["model.epochs=1", "model.schedule=constant"]) == 0
+    shutil.move(job / "model/checkpoint-00001-of-00001.pth", job / "first.pth")
+    for folder in ("model", "checkpoints"):
+        shutil.rmtree(job / folder)
+        (job / folder).mkdir()
+    resume = [f"checkpoint.resume={job}/first.pth", "model.epochs=2", "model.schedule=constant"]
+    assert main(resume) == 0
+    assert f"continuing from {job}/first.pth: 1 epochs and 0 steps are done" in capsys.readouterr().out
+    assert identical(weights(job / "model", "checkpoint-00002-of-00002.pth"), whole)
+    assert [row["epoch"] for row in history(job / "model")] == ["2"]

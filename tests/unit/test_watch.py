@@ -71,7 +71,7 @@ def test_time_that_is_over_stops_the_run_and_says_so(clock: Clock) -> None:
     clock.now += 29
     assert ask().stop is None
     clock.now += 1
-    assert ask().stop == "runtime.max_seconds = 30 are over"
+    assert ask().stop == "because runtime.max_seconds = 30 are over"
 
 
 def test_signal_stops_the_run(clock: Clock) -> None:
