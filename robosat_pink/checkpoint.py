@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import threading
 import zipfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -63,40 +64,70 @@ def snapshot(content: Any) -> Any:
 class Writer:
     """Writes in the background, one thing at a time, while the network computes. What fails is raised at the next call.
 
-    As a context it waits for the last one at its end.
+    What waits for its turn gives way to what comes later: the latest is all that counts. As a context it waits for the
+    last one at its end.
     """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "checkpoints")
+        self._lock = threading.Lock()  # of all that follows
         self._last: Future[None] | None = None
+        self._waiting: Callable[[], None] | None = None
+        self._is_writing = False
+        self._error: BaseException | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._thread.shutdown()
         try:
             self.wait()
         except Exception:
             if kind is None:
                 raise
             log.exception("error: besides, writing failed")
+        finally:
+            self._thread.shutdown()
 
     def begin(self, write: Callable[[], None]) -> None:
-        """`write` must use nothing that may change. Waits for the one before it."""
-        self.wait()
-        self._last = self._thread.submit(write)
+        """`write` must use nothing that may change."""
+        self.check()
+        with self._lock:
+            self._waiting = write
+            if not self._is_writing:
+                self._is_writing = True
+                self._last = self._thread.submit(self._write_all)
 
     def wait(self) -> None:
         """Until all is written. Raises what went wrong."""
-        last, self._last = self._last, None
-        if last:
-            last.result()
+        if self._last:
+            self._last.result()
+        self.check()
 
     def check(self) -> None:
         """Raise what went wrong so far, without waiting."""
-        if self._last and self._last.done():
-            self.wait()
+        with self._lock:
+            error, self._error = self._error, None
+        if error:
+            raise error
+
+    def is_busy(self) -> bool:
+        with self._lock:
+            return self._is_writing
+
+    def _write_all(self) -> None:
+        while True:
+            with self._lock:
+                write, self._waiting = self._waiting, None
+                self._is_writing = write is not None
+            if write is None:
+                return
+            try:
+                write()
+            except BaseException as error:
+                with self._lock:
+                    self._error, self._waiting, self._is_writing = error, None, False
+                return
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -126,7 +157,7 @@ def load_weights(
     else:
         content, name = read(str(path_or_state), **where), str(path_or_state)
     expected = model.state_dict()
-    given = _plainly_named(_state_dict_of(content, name))
+    given = weights_of(content, name)
     # Never trained and never used: robosat.pink kept the classifier of the ResNet it built on.
     ignored = tuple(key for key in given if key.startswith("resnet.fc.") and key not in expected)
     weights = {key: value for key, value in given.items() if key not in ignored}
@@ -135,6 +166,11 @@ def load_weights(
     _check_fit(weights, expected, name)
     model.load_state_dict(weights)
     return Loaded(len(weights), content.get("epoch"), metadata_of(content), ignored)
+
+
+def weights_of(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The tensors of a checkpoint by plain names, in its order. Raises CheckpointError if it has none."""
+    return _plainly_named(_state_dict_of(content, name))
 
 
 def metadata_of(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,32 +189,46 @@ def save_epoch(folder: Path, epoch: int, epochs: int, content: Mapping[str, Any]
     return path
 
 
-def save_resume_point(folder: Path, epoch: int, step: int, content: Mapping[str, Any]) -> None:
-    """resume-00001-000020.pth, 20 steps after epoch 1, with all state; older ones go, the last two stay.
+class ResumePoints:
+    """The resume points of a folder: resume-00001-000020.pth, 20 steps after epoch 1, with all state.
 
-    One that is being copied to S3 goes with a later call.
+    The platform copies the folder to S3 meanwhile, and what is removed here is removed there. So a name is written
+    once; the last two that are known to be whole stay; and one that is just being copied goes with a later call. Other
+    files, among them the platform's marks of what it copies, come and go, and are its own business.
     """
-    path = folder / f"resume-{epoch:05d}-{step:06d}.pth"
-    save(path, content)
-    others = [each for each in resume_points(folder) if each != path]  # damaged ones may be of later epochs
-    for old in others[KEPT_RESUME_POINTS - 1 :]:
-        if not old.with_name(old.name + UPLOADING).exists():
-            old.unlink(missing_ok=True)
 
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._whole: list[Path] = []  # that this run has read or written, the latest last
 
-def resume_points(folder: Path) -> list[Path]:
-    """The resume points there are, newest first. Other files in the folder are the platform's business."""
-    return sorted((path for path in folder.iterdir() if RESUME_FILE.fullmatch(path.name)), reverse=True)
+    def newest(self) -> ResumePoint | None:
+        """The newest that is whole, with a warning for each damaged one. Raises DataError if one cannot be read."""
+        for path in sorted(self._there(), reverse=True):
+            try:
+                point = ResumePoint(path, load(path))
+            except FileNotFoundError:
+                continue
+            except CheckpointError as error:
+                log.warning("warning: %s; trying the one before", error)
+            else:
+                self._whole = [path]
+                return point
+        return None
 
+    def save(self, epoch: int, step: int, content: Mapping[str, Any]) -> Path:
+        path = self.folder / f"resume-{epoch:05d}-{step:06d}.pth"
+        save(path, content)
+        self._whole = [*(each for each in self._whole if each != path), path]
+        kept = self._whole[-KEPT_RESUME_POINTS:]
+        # One alone is known to be whole: then the one before may be needed, if this one is damaged on its way.
+        others = sorted(each for each in self._there() if each not in kept)
+        for old in others[: len(others) - (KEPT_RESUME_POINTS - len(kept))]:
+            if not old.with_name(old.name + UPLOADING).exists():
+                old.unlink(missing_ok=True)
+        return path
 
-def newest_resume_point(folder: Path | None) -> ResumePoint | None:
-    """The newest resume point that is whole, with a warning for each damaged one."""
-    for path in resume_points(folder) if folder else []:
-        try:
-            return ResumePoint(path, load(path))
-        except CheckpointError as error:
-            log.warning("%s; trying the one before", error)
-    return None
+    def _there(self) -> list[Path]:
+        return [path for path in self.folder.iterdir() if RESUME_FILE.fullmatch(path.name)]
 
 
 def _check_sums(data: bytes) -> None:

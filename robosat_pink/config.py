@@ -138,6 +138,8 @@ class ModelConfig:
     data_augmentation: float = key(0.75, between(0, 1))
     decay: float = key(0.0, at_least(0))
     schedule: Literal["constant", "cosine"] = "constant"
+    patience: int | None = key(None, at_least(1))
+    batch_norm: Literal["batch", "synchronised", "frozen"] = "batch"
 
     def check(self, problems: Problems, prefix: str) -> None:
         entry = models.MODELS[self.name]
@@ -164,9 +166,19 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """Weights to start from: a file, s3://bucket/key, or channel:NAME/file."""
+    """What to start from: a file, s3://bucket/key, or channel:NAME/file; and how a run that was cut off goes on.
+
+    `path` gives weights to a new run, `resume` all that it holds: optimizer, epoch and, if it is ours, the rest.
+    """
 
     path: str | None = None
+    resume: str | None = None
+    every_minutes: float = key(10.0, above_zero)
+    if_different: Literal["refuse", "continue"] = "refuse"
+
+    def check(self, problems: Problems, prefix: str) -> None:
+        if self.path and self.resume:
+            problems.add(f"{prefix}resume", self.resume, "path is for a new run, resume for one that goes on; keep one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +193,10 @@ class RuntimeConfig:
     recompute: Literal["none", "norms", "blocks"] = "norms"
     accumulation: int = key(1, at_least(1))
     compile: bool = False
+    max_seconds: float | None = key(None, above_zero)
+    skipped_batches: int = key(3, at_least(0))
+    processes: int | Literal["auto"] = key("auto", at_least(1))
+    peer_timeout_s: float = key(600.0, above_zero)
 
 
 @dataclass(frozen=True, kw_only=True)

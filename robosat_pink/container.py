@@ -94,6 +94,10 @@ class Container:
             )
         return hosts, current
 
+    def network_interface(self) -> str | None:
+        """Which the hosts of the job talk to each other over, if the platform says so."""
+        return self._config("resourceconfig").get("network_interface_name")
+
     def hyperparameters(self) -> dict[str, str]:
         """Dotted keys to text, without the names that SageMaker and its estimators reserve.
 
@@ -119,7 +123,12 @@ class Container:
         self._failure.unlink(missing_ok=True)
 
     def write_failure(self, error: BaseException) -> None:
-        """Tell the platform why: the cause first, the end of the traceback in what room is left."""
+        """Tell the platform why: the cause first, the end of the traceback in what room is left.
+
+        What another process of this host has told of itself says more than what is told of it here.
+        """
+        if getattr(error, "is_of_another", False) and self._failure.exists():
+            return
         text = failure_text(error)
         try:
             self._failure.parent.mkdir(parents=True, exist_ok=True)
@@ -149,11 +158,16 @@ class Container:
 class Stopped(BaseException):
     """The platform, or a person, wants the run to end. No error, and so nothing that `except Exception` may catch."""
 
+    def __init__(self, reason: str = "by a signal") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
 
 class StopRequest:
     """SIGTERM or SIGINT, as a question that the loop asks after each step.
 
-    Before the loop, where there is nothing to save, a signal raises Stopped at once; a second one ends the process.
+    Before the loop, where there is nothing to save, a signal raises Stopped at once. A second one of its kind ends the
+    process; of the other kind it does not, for torchrun sends SIGTERM to whom a terminal has sent SIGINT.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -161,6 +175,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.requested = False
         self.waits_to_be_asked = False
+        self._arrived_kinds: set[int] = set()
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -172,8 +187,9 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _arrived(self, number: int, frame: object) -> None:
-        if self.requested:
+        if number in self._arrived_kinds:
             os._exit(128 + number)
+        self._arrived_kinds.add(number)
         self.requested = True
         if not self.waits_to_be_asked:
             raise Stopped

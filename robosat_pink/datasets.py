@@ -11,7 +11,7 @@ import ctypes
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,14 +60,16 @@ class TilePairs(Dataset[Sample]):
         augmentation: float = 0.0,
         seed: int = 0,
         input_channels: Mapping[str, Path] | None = None,
+        shared: Callable[[Callable[[], Pairs]], Pairs] = lambda find: find(),
     ) -> None:
+        """`shared` calls what lists the buckets, or where other processes train too, gives what one of them found."""
         self.config = dataset
         self.seed = seed
         self.input_channels = dict(input_channels or {})
         self._where = store_options(dataset, self.input_channels)
         self.image_location = self._location(dataset.image_bucket)
         self.mask_location = self._location(dataset.mask_bucket)
-        self.pairs = self._find_pairs()
+        self.pairs = shared(self._find_pairs)
         _give_back_memory()
         self.reader = TileReader(
             images=self.image_location,

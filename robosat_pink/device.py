@@ -10,15 +10,26 @@ from robosat_pink import machine
 from robosat_pink.errors import ContractError
 
 
-def choose_device(setting: str) -> torch.device:
-    """The GPU where there is one. ContractError for one that is there or asked for, and cannot be used."""
+def choose_device(setting: str, local_rank: int = 0) -> torch.device:
+    """The GPU where there is one, for each process of this host another one.
+
+    ContractError for one that is there or asked for, and cannot be used.
+    """
     is_usable = torch.cuda.is_available()
     if setting == "cuda" and not is_usable:
         machine.check_gpu(is_usable)
         raise ContractError("runtime.device = cuda: there is no GPU here; take a machine with one, or set auto or cpu")
     if setting == "auto":
         machine.check_gpu(is_usable)
-    return torch.device("cuda" if is_usable and setting != "cpu" else "cpu")
+    if not is_usable or setting == "cpu":
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise ContractError(
+            f"runtime.processes: there are {torch.cuda.device_count()} GPU(s) here, none for process {local_rank + 1}; "
+            "leave it at auto, or take a machine with more"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
 
 
 def choose_precision(setting: str, device: torch.device) -> torch.dtype | None:
@@ -37,9 +48,10 @@ def choose_layout(device: torch.device, precision: torch.dtype | None) -> torch.
     return torch.channels_last if precision or device.type == "cuda" else torch.contiguous_format
 
 
-def prepare(device: torch.device) -> None:
-    """What holds for the whole process: threads, memory, and how float32 is multiplied."""
-    torch.set_num_threads(min(torch.get_num_threads(), machine.cpu_count()))  # torch does not see a container's limit
+def prepare(device: torch.device, sharers: int = 1) -> None:
+    """What holds for the whole process, one of so many on this machine: threads, memory, how float32 is multiplied."""
+    cores = max(machine.cpu_count() // sharers, 1)
+    torch.set_num_threads(min(torch.get_num_threads(), cores))  # torch does not see a container's limit
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True  # where float32 is asked for: on Ampere and later, 10 bits of it
         torch.backends.cudnn.allow_tf32 = True

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from robosat_pink.container import Stopped
 from robosat_pink.loader import Batch
-from robosat_pink.loop import Task, autocast, to_device
 from robosat_pink.losses import IGNORE
 from robosat_pink.metrics import Confusion
+from robosat_pink.state import Task
+from robosat_pink.step import autocast, to_device
 
 BINS = 200  # of probability
 THRESHOLDS = np.arange(1, BINS) / BINS
@@ -168,7 +170,8 @@ def _evaluated(model: nn.Module, task: Task, rows: np.ndarray) -> Iterator[tuple
             yield batch, logits, mask
         else:
             yield batch, torch.empty(0, 1, 0, 0), torch.empty(0, 0, 0)
-        task.check()
+        if stop := task.watch().stop:
+            raise Stopped(stop)
 
 
 def _histogram(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ import os
 import signal
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.reduction import recv_handle
 from multiprocessing.util import Finalize
 from typing import Any, Literal, NamedTuple, Protocol
@@ -22,6 +22,7 @@ from torch import Tensor
 from robosat_pink import machine, worker
 from robosat_pink.datasets import Draw, TilePairs
 from robosat_pink.errors import RobosatError
+from robosat_pink.launch import ALONE, Place
 from robosat_pink.reader import REQUESTS, Order, TileReader
 from robosat_pink.worker import Packed, Packing
 
@@ -33,16 +34,16 @@ INTERRUPT_S = 0.5  # how often a wait is interrupted
 LEAST_AHEAD = 2
 
 
-def worker_count(setting: int | Literal["auto"], on_gpu: bool, batch_bytes: int = 0) -> int:
+def worker_count(setting: int | Literal["auto"], on_gpu: bool, batch_bytes: int = 0, sharers: int = 1) -> int:
     """Worker processes: on a CPU the network needs the cores itself, beside a GPU they are the workers'.
 
-    No more than have room for the batches that each of them reads ahead.
+    No more than have room for the batches that each of them reads ahead, where so many processes share the machine.
     """
     if setting != "auto":
         return setting
-    cores = machine.cpu_count()
-    fitting = int(MEMORY_SHARE * machine.memory_bytes()) // max((LEAST_AHEAD + 2) * batch_bytes, 1)
-    return min(cores - 1, 8 if on_gpu else 1, max(fitting, 1))
+    cores = machine.cpu_count() // sharers
+    fitting = int(MEMORY_SHARE * machine.memory_bytes()) // max((LEAST_AHEAD + 2) * batch_bytes * sharers, 1)
+    return max(min(cores - 1, 8 if on_gpu else 1, max(fitting, 1)), 0)
 
 
 def bytes_of_a_batch(tiles: TilePairs, batch_size: int) -> int:
@@ -72,6 +73,9 @@ class Batch(NamedTuple):
         return len(self.rows)
 
 
+NO_TILES = Batch(torch.empty(0), torch.empty(0), torch.empty(0), (), (), 0, 0, 0, 0)
+
+
 def batch_in(memory: np.ndarray, packed: Packed) -> Batch:
     images, masks = packed.layout.arrays(memory)
     return Batch(torch.from_numpy(images), torch.from_numpy(masks), torch.from_numpy(packed.scale), *packed[2:])
@@ -81,6 +85,7 @@ class TileLoader:
     """Batches of a TilePairs, in training and in evaluation order, by one set of worker processes.
 
     Batches go to the workers in turn, each of which reads several ahead. Without workers, threads of this process read.
+    Of several processes that train together each has a loader, which gives its share of every batch, or NO_TILES.
     """
 
     def __init__(
@@ -90,12 +95,16 @@ class TileLoader:
         workers: int,
         pin_memory: bool = False,
         interrupt: Callable[[], None] = lambda: None,
+        place: Place = ALONE,
     ) -> None:
-        """`interrupt` is called now and then while a batch is waited for, and may raise: a store may be silent."""
+        """`interrupt` is called now and then while a batch is waited for, and may raise: a store may be silent.
+
+        `batch_size` is that of all processes together.
+        """
         self.tiles = tiles
-        self.batch_size = batch_size
-        batch_bytes = bytes_of_a_batch(tiles, batch_size)
-        fitting = int(MEMORY_SHARE * machine.memory_bytes()) // (max(workers, 1) * batch_bytes) - 2
+        self.batch_size, self.place = batch_size, place
+        batch_bytes = bytes_of_a_batch(tiles, -(-batch_size // place.size))
+        fitting = int(MEMORY_SHARE * machine.memory_bytes()) // (max(workers, 1) * place.local_size * batch_bytes) - 2
         self._ahead = max(LEAST_AHEAD, min(-(-REQUESTS // batch_size), fitting))
         log.info(
             "loader: %d worker(s), each reads %d batches of up to %.1f MB ahead, %d requests at a time",
@@ -109,12 +118,17 @@ class TileLoader:
 
     def training(self, rows: np.ndarray, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """Every row once, in an order drawn from (seed, epoch), cropped and with symmetries; from a later batch on."""
-        order = np.random.default_rng((self.tiles.seed, epoch)).permutation(rows)
-        return self._iterate(Draw(int(row), epoch) for row in order[first_batch * self.batch_size :])
+        order = self._shuffled(rows, epoch)[first_batch * self.batch_size :]
+        return self._iterate([Draw(row, epoch) for row in each] for each in self._shares(order))
 
     def evaluation(self, rows: np.ndarray) -> Iterator[Batch]:
         """Every row once, in order: whole tiles, not augmented, none dropped for the last batch's sake."""
-        return self._iterate(map(int, rows))
+        return self._iterate(self._shares(rows))
+
+    def rows_of(self, rows: np.ndarray, epoch: int, batch: int) -> list[int]:
+        """The rows of a batch of training, those of all processes."""
+        found = self._shuffled(rows, epoch)[batch * self.batch_size :][: self.batch_size]
+        return [int(row) for row in found]
 
     def close(self) -> None:
         """End the worker processes."""
@@ -124,22 +138,34 @@ class TileLoader:
     def num_batches(self, rows: np.ndarray) -> int:
         return -(-len(rows) // self.batch_size)
 
-    def _iterate(self, items: Iterable[int | Draw]) -> Iterator[Batch]:
-        items = iter(items)
-        batches = iter(lambda: [self.tiles.order(item) for item in itertools.islice(items, self.batch_size)], [])
+    def _shuffled(self, rows: np.ndarray, epoch: int) -> np.ndarray:
+        return np.random.default_rng((self.tiles.seed, epoch)).permutation(rows)
+
+    def _shares(self, rows: np.ndarray) -> Iterator[list[int]]:
+        """Of each batch, the rows that this process reads."""
+        for first in range(0, len(rows), self.batch_size):
+            batch = rows[first : first + self.batch_size]
+            yield batch[self.place.rank :: self.place.size].tolist()
+
+    def _iterate(self, batches: Iterator[Sequence[int | Draw]]) -> Iterator[Batch]:
         turns = itertools.cycle(self._sources)
-        begun: deque[tuple[Source, int]] = deque()
+        begun: deque[tuple[Source, int] | None] = deque()
         try:
             while True:
-                for orders in itertools.islice(batches, self._ahead * len(self._sources) - len(begun)):
+                for items in itertools.islice(batches, self._ahead * len(self._sources) - len(begun)):
                     source = next(turns)
-                    begun.append((source, source.begin(orders)))
+                    orders = [self.tiles.order(item) for item in items]
+                    begun.append((source, source.begin(orders)) if orders else None)
                 if not begun:
                     return
-                source, number = begun.popleft()
-                yield source.finish(number)
+                next_one = begun.popleft()
+                if next_one is None:
+                    yield NO_TILES
+                else:
+                    source, number = next_one
+                    yield source.finish(number)
         finally:
-            for source, number in begun:
+            for source, number in filter(None, begun):
                 source.abandon(number)
 
 

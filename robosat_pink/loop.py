@@ -1,207 +1,133 @@
-"""The training loop: fit, its two phases, and the state they share. Called by `train`, which sets everything up."""
+"""The training loop: fit and its two phases. Called by `train`, which sets everything up.
+
+With several processes each computes its share of every batch; what they decide, they decide together.
+"""
 
 from __future__ import annotations
 
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.amp.grad_scaler import GradScaler
 
-from robosat_pink import memory, metrics, progress
-from robosat_pink.config import Config, ModelConfig
+from robosat_pink import metrics, progress
+from robosat_pink.config import ModelConfig
 from robosat_pink.container import Stopped
-from robosat_pink.errors import CheckpointError
-from robosat_pink.loader import Batch, TileLoader
-from robosat_pink.progress import Running
+from robosat_pink.errors import RobosatError
+from robosat_pink.state import State, Task
+from robosat_pink.step import autocast, set_training, to_device, training_step
 from robosat_pink.tally import Tally
-from robosat_pink.tiles import Split
-from robosat_pink.transforms import EvaluationTransform
 
 log = logging.getLogger(__name__)
 
+STEPS_UNSEEN = {"cpu": 1, "cuda": 50}  # after which the device is asked for losses that are no numbers
 
-@dataclass
-class State:
-    """Everything that changes while training, and so everything a resume point must hold.
 
-    Nothing random is among it: crops, symmetries and order are drawn from (seed, epoch, row).
+def fit(state: State, task: Task, save: Callable[[State], None], after_epoch: Callable[[State], None]) -> None:
+    """Train from where `state` stands to the last epoch, evaluating each.
+
+    `save` is called when it is time to, `after_epoch` after each. Raises Stopped after the step in which the watch
+    says so; `state` then tells how to go on.
     """
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    scaler: GradScaler  # of the loss in float16; in other types it is off
-    epoch: int = 0  # finished
-    step: int = 0  # batches done of the epoch after that one
-    tally: dict[str, Any] | None = None  # what these batches have summed up to
-    train: dict[str, Any] | None = None  # the metrics of that epoch's training, once it is whole
-    history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch: {"epoch", "lr", "train": M, "val": M}
-    best_epoch: int = 0
-    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    def to_content(self) -> dict[str, Any]:
-        return {
-            "epoch": self.epoch,
-            "step": self.step,
-            "tally": self.tally,
-            "train": self.train,
-            "state_dict": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "history": self.history,
-            "best_epoch": self.best_epoch,
-            "best_state_dict": self.best_weights,
-        }
-
-    def begin_epoch_anew(self) -> None:
-        """Forget where in an epoch this is: the tiles are no longer those it was begun with."""
-        self.step, self.tally, self.train = 0, None, None
-
-    def restore(self, content: dict[str, Any]) -> None:
-        try:
-            self.model.load_state_dict(content["state_dict"])
-            self.optimizer.load_state_dict(content["optimizer"])
-            if content.get("scaler") and self.scaler.is_enabled():
-                self.scaler.load_state_dict(content["scaler"])
-            self.epoch, self.step = content["epoch"], content["step"]
-            self.tally, self.train, self.history = content["tally"], content["train"], content["history"]
-            self.best_epoch, self.best_weights = content["best_epoch"], content["best_state_dict"]
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise CheckpointError(f"not a resume point of this network and version: {error}") from error
-
-
-@dataclass(frozen=True)
-class Task:
-    """Everything that does not change while training."""
-
-    config: Config
-    split: Split
-    loader: TileLoader
-    loss: nn.Module
-    training_transform: EvaluationTransform
-    evaluation_transform: EvaluationTransform
-    device: torch.device
-    autocast: torch.dtype | None  # None computes in float32
-    memory_format: torch.memory_format
-    show: Progress
-    check: Callable[[], None]  # called after each step; raises Stopped, or what went wrong in the background
-
-
-class Progress(Protocol):
-    """Wraps the batches of a phase, to show a bar or nothing."""
-
-    def __call__(
-        self, batches: Iterable[Batch], total: int, phase: str, tally: Running | None = None
-    ) -> Iterable[Batch]: ...
-
-
-def fit(state: State, task: Task, after_epoch: Callable[[State, bool], None]) -> None:
-    """Train from where `state` stands to the last epoch, evaluating each; `after_epoch` gets state and "is best".
-
-    Raises what `task.check` raises, after the step in which it does; `state` then tells how to go on.
-    """
-    epochs = task.config.model.epochs
-    for epoch in range(state.epoch + 1, epochs + 1):
-        train = state.train = state.train or train_epoch(state, task, epoch)
-        val = evaluate(state.model, task, task.split.val, "val", epoch)
+    for epoch in range(state.epoch + 1, task.config.model.epochs + 1):
+        if is_patience_over(state, task.config.model):
+            break
+        train = state.train = state.train or train_epoch(state, task, epoch, save)
+        val = evaluate(state, task, task.split.val, "val", epoch)
         lr = state.optimizer.param_groups[0]["lr"]
         best = max((row["val"]["iou"] for row in state.history if row["epoch"] == state.best_epoch), default=None)
-        is_best = metrics.is_better(val["iou"], best)
-        state.epoch, state.step, state.tally, state.train = epoch, 0, None, None
         state.history.append({"epoch": epoch, "lr": lr, "train": train, "val": val})
-        if is_best:
+        state.epoch = epoch
+        state.begin_epoch_anew()
+        if metrics.is_better(val["iou"], best):
             state.best_epoch = epoch
             state.best_weights = copy.deepcopy({name: each.cpu() for name, each in state.model.state_dict().items()})
-        log.info(progress.epoch_line(state.history, epochs, state.best_epoch))
-        after_epoch(state, is_best)
+        log.info(progress.epoch_line(state.history, task.config.model.epochs, state.best_epoch))
+        after_epoch(state)
 
 
-def train_epoch(state: State, task: Task, epoch: int) -> dict[str, Any]:
+def train_epoch(state: State, task: Task, epoch: int, save: Callable[[State], None]) -> dict[str, Any]:
     """One pass over the training tiles, from `state.step` on; its metrics, as they were met along the way."""
-    optimizer = state.optimizer
-    state.model.train()
+    set_training(state.model, task.config.model.batch_norm == "frozen")
     num_batches = task.loader.num_batches(task.split.train)
-    tally = Tally(task.config, task.device, "train", epoch, state.tally)
-    batches = task.loader.training(task.split.train, epoch, state.step)
-    timed = tally.timed(batches)
+    tally = Tally(task.config, task.device, "train", epoch, num_batches)
+    state.enter_phase(tally, task.world)
+    batches = tally.timed(task.loader.training(task.split.train, epoch, state.step))
     try:
-        for number, batch in enumerate(task.show(timed, num_batches, f"epoch {epoch} train", tally), state.step):
-            done = (epoch - 1 + number / num_batches) / task.config.model.epochs
-            for group in optimizer.param_groups:
+        for number, batch in enumerate(task.show(batches, num_batches, f"epoch {epoch} train", tally), state.step):
+            for group in state.optimizer.param_groups:
+                done = (epoch - 1 + number / num_batches) / task.config.model.epochs
                 group["lr"] = learning_rate(task.config.model, done)
-            if len(batch):
-                image, mask = to_device(batch, task, task.training_transform)
-                loss, logits = backward(state, task, image, mask)
-                state.scaler.step(optimizer)
-                state.scaler.update()
-                tally.add(batch, loss, logits, mask)
+            (total,) = task.world.total(len(batch))
+            if total:
+                loss, logits, mask, is_number = training_step(state, task, batch, total)
+                tally.add(number, batch, loss, logits, mask, is_number)
             state.step = number + 1
-            task.check()
-    except Stopped:  # by a signal during a step, or during the wait for a batch
-        state.tally = tally.content()
+            stop, is_due = task.watch()
+            if stop or is_due or state.step % STEPS_UNSEEN[task.device.type] == 0:
+                check_losses(state, task, tally)
+            if is_due and not stop:
+                state.leave_phase(tally, task.world)
+                save(state)
+                state.processes = None
+            if stop:
+                raise Stopped(stop)  # noqa: TRY301 - so is the wait for a batch ended
+    except Stopped:  # by the watch, or alone, during the wait for a batch
+        state.leave_phase(tally, task.world)
         raise
-    return tally.finish()
+    check_losses(state, task, tally)
+    return tally.finish(task.world)
 
 
-def backward(state: State, task: Task, image: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fill in the gradients of a batch; its mean loss and its logits.
-
-    Raises ContractError, with the settings that fit, where the memory does not suffice.
-    """
-    parts = task.config.runtime.accumulation
-    try:
-        return backward_in_parts(state, task, image, mask, parts)
-    except Exception as error:
-        if not memory.is_exhausted(error):
-            raise
-        reason = str(error)
-
-    # Not before the error is gone, and what it held with it.
-    def step(parts: int) -> None:
-        moments = [torch.empty_like(each) for each in state.model.parameters() for _ in range(2)]  # Adam's, to come
-        backward_in_parts(state, task, image, mask, parts)
-        del moments
-
-    raise memory.explained(reason, len(image), (image.shape[2], image.shape[3]), parts, step)
-
-
-def backward_in_parts(
-    state: State, task: Task, image: torch.Tensor, mask: torch.Tensor, parts: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gradients of a batch, added up over so many parts of it. Batch norm takes its statistics from each part."""
-    state.optimizer.zero_grad(set_to_none=True)
-    size = -(-len(image) // parts)
-    losses, logits = [], []
-    for some, truth in zip(torch.split(image, size), torch.split(mask, size), strict=True):
-        with autocast(task):
-            found = state.model(some)
-        loss = task.loss(found, truth) * (len(some) / len(image))
-        state.scaler.scale(loss).backward()
-        losses.append(loss.detach())
-        logits.append(found.detach())
-    return torch.stack(losses).sum(), torch.cat(logits)
+def check_losses(state: State, task: Task, tally: Tally) -> None:
+    """Warn of batches that were passed over; RobosatError, with their tiles, where they are more than may be."""
+    steps = tally.is_unfit.nonzero().flatten().tolist()
+    known = tally.steps_told
+    if len(steps) == len(known):
+        return
+    new = [step for step in steps if step not in known]
+    known.update(new)
+    state.skipped += len(new)
+    rows = [row for step in new for row in task.loader.rows_of(task.split.train, tally.epoch, step)]
+    ids = ", ".join(task.loader.tiles.id(row) for row in rows)
+    what = f"epoch {tally.epoch}, step(s) {', '.join(str(step + 1) for step in new)}: the loss is not a number"
+    if state.skipped > task.config.runtime.skipped_batches:
+        raise RobosatError(
+            f"{what}, and {task.config.runtime.skipped_batches} batch(es) have been passed over before "
+            f"(runtime.skipped_batches); check these tiles, channels[].scale, mean and std, or lower model.lr: {ids}"
+        )
+    log.warning("warning: %s; passed over: %s", what, ids)
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, task: Task, rows: np.ndarray, phase: str, epoch: int) -> dict[str, Any]:
+def evaluate(state: State, task: Task, rows: np.ndarray, phase: str, epoch: int) -> dict[str, Any]:
     """Metrics over whole tiles as they are: no augmentation, no shuffling, none left out."""
-    model.eval()
-    tally = Tally(task.config, task.device, phase, epoch)
+    task.world.equalise(state.model)
+    state.model.eval()
+    num_batches = task.loader.num_batches(rows)
+    tally = Tally(task.config, task.device, phase, epoch, num_batches)
     batches = tally.timed(task.loader.evaluation(rows))
-    for batch in task.show(batches, task.loader.num_batches(rows), f"epoch {epoch} {phase}", tally):
+    for number, batch in enumerate(task.show(batches, num_batches, f"epoch {epoch} {phase}", tally)):
         if len(batch):
             image, mask = to_device(batch, task, task.evaluation_transform)
             with autocast(task):
-                logits = model(image)
-            tally.add(batch, task.loss(logits, mask), logits, mask)
-        task.check()
-    return tally.finish()
+                logits = state.model(image)
+            tally.add(number, batch, task.loss(logits, mask), logits, mask)
+        if stop := task.watch().stop:
+            raise Stopped(stop)
+    return tally.finish(task.world)
+
+
+def is_patience_over(state: State, model: ModelConfig) -> bool:
+    """Whether so many epochs have passed without a better one; said once."""
+    if model.patience is None or state.epoch - state.best_epoch < model.patience:
+        return False
+    log.info("ended early: no better epoch than %d for model.patience = %d epochs", state.best_epoch, model.patience)
+    return True
 
 
 def learning_rate(model: ModelConfig, done: float) -> float:
@@ -210,14 +136,3 @@ def learning_rate(model: ModelConfig, done: float) -> float:
     Loshchilov, Hutter, "SGDR", arXiv 1608.03983, equation 5 without restarts.
     """
     return model.lr if model.schedule == "constant" else model.lr * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def to_device(batch: Batch, task: Task, transform: EvaluationTransform) -> tuple[torch.Tensor, torch.Tensor]:
-    """image (N, C, H, W) float32 normalised, mask (N, H, W) uint8, on the device."""
-    image, mask, scale = (each.to(task.device, non_blocking=True) for each in (batch.image, batch.mask, batch.scale))
-    image, mask = transform(image, mask, scale, batch.symmetry)
-    return image.contiguous(memory_format=task.memory_format), mask
-
-
-def autocast(task: Task) -> torch.autocast:
-    return torch.autocast(task.device.type, dtype=task.autocast or torch.bfloat16, enabled=task.autocast is not None)

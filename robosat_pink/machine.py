@@ -93,7 +93,10 @@ def check_gpu(is_usable: bool) -> None:
 
 def check_disk(folder: Path, needed_bytes: int, what: str) -> None:
     """ContractError with the numbers where a folder has no room for the checkpoints that will stand there."""
-    replaced = sum(path.stat().st_size for path in folder.glob("*.pth"))
+    replaced = 0
+    for path in folder.glob("*.pth"):
+        with contextlib.suppress(FileNotFoundError):
+            replaced += path.stat().st_size
     free = shutil.disk_usage(folder).free + replaced
     if free < needed_bytes:
         raise ContractError(

@@ -24,19 +24,32 @@ from robosat_pink.files import write_atomically
 from robosat_pink.findings import Facts, Part, TilePictures
 from robosat_pink.inspection import Inspection, Look
 from robosat_pink.loader import TileLoader
-from robosat_pink.loop import State, Task
 from robosat_pink.masking import masked
 from robosat_pink.results import Results
+from robosat_pink.state import State, Task
 from robosat_pink.tiles import TileFiles
+from robosat_pink.watch import Watch
 
 log = logging.getLogger(__name__)
 
 
-def leave(state: State, task: Task, outcome: Results, holdout: Mapping[str, Any] | None, container: Container) -> None:
-    """Evaluate the best weights once more, tile by tile, and write all that. The network has these weights after it."""
+def leave(
+    state: State,
+    task: Task,
+    outcome: Results,
+    holdout: Mapping[str, Any] | None,
+    container: Container,
+    watch: Watch,
+) -> None:
+    """Evaluate the best weights once more, tile by tile, and write all that. The network has these weights after it.
+
+    `watch` is of this process alone: the others have ended their work.
+    """
     try:
-        if task.loader.tiles is not outcome.tiles:  # tiles have changed during the run: its loader is closed
-            loader = TileLoader(outcome.tiles, task.config.model.batch_size, workers=0)
+        task = dataclasses.replace(task, watch=watch)
+        # Tiles have changed during the run, and its loader is closed; or it gives this process's share.
+        if task.loader.tiles is not outcome.tiles or task.world.size > 1:
+            loader = TileLoader(outcome.tiles, task.config.model.batch_size, workers=0, interrupt=watch.interrupt)
             task = dataclasses.replace(task, split=outcome.split, loader=loader)
         seconds = _seconds_of_the_run(state, holdout)
         state.model.load_state_dict(state.best_weights)

@@ -38,6 +38,7 @@ INSTANCE_TYPE = "ml.g5.xlarge"
 ONE_GPU_SIZES = ("xlarge", "2xlarge", "4xlarge", "8xlarge", "16xlarge")
 INSTANCE_TYPES = (
     *(f"ml.{family}.{size}" for family in ("g4dn", "g5", "g6") for size in ONE_GPU_SIZES),
+    *("ml.g4dn.12xlarge", "ml.g5.12xlarge", "ml.g5.48xlarge", "ml.g6.12xlarge", "ml.g6.48xlarge"),  # 4 and 8 GPUs
     *("ml.m5.xlarge", "ml.m5.2xlarge", "ml.m5.4xlarge", "ml.c5.2xlarge", "ml.c5.4xlarge", "ml.c5.9xlarge"),
 )
 
@@ -151,7 +152,7 @@ def algorithm(account: Account) -> dict[str, Any]:
         "TrainingSpecification": {
             "TrainingImage": account.image,
             "SupportedTrainingInstanceTypes": list(INSTANCE_TYPES),
-            "SupportsDistributedTraining": False,
+            "SupportsDistributedTraining": True,
             "TrainingChannels": [
                 {
                     "Name": "config",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 
 from robosat_pink import metrics
 from robosat_pink.config import Config
+from robosat_pink.distributed import World
 from robosat_pink.errors import DataError, RobosatError
 from robosat_pink.loader import Batch
 from robosat_pink.metrics import Confusion
@@ -20,45 +21,62 @@ log = logging.getLogger(__name__)
 
 
 class Tally:
-    """Of one phase; one transfer from the device, at its end."""
+    """Of one phase, in one process; one transfer from the device, at its end."""
 
-    COUNTS = ("samples", "empty", "cached", "fetched", "fetched_bytes", "retries", "waited_s")
+    COUNTS = ("empty", "cached", "fetched", "fetched_bytes", "retries")
 
-    def __init__(
-        self, config: Config, device: torch.device, phase: str, epoch: int, content: dict[str, Any] | None = None
-    ) -> None:
-        """`content` is that of an earlier tally, to be added to."""
+    def __init__(self, config: Config, device: torch.device, phase: str, epoch: int, steps: int) -> None:
         self.config, self.phase, self.epoch = config, phase, epoch
         self.confusion = Confusion(config.num_classes, device)
-        self.loss = torch.zeros((), dtype=torch.float64, device=device)
-        self.samples = self.empty = self.cached = self.fetched = self.fetched_bytes = self.retries = 0
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # of losses, and of tiles that have one
+        self.is_unfit = torch.zeros(steps, dtype=torch.bool, device=device)  # steps whose loss was not a number
+        self.steps_told: set[int] = set()  # of these, those that are known
+        self.empty = self.cached = self.fetched = self.fetched_bytes = self.retries = 0
         self.waited_s = 0.0
         self.started = time.monotonic()
-        if content is not None:
-            self.confusion.counts += content["counts"].to(device)
-            self.loss += content["loss"].to(device)
-            for name in self.COUNTS:
-                setattr(self, name, content[name])
-            self.started -= content["seconds"]
 
     def content(self) -> dict[str, Any]:
         return {
             "counts": self.confusion.counts.cpu(),
-            "loss": self.loss.cpu(),
-            **{name: getattr(self, name) for name in self.COUNTS},
+            "sums": self.sums.cpu(),
+            "is_unfit": self.is_unfit.cpu(),
+            **{name: getattr(self, name) for name in (*self.COUNTS, "waited_s")},
             "seconds": time.monotonic() - self.started,
         }
 
-    def add(self, batch: Batch, loss: torch.Tensor, logits: torch.Tensor, mask: torch.Tensor) -> None:
-        """`loss` is the mean over the batch's samples."""
-        self.loss += loss.double() * len(batch)
-        self.samples += len(batch)
-        self.confusion.add(logits, mask)
+    def go_on(self, content: Mapping[str, Any]) -> None:
+        """Add what an earlier tally had come to."""
+        self.confusion.counts += content["counts"].to(self.sums.device)
+        self.sums += content["sums"].to(self.sums.device)
+        self.is_unfit |= content["is_unfit"].to(self.sums.device)
+        self.steps_told |= set(content["is_unfit"].nonzero().flatten().tolist())
+        for name in (*self.COUNTS, "waited_s"):
+            setattr(self, name, getattr(self, name) + content[name])
+        self.started = min(self.started, time.monotonic() - content["seconds"])
+
+    def add(
+        self,
+        step: int,
+        batch: Batch,
+        loss: torch.Tensor,
+        logits: torch.Tensor,
+        mask: torch.Tensor,
+        is_number: torch.Tensor | None = None,
+    ) -> None:
+        """`loss` is the mean over the batch's samples; if it is none, as `is_number` says, the batch counts nowhere."""
+        sums = torch.stack([loss.double() * len(batch), torch.full_like(self.sums[0], len(batch))])
+        if is_number is not None:
+            sums = torch.where(is_number, sums, torch.zeros_like(sums))
+            self.is_unfit[step] = ~is_number
+        self.sums += sums
+        if len(batch):
+            self.confusion.add(logits, mask)
 
     def so_far(self) -> tuple[float, float]:
-        """Mean loss and IoU until now, for a person who watches: asks the device."""
+        """Mean loss and IoU until now, in this process, for a person who watches: asks the device."""
         names = [each.name for each in self.config.classes]
-        loss = self.loss.item() / max(self.samples, 1)
+        summed, samples = self.sums.tolist()
+        loss = summed / max(samples, 1)
         return loss, metrics.scores(self.confusion.counts.cpu().numpy(), names, loss)["iou"]
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -77,11 +95,16 @@ class Tally:
             self.retries += batch.retries
             yield batch
 
-    def finish(self) -> dict[str, Any]:
-        """The metrics of the phase, logged. Raises where there is nothing to measure, or the loss is not a number."""
-        if not self.samples:
-            raise DataError(f"none of the {self.empty} {self.phase} tiles has a pixel with both image and mask data")
-        loss = self.loss.item() / self.samples
+    def finish(self, world: World) -> dict[str, Any]:
+        """The metrics of the phase in all processes, logged. Raises where there is nothing to measure."""
+        world.add_up(self.confusion.counts, self.sums)
+        traffic = world.total(*(getattr(self, name) for name in self.COUNTS))
+        empty, cached, fetched, fetched_bytes, retries = traffic
+        summed, samples = self.sums.tolist()
+        samples = int(samples)
+        if not samples:
+            raise DataError(f"none of the {empty} {self.phase} tiles has a pixel with both image and mask data")
+        loss = summed / samples
         if not math.isfinite(loss):
             raise RobosatError(
                 f"epoch {self.epoch}: the {self.phase} loss is {loss}; check channels[].scale, mean and std, "
@@ -96,22 +119,22 @@ class Tally:
                 self.phase,
             )
         values = metrics.scores(counts, [each.name for each in self.config.classes], loss)
-        values |= {"tiles": self.samples, "empty": self.empty, "seconds": seconds, "waited_s": self.waited_s}
+        values |= {"tiles": samples, "empty": empty, "seconds": seconds, "waited_s": self.waited_s}
         log.info(
             metrics.log_line(
                 self.phase,
                 self.epoch,
                 self.config.model.epochs,
                 values,
-                tiles=self.samples,
-                empty=self.empty,
+                tiles=samples,
+                empty=empty,
                 seconds=f"{seconds:.2f}",
-                tiles_per_s=f"{self.samples / seconds:.2f}",
+                tiles_per_s=f"{samples / seconds:.2f}",
                 waited=f"{self.waited_s / seconds:.3f}",
-                requests=2 * self.fetched + self.retries,
-                retries=self.retries,
-                megabytes=f"{self.fetched_bytes / 1e6:.2f}",
-                cached=self.cached,
+                requests=2 * fetched + retries,
+                retries=retries,
+                megabytes=f"{fetched_bytes / 1e6:.2f}",
+                cached=cached,
             )
         )
         return values

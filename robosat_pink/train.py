@@ -15,13 +15,14 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from robosat_pink import launch
 from robosat_pink.container import Container, Stopped, StopRequest, cause_of
-from robosat_pink.errors import ConfigError, ContractError, RobosatError
+from robosat_pink.errors import ConfigError, RobosatError
 from robosat_pink.init import run_as_init
+from robosat_pink.launch import Place
 from robosat_pink.masking import MaskingFormatter
 
 if TYPE_CHECKING:
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
 
     from robosat_pink.config import Config
     from robosat_pink.datasets import TilePairs
+    from robosat_pink.distributed import World
     from robosat_pink.loader import TileLoader
-    from robosat_pink.loop import State, Task
-    from robosat_pink.results import Results
+    from robosat_pink.results import NoResults, Results
+    from robosat_pink.resume import Start
+    from robosat_pink.state import State, Task
     from robosat_pink.tiles import Split
 
 log = logging.getLogger("robosat_pink")
@@ -46,19 +49,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler.setFormatter(MaskingFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     container = Container.here()
+    argv = sys.argv[1:] if argv is None else argv
     arguments = None
     try:
         with StopRequest() as stop:
-            arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+            arguments = parse_arguments(argv)
             if arguments.check is None:
                 container.prepare()
             with stop.postponed():
                 from robosat_pink.config import load_config
             path = arguments.check or arguments.config or container.experiment_file()
-            act = run if arguments.check is None else look_ahead
-            act(load_config(path, container.hyperparameters(), arguments.overrides), container, stop)
-    except Stopped:
-        log.info("stopped by a signal; the same command goes on where resume points were kept")
+            config = load_config(path, container.hyperparameters(), arguments.overrides)
+            if arguments.check is not None:
+                look_ahead(config, container, stop)
+                return 0
+            place = launch.place_from(os.environ)
+            here = [place] if place else launch.places(container, config.runtime)
+            if len(here) > 1:
+                return launch.run(here, argv, stop, container)
+            run_in(here[0], config, container, stop)
+    except Stopped as stopped:
+        log.info("stopped %s; the same command goes on where resume points were kept", stopped.reason)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of obstore's, too, which is no Exception
@@ -69,37 +80,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(config: Config, container: Container, stop: StopRequest) -> None:
+def run_in(place: Place, config: Config, container: Container, stop: StopRequest) -> None:
+    """Run as one of the processes that train together. The first speaks for all; the others, of trouble only."""
+    with stop.postponed():
+        from robosat_pink import distributed
+    if place.rank:
+        (handler,) = log.root.handlers
+        handler.setFormatter(MaskingFormatter(f"process {place.rank}: %(message)s"))
+        log.root.setLevel(logging.WARNING)
+    with distributed.joined(container, place, config.runtime.peer_timeout_s) as world:
+        run(config, container, stop, world)
+
+
+def run(config: Config, container: Container, stop: StopRequest, world: World) -> None:
     """Find the tiles, build the network, continue where an earlier attempt stopped, fit, and leave the results."""
     with stop.postponed():
         import torch
         from torch.amp.grad_scaler import GradScaler
 
-        from robosat_pink import checkpoint, loop, machine, progress, report, results
+        from robosat_pink import checkpoint, machine, progress, report, results, resume
         from robosat_pink import device as devices
         from robosat_pink.config import to_tree
         from robosat_pink.datasets import normalisation, store_options
+        from robosat_pink.distributed import World
         from robosat_pink.losses import build_loss
+        from robosat_pink.models.synchronisation import synchronise
+        from robosat_pink.state import State, Task
         from robosat_pink.transforms import EvaluationTransform, TrainingTransform
+        from robosat_pink.watch import Watch
 
     for line in machine.report(container):
         log.info(line)
-    if len(container.hosts()[0]) > 1:
-        raise ContractError(f"{len(container.hosts()[0])} hosts: training runs on one; set the instance count to 1")
+    check_processes(config, world)
+    points = checkpoint.ResumePoints(container.checkpoints) if container.checkpoints else None
     where = store_options(config.dataset, container.channels())
-    resume_point = checkpoint.newest_resume_point(container.checkpoints)
-    start = checkpoint.read(config.checkpoint.path, **where) if config.checkpoint.path and not resume_point else None
-    config = results.with_scales_settled(config, resume_point.content if resume_point else start)
+    start = world.shared(lambda: resume.find(config, points, where))
+    config = resume.with_scales_settled(config, start)
     log.info("experiment: %s", json.dumps(to_tree(config)))
 
     torch.manual_seed(config.runtime.seed)
-    device = devices.choose_device(config.runtime.device)
+    device = devices.choose_device(config.runtime.device, world.place.local_rank)
     precision = devices.choose_precision(config.runtime.precision, device)
     memory_format = devices.choose_layout(device, precision)
-    devices.prepare(device)
+    devices.prepare(device, world.place.local_size)
 
-    tiles, split = find_tiles(config, container)
-    model = build_network(config, start, is_resumed=resume_point is not None, where=where)
+    tiles, split = find_tiles(config, container, world)
+    model, upsampling = build_network(config, start, device, where)
+    if config.model.batch_norm == "synchronised" and world.size > 1:
+        synchronise(model)
     model.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
     if config.runtime.compile:
         devices.check_compiler()
@@ -107,43 +135,46 @@ def run(config: Config, container: Container, stop: StopRequest) -> None:
     class_weights = [each.weight for each in config.classes]
     loss = build_loss(config.model.loss, num_classes=config.num_classes, class_weights=class_weights)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.model.lr, weight_decay=config.model.decay, fused=True)
+    state = State(model, optimizer, GradScaler(device.type, enabled=precision == torch.float16))
+    if start:
+        resume.go_on(state, start, config, tiles)
+
     writer = checkpoint.Writer()
-
-    def check() -> None:
-        stop.raise_if_requested()
-        writer.check()
-
-    state = loop.State(model, optimizer, GradScaler(device.type, enabled=precision == torch.float16))
-    task = loop.Task(
+    save_every_s = 60 * config.checkpoint.every_minutes if points else None
+    watch = Watch(world, stop, writer, save_every_s, config.runtime.max_seconds)
+    task = Task(
         config=config,
         split=split,
-        loader=make_loader(tiles, config, device, stop),
+        loader=make_loader(tiles, config, device, watch.interrupt, world.place),
         loss=loss.to(device),
         training_transform=TrainingTransform(*normalisation(config.channels)).to(device),
         evaluation_transform=EvaluationTransform(*normalisation(config.channels)).to(device),
         device=device,
         autocast=precision,
         memory_format=memory_format,
-        show=progress.bar if container.is_interactive() else progress.lines,
-        check=check,
+        show=progress.bar if container.is_interactive() and world.is_first else progress.lines,
+        watch=watch,
+        network=world.parallel(model, device, config.runtime.accumulation),
+        world=world,
     )
     with writer:
-        outcome = results.Results(container, config, tiles, split, version("robosat_pink"), writer)
-        if resume_point:
-            outcome.resume(state, resume_point)
+        outcome: results.Results | results.NoResults = results.NoResults()
+        if world.is_first:
+            outcome = results.Results(container, config, tiles, split, writer, points, upsampling)
         log.info("training on %s in %s", device, precision or torch.float32)
         log.info(progress.summary(model, len(split.train), config.model.batch_size, config.model.epochs))
-        outcome.begin(state)
+        world.shared(lambda: outcome.begin(state))
         stop.waits_to_be_asked = True
         try:
             stop.raise_if_requested()
             holdout = fit_and_evaluate(state, task, outcome, container, stop)
-        except Stopped:
-            outcome.save_stopped(state)
+        except Stopped as stopped:
+            outcome.save_stopped(state, stopped.reason)
             raise
         outcome.finish(state, holdout)
     log.info("model and metrics are in %s; best epoch %d of %d", container.model, state.best_epoch, state.epoch)
-    report.leave(state, task, outcome, holdout, container)
+    if isinstance(outcome, results.Results):
+        report.leave(state, task, outcome, holdout, container, Watch(World(), stop, writer))
 
 
 def look_ahead(config: Config, container: Container, stop: StopRequest) -> None:
@@ -151,32 +182,50 @@ def look_ahead(config: Config, container: Container, stop: StopRequest) -> None:
     with stop.postponed():
         import torch
 
-        from robosat_pink import check, checkpoint, results
+        from robosat_pink import check, resume
         from robosat_pink.config import to_tree
         from robosat_pink.datasets import store_options
+        from robosat_pink.distributed import World
 
     where = store_options(config.dataset, container.channels())
-    start = checkpoint.read(config.checkpoint.path, **where) if config.checkpoint.path else None
-    config = results.with_scales_settled(config, start)
+    start = resume.find(config, None, where)
+    config = resume.with_scales_settled(config, start)
     log.info("experiment: %s", json.dumps(to_tree(config)))
     torch.manual_seed(config.runtime.seed)
-    tiles, split = find_tiles(config, container)
+    tiles, split = find_tiles(config, container, World())
     if config.model.pretrained is True:
         log.info("the encoder's ImageNet weights are not fetched for this")
-    is_fetched = config.model.pretrained is True  # what would be replaced is not fetched either
-    model = build_network(config, start, is_resumed=is_fetched, where=where)
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=False))
+    model, _ = build_network(config, start, torch.device("cpu"), where)
     check.check(config, container, tiles, split, model)
 
 
+def check_processes(config: Config, world: World) -> None:
+    """ConfigError for what several processes cannot do."""
+    several = f"{world.size} processes"
+    if config.model.batch_size < world.size:
+        raise ConfigError(
+            f"model.batch_size = {config.model.batch_size}: is that of all {several} together; accepted: {world.size} "
+            "or more, or fewer hosts or runtime.processes"
+        )
+    if world.size > 1 and config.dataset.if_changed == "relist":
+        raise ConfigError(f"dataset.if_changed = relist: not with {several}; leave it out, and start again if they do")
+    if world.size == 1 and config.model.batch_norm == "synchronised":
+        log.info("model.batch_norm = synchronised: there is one process, whose batches are whole")
+
+
 def build_network(
-    config: Config, start: Mapping[str, Any] | None, is_resumed: bool, where: dict[str, Any]
-) -> nn.Module:
-    """The experiment's network, with the weights it starts from: a checkpoint's, pretrained ones, or random ones."""
+    config: Config, start: Start | None, device: torch.device, where: dict[str, Any]
+) -> tuple[nn.Module, str | int]:
+    """The experiment's network with weights to begin with, pretrained or random, and the form of its upsampling.
+
+    A run goes on with the form that it has begun with: the forms differ in the last bits.
+    """
     from robosat_pink import checkpoint
     from robosat_pink.models import build_model
-    from robosat_pink.models.blocks import Execution, choose_execution
+    from robosat_pink.models.blocks import Execution, choose_execution, settled_upsampling
 
-    pretrained: Any = config.model.pretrained and not start and not is_resumed  # nothing is fetched to be replaced
+    pretrained: Any = config.model.pretrained and not start  # nothing is fetched to be replaced
     if pretrained and isinstance(config.model.pretrained, str):
         pretrained = checkpoint.read(config.model.pretrained, **where)
     model = build_model(
@@ -187,15 +236,15 @@ def build_network(
         pretrained=pretrained,
         **config.model.options,
     )
-    choose_execution(model, Execution(config.runtime.upsampling, config.runtime.recompute))
-    if start:
-        loaded = checkpoint.load_weights(model, start, name=str(config.checkpoint.path))
-        log.info("starting from %s: %d tensors, epoch %s", config.checkpoint.path, loaded.tensors, loaded.epoch)
-    return model
+    upsampling = settled_upsampling(config.runtime.upsampling, device.type)
+    if start and start.is_whole and config.runtime.upsampling == "auto":
+        upsampling = start.content["upsampling"]
+    choose_execution(model, Execution(upsampling, config.runtime.recompute))
+    return model, upsampling
 
 
 def fit_and_evaluate(
-    state: State, task: Task, outcome: Results, container: Container, stop: StopRequest
+    state: State, task: Task, outcome: Results | NoResults, container: Container, stop: StopRequest
 ) -> dict[str, Any] | None:
     """Train to the last epoch; the metrics of held-out tiles, if any. Tiles that changed meanwhile are listed again."""
     from robosat_pink import loop
@@ -203,7 +252,7 @@ def fit_and_evaluate(
 
     for attempt in itertools.count():
         try:
-            loop.fit(state, task, outcome.save_epoch)
+            loop.fit(state, task, outcome.save, outcome.save_epoch)
             outcome.complete(state)
             return evaluate_held_out(state, task)
         except Changed as error:
@@ -214,8 +263,9 @@ def fit_and_evaluate(
             anew = "the held-out tiles are evaluated" if is_fitted else f"epoch {state.epoch + 1} begins"
             log.warning("listing again; %s anew", anew)
             task.loader.close()
-            tiles, split = find_tiles(task.config, container)
-            task = dataclasses.replace(task, split=split, loader=make_loader(tiles, task.config, task.device, stop))
+            tiles, split = find_tiles(task.config, container, task.world)
+            loader = make_loader(tiles, task.config, task.device, stop.raise_if_requested, task.world.place)
+            task = dataclasses.replace(task, split=split, loader=loader)
             outcome.list_anew(tiles, split)
             state.begin_epoch_anew()
     raise AssertionError
@@ -228,10 +278,10 @@ def evaluate_held_out(state: State, task: Task) -> dict[str, Any] | None:
     if not len(task.split.holdout):
         return None
     state.model.load_state_dict(state.best_weights)
-    return loop.evaluate(state.model, task, task.split.holdout, "holdout", state.best_epoch)
+    return loop.evaluate(state, task, task.split.holdout, "holdout", state.best_epoch)
 
 
-def find_tiles(config: Config, container: Container) -> tuple[TilePairs, Split]:
+def find_tiles(config: Config, container: Container, world: World) -> tuple[TilePairs, Split]:
     """List both buckets, pair images with masks, and say which of them are trained on."""
     from robosat_pink.datasets import TilePairs
     from robosat_pink.models import MODELS
@@ -245,6 +295,7 @@ def find_tiles(config: Config, container: Container) -> tuple[TilePairs, Split]:
         augmentation=config.model.data_augmentation,
         seed=config.runtime.seed,
         input_channels=container.channels(),
+        shared=world.shared,
     )
     split = tiles.split()
     log.info(
@@ -255,13 +306,16 @@ def find_tiles(config: Config, container: Container) -> tuple[TilePairs, Split]:
     return tiles, split
 
 
-def make_loader(tiles: TilePairs, config: Config, device: torch.device, stop: StopRequest) -> TileLoader:
+def make_loader(
+    tiles: TilePairs, config: Config, device: torch.device, interrupt: Callable[[], None], place: Place
+) -> TileLoader:
     from robosat_pink.loader import TileLoader, bytes_of_a_batch, worker_count
 
     is_gpu = device.type == "cuda"
     batch_size = config.model.batch_size
-    workers = worker_count(config.runtime.workers, is_gpu, bytes_of_a_batch(tiles, batch_size))
-    return TileLoader(tiles, batch_size, workers, pin_memory=is_gpu, interrupt=stop.raise_if_requested)
+    batch_bytes = bytes_of_a_batch(tiles, -(-batch_size // place.size))
+    workers = worker_count(config.runtime.workers, is_gpu, batch_bytes, place.local_size)
+    return TileLoader(tiles, batch_size, workers, pin_memory=is_gpu, interrupt=interrupt, place=place)
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:

@@ -16,7 +16,7 @@ from robosat_pink.models.recomputation import Recompute, Upsampling
 # Input pixels of a tile from which on the transposed form is the faster one, by device: on two cores with AVX-512 BF16,
 # forward and backward, it took 0.8 of the time at 32 x 32 and 0.4 to 0.5 above in float32, 0.9 and 0.2 to 0.6 in
 # bfloat16, and at 16 x 16 1.4 to 1.5 times (tests/benchmarks/step.py --blocks). Not measured on a GPU, nor used there.
-TRANSPOSED_FROM = {"cpu": 32 * 32}
+TRANSPOSED_FROM: dict[str, int] = {"cpu": 32 * 32}
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,12 @@ class Execution:
     """How a network computes its function, which stays the same up to the last bits.
 
     `upsampling` is the form of convolutions after upsampling; `auto` takes one by device and size alone, so that runs
-    repeat. `recompute` is what is computed again in backward instead of kept: nothing; norms, activations,
-    concatenations and pooling, which are cheap; or whole blocks, which costs about a forward pass more.
+    repeat, and a number is that of input pixels from which on it is the transposed one. `recompute` is what is computed
+    again in backward instead of kept: nothing; norms, activations, concatenations and pooling, which are cheap; or
+    whole blocks, which costs about a forward pass more.
     """
 
-    upsampling: Literal["auto", "plain", "transposed"] = "auto"
+    upsampling: Literal["auto", "plain", "transposed"] | int = "auto"
     recompute: Recompute = "norms"
 
     def conv(self, conv: Any, *parts: Tensor) -> Tensor:
@@ -57,17 +58,24 @@ class Execution:
         return recomputation.once_more_in_backward(function, *inputs) if again else function(*inputs)
 
     def form(self, features: Tensor) -> Upsampling:
-        if self.upsampling != "auto":
-            return self.upsampling
-        least = TRANSPOSED_FROM.get(features.device.type)
+        least = settled_upsampling(self.upsampling, features.device.type)
+        if least == "plain" or least == "transposed":
+            return least
         height, width = features.shape[-2:]
-        return "plain" if least is None or height * width < least else "transposed"
+        return "transposed" if height * width >= least else "plain"
 
     def _conv(self, conv: Any, parts: tuple[Tensor, ...], upsampling: Upsampling) -> Tensor:
         if self.recompute != "none":
             return recomputation.cat_conv(parts, conv, upsampling)
         features = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
         return recomputation.conv_of(features, conv.weight, conv.bias, upsampling, conv.stride, conv.padding)
+
+
+def settled_upsampling(
+    setting: Literal["auto", "plain", "transposed"] | int, device_type: str
+) -> Literal["plain", "transposed"] | int:
+    """What `auto` is on a device: for a run to go on with elsewhere."""
+    return TRANSPOSED_FROM.get(device_type, "plain") if setting == "auto" else setting
 
 
 class Block(nn.Module):

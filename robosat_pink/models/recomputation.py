@@ -20,20 +20,30 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from robosat_pink.models.synchronisation import synchronised_batch_norm
+
 Recompute = Literal["none", "norms", "blocks"]
 Upsampling = Literal["none", "plain", "transposed"]
 
 _is_second_time: ContextVar[bool] = ContextVar("_is_second_time", default=False)
+_counts_nothing: ContextVar[bool] = ContextVar("_counts_nothing", default=False)
 
 
 def batch_norm(features: Tensor, norm: Any) -> Tensor:
-    """What nn.BatchNorm2d computes, but that running statistics are updated once, however often it is computed."""
+    """What nn.BatchNorm2d computes, but that running statistics are updated once, however often it is computed.
+
+    A norm that `synchronise` has marked takes its statistics from the batches of all processes.
+    """
+    if norm.training and getattr(norm, "is_synchronised", False):
+        return synchronised_batch_norm(features, norm, *_running_statistics(norm), counts=not _counts_nothing.get())
     settings = norm.training, norm.momentum, norm.eps
     return functional.batch_norm(features, *_running_statistics(norm), norm.weight, norm.bias, *settings)
 
 
 def norm_act_conv(features: Tensor, norm: Any, slope: float, conv: nn.Conv2d) -> Tensor:
     """conv(leaky_relu(batch_norm(features))): (N, C, H, W) to (N, O, H', W'). A slope of 0 is ReLU."""
+    if norm.training and getattr(norm, "is_synchronised", False):
+        return cat_conv((functional.leaky_relu(batch_norm(features, norm), slope, inplace=True),), conv)
     settings = norm.training, norm.momentum, norm.eps, slope, conv.stride, conv.padding
     statistics = _running_statistics(norm)
     found: Tensor = _NormActConv.apply(features, norm.weight, norm.bias, *statistics, conv.weight, conv.bias, settings)  # type: ignore[no-untyped-call]
@@ -57,6 +67,22 @@ def once_more_in_backward(block: Callable[..., Tensor], *inputs: Tensor) -> Tens
         block, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=_first_and_second_time
     )
     return found
+
+
+@contextlib.contextmanager
+def counting_nothing(model: nn.Module) -> Iterator[None]:
+    """For a step of a process that has no tile: no statistics are taken from it."""
+    norms = [each for each in model.modules() if hasattr(each, "running_mean")]
+    training = [each.training for each in norms]
+    token = _counts_nothing.set(True)
+    try:
+        for each in norms:
+            each.training &= getattr(each, "is_synchronised", False)  # all processes take part in these
+        yield
+    finally:
+        _counts_nothing.reset(token)
+        for each, was_training in zip(norms, training, strict=True):
+            each.training = was_training
 
 
 def conv_of(

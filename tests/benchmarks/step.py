@@ -1,14 +1,16 @@
 """What a training step costs, ours beside a straightforward one: arithmetic, memory kept for backward, time.
 
     python tests/benchmarks/step.py [--network albunet] [--size 512] [--batch 2] [--rounds 3] [--device cpu]
-                                    [--blocks | --losses | --equal 50]
+                                    [--brief | --blocks | --losses | --equal 50]
 
 The straightforward step computes in float32 and NCHW, upsamples before each convolution, and loops over images for a
 Lovász loss in float64 whose steps are differences. Then each lever is turned on alone, then all together, then all but
 one. Times are medians of alternating steps, forward, loss, backward and optimizer; what is kept for backward is counted
 once a storage, parameters aside; `peak` is what the process, or the GPU, takes at most during a step beyond what it had
-before. `memory` is the C library's keeping of freed memory. `of peak rate` is the arithmetic a second, three times the
-forward's, by what the device does in a matrix product of 4096 x 4096 of that type. Asserts nothing.
+before. `prepared` is what `device.prepare` sets: freed memory is kept on a CPU; on a GPU cuDNN chooses by trial, and
+float32 takes TF32. bfloat16 is left out on a CPU without instructions for it. `of peak rate` is the arithmetic a
+second, three times the forward's, by what the device does in a matrix product of 4096 x 4096 of that type. Asserts
+nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from robosat_pink import machine
+from robosat_pink.device import choose_precision
 from robosat_pink.losses import build_loss
 from robosat_pink.models import build_model
 from robosat_pink.models.blocks import Execution, choose_execution
@@ -48,16 +51,17 @@ class Levers:
     channels_last: bool = False
     loss: bool = False  # ours
     fused: bool = False  # Adam
-    memory: bool = False  # freed memory is kept
+    prepared: bool = False  # the process, for the device
 
     def __str__(self) -> str:
         names = [self.form] * (self.form != "plain")
         names += [f"recompute {self.recompute}"] * (self.recompute != "none")
-        names += [name for name in ("bf16", "channels_last", "loss", "fused", "memory") if getattr(self, name)]
+        names += [name for name in ("bf16", "channels_last", "loss", "fused", "prepared") if getattr(self, name)]
         return ", ".join(names) or "none: the straightforward step"
 
 
-ALL = Levers("auto", "norms", bf16=True, channels_last=True, loss=True, fused=True, memory=True)
+FORMS: tuple[Literal["auto", "plain", "transposed"], ...] = ("auto", "plain", "transposed")
+ALL = Levers("auto", "norms", bf16=True, channels_last=True, loss=True, fused=True, prepared=True)
 CONTENDERS = (
     Levers(),
     Levers(form="transposed"),
@@ -68,7 +72,7 @@ CONTENDERS = (
     Levers(channels_last=True),
     Levers(loss=True),
     Levers(fused=True),
-    Levers(memory=True),
+    Levers(prepared=True),
     ALL,
     replace(ALL, form="plain"),
     replace(ALL, form="transposed"),
@@ -78,7 +82,7 @@ CONTENDERS = (
     replace(ALL, channels_last=False),
     replace(ALL, loss=False),
     replace(ALL, fused=False),
-    replace(ALL, memory=False),
+    replace(ALL, prepared=False),
 )
 
 
@@ -129,15 +133,15 @@ class Step:
         return loss.item()
 
     def measure(self) -> None:
-        keep_freed_memory(self.levers.memory)
-        if self.levers.memory:
+        prepare(self.device, self.levers.prepared)
+        if self.levers.prepared:
             self.run()  # fetches what is to be kept
         started = time.perf_counter()
         self.run()
         self.seconds.append(time.perf_counter() - started)
 
     def peak_bytes(self) -> int:
-        keep_freed_memory(False)
+        prepare(self.device, False)
         self.optimizer.zero_grad(set_to_none=True)
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -172,8 +176,11 @@ class Step:
         return sum(kept.values())
 
 
-def keep_freed_memory(is_kept: bool) -> None:
-    if is_kept:
+def prepare(device: str, is_prepared: bool) -> None:
+    if device == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = is_prepared
+        torch.backends.cudnn.benchmark = is_prepared
+    elif is_prepared:
         machine.keep_freed_memory()
     else:  # glibc's defaults
         library = ctypes.CDLL(None)
@@ -206,7 +213,8 @@ def blocks(batch: int, device: str) -> None:
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for num_in, num_out, size in BLOCKS:
         cells = []
-        for dtype in (torch.float32, torch.bfloat16):
+        has_bf16 = device == "cuda" or choose_precision("auto", torch.device("cpu")) == torch.bfloat16
+        for dtype in (torch.float32, torch.bfloat16)[: 1 + has_bf16]:
             seconds: dict[Upsampling, list[float]] = {"plain": [], "transposed": []}
             given = [torch.randn(batch, num_in, size, size), torch.randn(num_out, num_in, 3, 3)]
             features, weight = (
@@ -259,6 +267,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--blocks", action="store_true", help="only the two forms of each upsampling block")
+    parser.add_argument("--brief", action="store_true", help="only without levers, with all, and in each form: 6 GB")
     parser.add_argument("--losses", action="store_true", help="only the Lovász loss")
     parser.add_argument(
         "--equal", type=int, metavar="STEPS", help="only how far losses of float32 part in so many steps"
@@ -280,8 +289,14 @@ def main() -> None:
         blocks(options.batch, options.device)
         print(f"\n{name_of_machine()}; {options.device}, batch {options.batch}, channels_last, forward and backward")
         return
-    peaks = {bf16: peak_flops(options.device, torch.bfloat16 if bf16 else torch.float32) for bf16 in (False, True)}
-    steps = [Step(levers, options.network, options.batch, options.size, options.device) for levers in CONTENDERS]
+    has_bf16 = options.device == "cuda" or choose_precision("auto", torch.device("cpu")) == torch.bfloat16
+    types = {False: torch.float32} | ({True: torch.bfloat16} if has_bf16 else {})
+    peaks = {bf16: peak_flops(options.device, dtype) for bf16, dtype in types.items()}
+    chosen = (Levers(), *(replace(ALL, form=form) for form in FORMS)) if options.brief else CONTENDERS
+    if not has_bf16:  # and then ours computes in the plain layout, too
+        chosen = tuple(replace(each, bf16=False, channels_last=False) for each in chosen)
+    contenders = dict.fromkeys(chosen)
+    steps = [Step(levers, options.network, options.batch, options.size, options.device) for levers in contenders]
     for step in steps:
         step.run()  # Adam's moments are there from here on
     counts = [(step.forward_flops(), step.kept_bytes(), step.peak_bytes()) for step in steps]
@@ -307,7 +322,8 @@ def main() -> None:
         )
     print(
         f"\n{name_of_machine()}; {options.network}, {options.device}, {options.size} x {options.size}, "
-        f"batch {options.batch}; matrix product: {peaks[False] / 1e9:.0f} GFLOP/s float32, {peaks[True] / 1e9:.0f} bfloat16"
+        f"batch {options.batch}; matrix product, GFLOP/s: "
+        + ", ".join(f"{peaks[bf16] / 1e9:.0f} in {dtype}" for bf16, dtype in types.items())
     )
 
 

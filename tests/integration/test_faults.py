@@ -18,7 +18,7 @@ import yaml
 
 from benchmarks.s3_server import FAULTS, S3Server
 from conftest import files_in, pattern, write_tile
-from robosat_pink import loop, storage
+from robosat_pink import loop, step, storage
 from robosat_pink.config import CacheConfig
 from robosat_pink.container import Stopped
 from robosat_pink.datasets import TilePairs
@@ -296,7 +296,7 @@ class Seen:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, then: Callable[[str, int, int], None]) -> None:
         self.finished: list[tuple[str, int, list[int]]] = []
         values: dict[int, list[int]] = {}
-        to_device, add, finish = loop.to_device, loop.Tally.add, loop.Tally.finish
+        to_device, add, finish = step.to_device, loop.Tally.add, loop.Tally.finish
         newest: list[int] = []
 
         def remembered(batch: Batch, *rest: Any) -> Any:
@@ -308,11 +308,12 @@ class Seen:
             add(tally, *rest)
             then(tally.phase, tally.epoch, len(values[id(tally)]))
 
-        def kept(tally: loop.Tally) -> Any:
+        def kept(tally: loop.Tally, *rest: Any) -> Any:
             self.finished.append((tally.phase, tally.epoch, values.pop(id(tally))))
-            return finish(tally)
+            return finish(tally, *rest)
 
-        monkeypatch.setattr(loop, "to_device", remembered)
+        for place in (loop, step):
+            monkeypatch.setattr(place, "to_device", remembered)
         monkeypatch.setattr(loop.Tally, "add", noted)
         monkeypatch.setattr(loop.Tally, "finish", kept)
 

@@ -1,6 +1,7 @@
 """What planet-snowcover's users have must work here: their configuration files, their buckets, their checkpoints."""
 
 import json
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from robosat_pink.models import build_model
 from robosat_pink.sample import write_tiles
 from robosat_pink.train import main
 
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 FILES = [
     "ASO_3M_SD_USCAJW_20180423-Step3.toml",
     "ASO_3M_SD_USCASJ_20180601-Step2-V2.toml",
@@ -108,6 +110,41 @@ def test_configuration_file_of_the_original_trains_unchanged(
     else:
         assert "ImageNet weights: " in log
         assert metadata["scale"] == ["auto"]
+
+
+def test_chain_of_three_experiments_runs_as_three_jobs(
+    scene: Path,
+    torch_home: Path,
+    s3: S3Server,
+    opt_ml: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each starts from the best weights that the one before has left in the bucket of models."""
+    monkeypatch.setenv("TORCH_HOME", str(torch_home))
+    for bucket in ("planet-snowcover-imagery", "planet-snowcover-snow", "planet-snowcover-models"):
+        s3.make_bucket(bucket)
+    for name in ("20180528_181110_tiled", "20180601_181447_tiled", "20180423_181409_tiled"):
+        s3.upload(scene / "imagery/20180528_sierra", "planet-snowcover-imagery", f"{name}/")
+    for name in (
+        "ASO_3M_SD_USCATE_20180528_binary",
+        "ASO_3M_SD_USCASJ_20180601_tiles_02",
+        "ASO_3M_SD_USCAJW_20180423/ASO_3M_SD_USCAJW_20180423-MASK_02-COG",
+    ):
+        s3.upload(scene / "mask/20180528_sierra", "planet-snowcover-snow", f"{name}/")
+    for step in (1, 2, 3):
+        for folder in ("model", "input/data/config"):
+            shutil.rmtree(opt_ml / folder)
+        (opt_ml / "input/data/config").mkdir()
+        shutil.copy(EXPERIMENTS / f"tuolumne-{step}.yml", opt_ml / "input/data/config")
+        code = main(["model.epochs=1", "model.tile_size=64", "model.lr=1e-12", "runtime.workers=0"])
+        log = capsys.readouterr().out
+        assert code == 0, log
+        if step > 1:
+            assert f"starting from s3://planet-snowcover-models/tuolumne-{step - 1}/best.pth" in log
+            assert checkpoint.load(opt_ml / "model/best.pth")["metadata"]["scale"] == [10000.0]
+        best = (opt_ml / "model/best.pth").read_bytes()
+        s3.client.put_object(Bucket="planet-snowcover-models", Key=f"tuolumne-{step}/best.pth", Body=best)
 
 
 def test_published_weights_below_model_with_wrapped_norms_load() -> None:

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import rasterio
@@ -150,10 +151,10 @@ def test_the_same_command_goes_on_where_an_earlier_attempt_stopped(
 
     train_epoch = loop.train_epoch
 
-    def interrupted(state: loop.State, task: loop.Task, epoch: int) -> dict[str, object]:
+    def interrupted(state: loop.State, task: loop.Task, epoch: int, *rest: Any) -> dict[str, object]:
         if epoch == 3:
             raise KeyboardInterrupt
-        return train_epoch(state, task, epoch)
+        return train_epoch(state, task, epoch, *rest)
 
     monkeypatch.setattr(loop, "train_epoch", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -263,7 +264,7 @@ def test_losses_and_metrics_are_per_tile_whatever_the_batch_size(job: Path, monk
     monkeypatch.setattr(
         loop,
         "train_epoch",
-        lambda state, task, epoch: loop.evaluate(state.model, task, task.split.train, "train", epoch),
+        lambda state, task, epoch, save: loop.evaluate(state, task, task.split.train, "train", epoch),
     )
     found = []
     for batch_size in (1, 4, 16):
@@ -278,34 +279,34 @@ def test_losses_and_metrics_are_per_tile_whatever_the_batch_size(job: Path, monk
 
 
 def test_the_device_is_asked_for_numbers_once_a_phase(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    item = torch.Tensor.item
-    monkeypatch.setattr(torch.Tensor, "item", lambda tensor: (asked.append(tensor), item(tensor))[1])
+    """Nor does it ask for a number within a step, but on a CPU, which waits for nothing, for losses that are none."""
     from robosat_pink import loop
 
-    phases: list[int] = []
-    finish = loop.Tally.finish
+    asked: list[str] = []
+    for name in ("item", "tolist", "__bool__", "__float__"):
+        original = getattr(torch.Tensor, name)
+        monkeypatch.setattr(
+            torch.Tensor, name, lambda tensor, name=name, original=original: (asked.append(name), original(tensor))[1]
+        )
+    found: dict[str, list[int]] = {}
 
-    def counted(tally: loop.Tally) -> dict[str, object]:
-        asked.clear()
-        values = finish(tally)
-        phases.append(len(asked))
-        return values
+    def watch(place: Any, name: str) -> None:
+        original = getattr(place, name)
 
-    add = loop.Tally.add
-    steps: list[int] = []
+        def counted(*arguments: Any) -> Any:
+            asked.clear()
+            value = original(*arguments)
+            found.setdefault(name, []).append(len(asked))
+            return value
 
-    def quiet(tally: loop.Tally, *arguments: object) -> None:
-        asked.clear()
-        add(tally, *arguments)  # type: ignore[arg-type]
-        steps.append(len(asked))
+        monkeypatch.setattr(place, name, counted)
 
-    monkeypatch.setattr(loop.Tally, "finish", counted)
-    monkeypatch.setattr(loop.Tally, "add", quiet)
+    watch(loop.Tally, "finish")
+    watch(loop.Tally, "add")
+    watch(loop, "training_step")
     assert main(["model.epochs=1"]) == 0
-    assert phases == [1, 1]
-    assert steps
-    assert set(steps) == {0}
+    assert found["finish"] == [1, 1]
+    assert set(found["add"]) == set(found["training_step"]) == {0}
 
 
 def test_last_checkpoint_is_the_last_epoch_s_even_where_a_resume_only_scores_the_held_out(job: Path) -> None:
@@ -379,3 +380,59 @@ def test_checkpoint_that_cannot_be_written_in_the_background_ends_the_run(
     monkeypatch.setattr(checkpoint, "save_epoch", fail)
     assert main([]) == ContractError.exit_code
     assert "the disk is full" in (job / "output/failure").read_text()
+
+
+def test_run_that_gets_no_better_ends_early_and_stays_ended(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["model.epochs=9", "model.patience=2", "model.lr=1e-30", "model.batch_norm=frozen"]
+    for _ in range(2):
+        assert main(arguments) == 0
+        assert "ended early: no better epoch than 1 for model.patience = 2 epochs" in capsys.readouterr().out
+        assert [row["epoch"] for row in history(job / "model")] == ["1", "2", "3"]
+        assert json.loads((job / "model/metrics.json").read_text())["best_epoch"] == 1
+
+
+def test_run_whose_time_is_over_stops_cleanly_and_goes_on_another_time(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["runtime.max_seconds=0.001"]) == 0
+    assert "stopped because runtime.max_seconds = 0.001 are over after 0 epochs and 1 steps" in capsys.readouterr().out
+    assert [path.name for path in (job / "checkpoints").iterdir()] == ["resume-00000-000001.pth"]
+    assert main([]) == 0
+    assert "0 epochs and 1 steps are done" in capsys.readouterr().out
+
+
+def test_batches_whose_loss_is_no_number_are_named_and_too_many_end_the_run(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = EXPERIMENT | {"channels": [{"bands": [4, 3, 1], "scale": 1e-44}]}
+    (job / "input/data/config/experiment.yml").write_text(yaml.safe_dump(experiment))
+    assert main(["runtime.skipped_batches=1"]) == 1
+    log = capsys.readouterr().out
+    ids = (job / "model/train_ids.txt").read_text().split()
+    warning, error = (line for line in log.splitlines() if "the loss is not a number" in line)
+    assert warning.startswith("warning: epoch 1, step(s) 1: ")
+    assert "epoch 1, step(s) 2: " in error
+    assert "1 batch(es) have been passed over before (runtime.skipped_batches)" in error
+    assert [sum(each in line for each in ids) for line in (warning, error)] == [3, 3]
+    assert not (job / "model/best.pth").exists()
+
+
+def test_checkpoint_of_an_earlier_run_is_resumed_with_its_optimizer_and_epoch(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ours of an epoch: weights, optimizer and epoch, as robosat.pink wrote them."""
+    assert main(["model.epochs=2", "model.schedule=constant"]) == 0
+    whole = weights(job / "model", "checkpoint-00002-of-00002.pth")
+    for folder in ("model", "checkpoints"):
+        shutil.rmtree(job / folder)
+        (job / folder).mkdir()
+    assert main(["model.epochs=1", "model.schedule=constant"]) == 0
+    shutil.move(job / "model/checkpoint-00001-of-00001.pth", job / "first.pth")
+    for folder in ("model", "checkpoints"):
+        shutil.rmtree(job / folder)
+        (job / folder).mkdir()
+    resume = [f"checkpoint.resume={job}/first.pth", "model.epochs=2", "model.schedule=constant"]
+    assert main(resume) == 0
+    assert f"continuing from {job}/first.pth: 1 epochs and 0 steps are done" in capsys.readouterr().out
+    assert identical(weights(job / "model", "checkpoint-00002-of-00002.pth"), whole)
+    assert [row["epoch"] for row in history(job / "model")] == ["2"]

@@ -6,6 +6,7 @@ import threading
 import time
 from pathlib import Path
 from pickle import PicklingError
+from random import Random
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 
 from conftest import S3Server
 from robosat_pink import checkpoint
+from robosat_pink.checkpoint import ResumePoints
 from robosat_pink.errors import CheckpointError, ContractError, DataError
 
 ARITHMETIC = {"weight": torch.tensor([[1.0, 2.0]]), "bias": torch.tensor([3.0])}
@@ -192,55 +194,67 @@ def test_epoch_that_cannot_be_saved_leaves_the_one_before_it(tmp_path: Path) -> 
     assert names(tmp_path) == ["checkpoint-00001-of-00002.pth"]
 
 
-def save_resume_points(folder: Path, *epochs: int) -> None:
+def save_resume_points(points: ResumePoints, *epochs: int) -> None:
     for epoch in epochs:
-        checkpoint.save_resume_point(folder, epoch, 0, {"epoch": epoch})
+        points.save(epoch, 0, {"epoch": epoch})
 
 
 def test_last_two_resume_points_are_kept_and_the_newest_is_found(tmp_path: Path) -> None:
-    save_resume_points(tmp_path, 8, 9, 10, 11)
+    save_resume_points(ResumePoints(tmp_path), 8, 9, 10, 11)
     assert names(tmp_path) == ["resume-00010-000000.pth", "resume-00011-000000.pth"]
-    assert checkpoint.resume_points(tmp_path) == [
-        tmp_path / "resume-00011-000000.pth",
-        tmp_path / "resume-00010-000000.pth",
-    ]
-    assert checkpoint.newest_resume_point(tmp_path) == (tmp_path / "resume-00011-000000.pth", {"epoch": 11})
+    assert ResumePoints(tmp_path).newest() == (tmp_path / "resume-00011-000000.pth", {"epoch": 11})
 
 
 def test_folder_without_resume_points_has_no_newest(tmp_path: Path) -> None:
     (tmp_path / "resume-00001-000000.pth.sagemaker-ignore").write_text("half")
-    assert checkpoint.newest_resume_point(tmp_path) is None
+    assert ResumePoints(tmp_path).newest() is None
 
 
 @pytest.mark.parametrize("how", ["empty", "half", "last bytes missing"])
 def test_damaged_newest_resume_point_gives_way_to_the_one_before_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
-    save_resume_points(tmp_path, 4, 5)
+    save_resume_points(ResumePoints(tmp_path), 4, 5)
     newest = tmp_path / "resume-00005-000000.pth"
     newest.write_bytes(damaged(newest.read_bytes(), how))
+    points = ResumePoints(tmp_path)
     with caplog.at_level(logging.WARNING):
-        assert checkpoint.newest_resume_point(tmp_path) == (tmp_path / "resume-00004-000000.pth", {"epoch": 4})
+        assert points.newest() == (tmp_path / "resume-00004-000000.pth", {"epoch": 4})
     assert len(caplog.messages) == 1
     assert str(newest) in caplog.messages[0]
+    save_resume_points(points, 5)
+    assert names(tmp_path) == ["resume-00004-000000.pth", "resume-00005-000000.pth"]
+    assert ResumePoints(tmp_path).newest() == (newest, {"epoch": 5})
 
 
 def test_when_all_resume_points_are_damaged_there_is_none_and_a_warning_for_each(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    save_resume_points(tmp_path, 4, 5)
-    for path in checkpoint.resume_points(tmp_path):
+    save_resume_points(ResumePoints(tmp_path), 4, 5)
+    for path in tmp_path.iterdir():
         path.write_bytes(b"")
     with caplog.at_level(logging.WARNING):
-        assert checkpoint.newest_resume_point(tmp_path) is None
+        assert ResumePoints(tmp_path).newest() is None
     assert [name for name in names(tmp_path) if any(name in message for message in caplog.messages)] == names(tmp_path)
 
 
-def test_resume_point_just_written_outlives_damaged_ones_of_later_epochs(tmp_path: Path) -> None:
+def test_resume_points_just_written_outlive_damaged_ones_of_later_epochs(tmp_path: Path) -> None:
     for epoch in (8, 9):
         (tmp_path / f"resume-{epoch:05d}-000000.pth").write_bytes(b"damaged")
-    save_resume_points(tmp_path, 1)
-    assert checkpoint.newest_resume_point(tmp_path) == (tmp_path / "resume-00001-000000.pth", {"epoch": 1})
+    points = ResumePoints(tmp_path)
+    save_resume_points(points, 1)
+    assert ResumePoints(tmp_path).newest() == (tmp_path / "resume-00001-000000.pth", {"epoch": 1})
+    save_resume_points(points, 2)
+    assert names(tmp_path) == ["resume-00001-000000.pth", "resume-00002-000000.pth"]
+
+
+def test_resume_point_that_was_there_stays_until_two_newer_ones_are(tmp_path: Path) -> None:
+    save_resume_points(ResumePoints(tmp_path), 1)
+    points = ResumePoints(tmp_path)  # of a run that did not read it
+    save_resume_points(points, 2)
+    assert names(tmp_path) == ["resume-00001-000000.pth", "resume-00002-000000.pth"]
+    save_resume_points(points, 3)
+    assert names(tmp_path) == ["resume-00002-000000.pth", "resume-00003-000000.pth"]
 
 
 def test_marker_files_and_foreign_files_are_neither_read_nor_removed(tmp_path: Path) -> None:
@@ -255,24 +269,63 @@ def test_marker_files_and_foreign_files_are_neither_read_nor_removed(tmp_path: P
     for name in foreign:
         (tmp_path / name).write_text("not ours")
     (tmp_path / "algo-1").mkdir()
-    save_resume_points(tmp_path, 1, 2, 3)
+    save_resume_points(ResumePoints(tmp_path), 1, 2, 3)
     assert names(tmp_path) == sorted([*foreign, "algo-1", "resume-00002-000000.pth", "resume-00003-000000.pth"])
-    assert checkpoint.newest_resume_point(tmp_path) == (tmp_path / "resume-00003-000000.pth", {"epoch": 3})
+    assert ResumePoints(tmp_path).newest() == (tmp_path / "resume-00003-000000.pth", {"epoch": 3})
 
 
 def test_resume_point_that_is_being_uploaded_goes_once_it_is_not(tmp_path: Path) -> None:
-    save_resume_points(tmp_path, 1)
+    points = ResumePoints(tmp_path)
+    save_resume_points(points, 1)
     marker = tmp_path / "resume-00001-000000.pth.sagemaker-uploading"
     marker.touch()
-    save_resume_points(tmp_path, 2, 3)
-    assert [path.name for path in checkpoint.resume_points(tmp_path)] == [
-        "resume-00003-000000.pth",
+    save_resume_points(points, 2, 3)
+    assert names(tmp_path) == [f"resume-0000{epoch}-000000.pth" for epoch in (1,)] + [
+        marker.name,
         "resume-00002-000000.pth",
-        "resume-00001-000000.pth",
+        "resume-00003-000000.pth",
     ]
     marker.unlink()
-    save_resume_points(tmp_path, 4)
+    save_resume_points(points, 4)
     assert names(tmp_path) == ["resume-00003-000000.pth", "resume-00004-000000.pth"]
+
+
+def test_thousand_saves_beside_an_uploader_never_leave_fewer_than_two_whole_points(tmp_path: Path) -> None:
+    """As the platform copies: a mark beside the newest for a while, files that appear and vanish at any moment."""
+    random = Random(0)
+    points, is_over = ResumePoints(tmp_path), threading.Event()
+    touched: list[str] = []
+
+    def upload() -> None:
+        while not is_over.is_set():
+            newest = max((name for name in os.listdir(tmp_path) if name.endswith(".pth")), default=None)
+            if newest is None:
+                continue
+            mark = tmp_path / f"{newest}{checkpoint.UPLOADING}"
+            mark.touch()
+            there = (tmp_path / newest).exists()
+            time.sleep(random.uniform(0, 0.003))
+            if there and not (tmp_path / newest).exists():
+                touched.append(newest)
+            (tmp_path / f"{newest}.sagemaker-uploaded").touch()
+            mark.unlink()
+            for name in os.listdir(tmp_path):
+                if name.endswith(".sagemaker-uploaded") and random.random() < 0.5:
+                    (tmp_path / name).unlink(missing_ok=True)
+
+    uploader = threading.Thread(target=upload)
+    uploader.start()
+    try:
+        for number in range(1, 1001):
+            points.save(number // 10, number % 10, {"number": number})
+            whole = sorted(path for path in tmp_path.iterdir() if checkpoint.RESUME_FILE.fullmatch(path.name))[-2:]
+            assert [checkpoint.load(path)["number"] for path in whole] == list(range(max(number - 1, 1), number + 1))
+    finally:
+        is_over.set()
+        uploader.join()
+    assert touched == []
+    points.save(200, 0, {})
+    assert len([path for path in tmp_path.iterdir() if checkpoint.RESUME_FILE.fullmatch(path.name)]) == 2
 
 
 def test_snapshot_does_not_change_with_what_it_is_of() -> None:
@@ -286,23 +339,28 @@ def test_snapshot_does_not_change_with_what_it_is_of() -> None:
     assert copy["name"] == "adam"
 
 
-def test_writer_writes_one_thing_at_a_time_while_others_go_on() -> None:
-    may_end, running, order = threading.Event(), [], []
+def test_writer_writes_one_thing_at_a_time_and_the_latest_of_what_waits() -> None:
+    begun, may_end, order = threading.Event(), threading.Event(), []
 
-    def write(number: int) -> None:
-        running.append(number)
+    def slow() -> None:
+        begun.set()
         assert may_end.wait(60)
-        assert len(running) == 1
-        order.append(running.pop())
+        order.append("slow")
 
     with checkpoint.Writer() as writer:
-        writer.begin(lambda: write(1))
+        writer.begin(slow)
+        assert begun.wait(60)
+        writer.begin(lambda: order.append("overtaken"))
+        writer.begin(lambda: order.append("latest"))
         writer.check()
+        assert writer.is_busy()
         assert order == []
         may_end.set()
-        writer.begin(lambda: write(2))
-        assert order[:1] == [1]
-    assert order == [1, 2]
+        writer.wait()
+        assert order == ["slow", "latest"]
+        assert not writer.is_busy()
+        writer.begin(lambda: order.append("after"))
+    assert order == ["slow", "latest", "after"]
 
 
 @pytest.mark.parametrize("ask", ["check", "begin", "wait", "end"])
@@ -314,6 +372,8 @@ def test_write_that_fails_is_an_error_at_the_next_call(ask: str) -> None:
         with checkpoint.Writer() as writer:
             writer.begin(fail)
             if ask == "begin":
+                while writer.is_busy():
+                    time.sleep(0.01)
                 writer.begin(lambda: None)
             elif ask == "wait":
                 writer.wait()

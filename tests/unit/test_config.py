@@ -60,7 +60,12 @@ KEYS: dict[str, tuple[Any, Any]] = {
     "model.data_augmentation": (0.75, 0.25),
     "model.decay": (0.0, 0.0001),
     "model.schedule": ("constant", "cosine"),
-    "checkpoint.path": (None, "channel:weights/best.pth"),
+    "model.patience": (None, 5),
+    "model.batch_norm": ("batch", "frozen"),
+    "checkpoint.path": (None, None),  # together with resume it is refused
+    "checkpoint.resume": (None, "channel:weights/resume-00001-000000.pth"),
+    "checkpoint.every_minutes": (10.0, 2.5),
+    "checkpoint.if_different": ("refuse", "continue"),
     "runtime.seed": (0, 5),
     "runtime.workers": ("auto", 2),
     "runtime.precision": ("auto", "fp32"),
@@ -69,6 +74,10 @@ KEYS: dict[str, tuple[Any, Any]] = {
     "runtime.recompute": ("norms", "blocks"),
     "runtime.accumulation": (1, 2),
     "runtime.compile": (False, True),
+    "runtime.max_seconds": (None, 3600.0),
+    "runtime.skipped_batches": (3, 0),
+    "runtime.processes": ("auto", 2),
+    "runtime.peer_timeout_s": (600.0, 60.0),
 }
 
 SMALLEST: dict[str, Any] = {

@@ -34,7 +34,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "device": {"machine"},
     "checkpoint": {"files", "storage"},
     "cache": {"files"},
-    "distributed": {"container"},
+    "launch": {"config", "container", "machine"},
+    "peers": {"container", "launch"},
+    "distributed": {"container", "launch", "peers"},
+    "watch": {"checkpoint", "container", "distributed"},
     # Tiles. IGNORE, the mask value that counts nowhere, is the losses'.
     "tiles": set(),
     "tiff": set(),
@@ -42,14 +45,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reader": {"tiles", "storage", "explanations", "cache", "config", "rasters", "losses"},
     "datasets": {"tiles", "storage", "explanations", "credentials", "cache", "config", "reader"},
     "worker": {"reader", "losses"},
-    "loader": {"datasets", "machine", "reader", "worker"},
+    "loader": {"datasets", "launch", "machine", "reader", "worker"},
     # What computes on the device.
     "transforms": set(),
     "models": {"models.imagenet"},
     "models.albunet": {"models.blocks", "models.recomputation"},
     "models.blocks": {"models.recomputation"},
     "models.imagenet": set(),
-    "models.recomputation": set(),
+    "models.recomputation": {"models.synchronisation"},
+    "models.synchronisation": set(),
     "models.ternausnetv2": {"models.blocks", "models.wider_resnet"},
     "models.wider_resnet": {"models.blocks", "models.recomputation"},
     "losses": {"losses.weighted_sum"},
@@ -61,11 +65,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The run: `train`, of which `loop` and `results` are parts.
     "memory": set(),
     "progress": set(),
-    "tally": {"config", "loader", "metrics"},
-    "loop": {"config", "container", "loader", "memory", "metrics", "progress", "tally", "tiles", "transforms"},
-    "results": {"checkpoint", "config", "container", "datasets", "files", "loop", "machine", "metrics", "tiles"},
+    "tally": {"config", "distributed", "loader", "metrics"},
+    "state": {"config", "distributed", "loader", "progress", "tally", "tiles", "transforms", "watch"},
+    "step": {"loader", "losses", "memory", "models.recomputation", "state", "transforms"},
+    "loop": {"config", "container", "metrics", "progress", "state", "step", "tally"},
+    "resume": {"checkpoint", "config", "datasets", "state"},
+    "results": {
+        *("checkpoint", "config", "container", "datasets", "files", "machine", "metrics"),
+        *("resume", "state", "tiles"),
+    },
     # What a person opens.
-    "inspection": {"loader", "loop", "losses", "metrics"},
+    "inspection": {"container", "loader", "losses", "metrics", "state", "step"},
     "scenes": {"inspection", "metrics", "tiles"},
     "maps": {"tiles"},
     "pictures": {"losses"},
@@ -76,8 +86,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "page": {"appearance", "elements", "findings", "metrics", "pictures", "plots", "scenes"},
     "card": {"config", "maps", "metrics", "scenes", "tiles"},
     "report": {
-        *("card", "container", "files", "findings", "inspection", "loader", "loop", "machine", "maps", "masking"),
-        *("metrics", "page", "pictures", "plots", "results", "scenes", "tiles"),
+        *("card", "container", "files", "findings", "inspection", "loader", "machine", "maps", "masking"),
+        *("metrics", "page", "pictures", "plots", "results", "scenes", "state", "tiles", "watch"),
     },
     # What is said before a run.
     "survey": {"config", "datasets", "losses"},
@@ -90,7 +100,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 MAY_IMPORT["train"] = set(MAY_IMPORT) - {"sagemaker", "sample", "settings", "trained"}
 
 # Modules with a place kept for them, which may not be there yet.
-ANNOUNCED = {"distributed"}
+ANNOUNCED: set[str] = set()
 
 # Libraries that only these modules may import.
 BELONGS_TO = {

@@ -19,7 +19,8 @@ from conftest import pattern
 from robosat_pink import machine
 from robosat_pink.datasets import Draw, TilePairs
 from robosat_pink.errors import DataError, RobosatError
-from robosat_pink.loader import LEAST_AHEAD, Batch, TileLoader, Worker, batch_in, worker_count
+from robosat_pink.launch import Place
+from robosat_pink.loader import LEAST_AHEAD, NO_TILES, Batch, TileLoader, Worker, batch_in, worker_count
 from robosat_pink.reader import REQUESTS, Changed, Order, Sample
 from robosat_pink.worker import Packing
 from scenes import mask_pattern, mask_that_belongs_to, pairs_in, write_pair
@@ -381,3 +382,24 @@ def test_few_batches_are_read_ahead_where_memory_is_scarce(tiles: TilePairs, mon
     assert TileLoader(tiles, 3, 0)._ahead == -(-2 * REQUESTS // 6)
     monkeypatch.setattr(machine, "memory_bytes", lambda: 8 * 3 * 8 * 8 * 9 * 2)
     assert TileLoader(tiles, 3, 0)._ahead == LEAST_AHEAD
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+def test_shares_of_the_processes_make_up_every_batch_once(tiles: TilePairs, processes: int) -> None:
+    whole = TileLoader(tiles, 3, 0)
+    shares = [TileLoader(tiles, 3, 0, place=Place(rank, processes)) for rank in range(processes)]
+    for ordered in (lambda loader: loader.training(ROWS, 3), lambda loader: loader.evaluation(ROWS)):
+        batches = rows_of(ordered(whole))
+        parts = [rows_of(ordered(loader)) for loader in shares]
+        assert {len(part) for part in parts} == {len(batches)} == {whole.num_batches(ROWS)}
+        for number, batch in enumerate(batches):
+            assert sorted(row for part in parts for row in part[number]) == sorted(batch)
+
+
+def test_process_without_a_share_has_no_tiles_and_asks_for_none(tiles: TilePairs) -> None:
+    assert all(batch is NO_TILES for batch in TileLoader(tiles, 3, 0, place=Place(3, 4)).evaluation(ROWS))
+
+
+def test_rows_of_a_batch_can_be_told_again(tiles: TilePairs) -> None:
+    loader = TileLoader(tiles, 3, 0)
+    assert [list(rows) for rows in rows_of(loader.training(ROWS, 5))] == [loader.rows_of(ROWS, 5, n) for n in range(3)]

@@ -1,0 +1,144 @@
+"""A process for each GPU of this host: which there shall be, started here where no launcher has done it.
+
+Called by `train`. Ranks follow the sorted hosts of resourceconfig.json. torchrun and other launchers that set RANK and
+WORLD_SIZE are left to their own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from robosat_pink import machine
+from robosat_pink.config import RuntimeConfig
+from robosat_pink.container import Container, StopRequest
+from robosat_pink.errors import ConfigError, RobosatError
+
+log = logging.getLogger(__name__)
+
+PORT = 29500  # of the first host, for the others to find each other
+POLL_S = 0.1
+GRACE_S = 60.0  # in which the others end by themselves when one has failed
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands among those of a run, and where they meet."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0  # among those of its host
+    local_size: int = 1
+    address: str = "127.0.0.1"
+    port: int = PORT
+
+    def environment(self) -> dict[str, str]:
+        """As launchers say it."""
+        return {
+            "RANK": str(self.rank),
+            "WORLD_SIZE": str(self.size),
+            "LOCAL_RANK": str(self.local_rank),
+            "LOCAL_WORLD_SIZE": str(self.local_size),
+            "MASTER_ADDR": self.address,
+            "MASTER_PORT": str(self.port),
+        }
+
+
+ALONE = Place()
+
+
+def place_from(environment: Mapping[str, str]) -> Place | None:
+    """What a launcher says, or None where there is none. Raises ConfigError where it says half of it."""
+    if "RANK" not in environment and "WORLD_SIZE" not in environment:
+        return None
+    try:
+        rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+        return Place(
+            rank=rank,
+            size=size,
+            local_rank=int(environment.get("LOCAL_RANK", 0)),
+            local_size=int(environment.get("LOCAL_WORLD_SIZE", 1)),
+            address=environment["MASTER_ADDR"] if size > 1 else "127.0.0.1",
+            port=int(environment["MASTER_PORT"]) if size > 1 else PORT,
+        )
+    except (KeyError, ValueError) as error:
+        raise ConfigError(
+            f"environment: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT go together, as torchrun sets them; {error}"
+        ) from error
+
+
+def places(container: Container, runtime: RuntimeConfig) -> list[Place]:
+    """Of the processes that this host shall have."""
+    hosts, current = container.hosts()
+    count = runtime.processes if runtime.processes != "auto" else _gpus() if runtime.device != "cpu" else 1
+    first = hosts.index(current) * count
+    address, port = (hosts[0], PORT) if len(hosts) > 1 else ("127.0.0.1", PORT if count == 1 else _free_port())
+    return [Place(first + each, len(hosts) * count, each, count, address, port) for each in range(count)]
+
+
+def run(here: Sequence[Place], arguments: Sequence[str], stop: StopRequest, container: Container) -> int:
+    """Start the processes, pass a stop request on, and wait for them: the exit code of the first that failed, or 0.
+
+    Those that are left when one has failed end by themselves, or are ended.
+    """
+    command = [sys.executable, "-m", "robosat_pink.train", *arguments]
+    stop.waits_to_be_asked = True
+    # Sessions of their own: what a terminal sends reaches them once, from here.
+    children = [
+        subprocess.Popen(command, env=os.environ | place.environment(), start_new_session=True)  # noqa: S603
+        for place in here
+    ]
+    failed: tuple[Place, int] | None = None
+    failed_at = 0.0
+    is_stopped = False
+    while any(child.poll() is None for child in children):
+        if stop.requested and not is_stopped:
+            is_stopped = True
+            for child in children:
+                child.send_signal(signal.SIGTERM)
+        codes = [(place, child.poll() or 0) for place, child in zip(here, children, strict=True)]
+        if failed is None and (failures := [each for each in codes if each[1]]):
+            failed, failed_at = (
+                min(failures, key=lambda each: each[1]),
+                time.monotonic(),
+            )  # who was killed, before others
+        if failed and time.monotonic() - failed_at > GRACE_S:
+            for child in children:
+                child.kill()
+        time.sleep(POLL_S)
+    if failed is None:
+        return max(child.returncode for child in children)
+    place, code = failed
+    if code < 0:
+        advice = (
+            "; most likely the memory ran out: lower model.batch_size or runtime.workers, or take a machine with more"
+            if code == -signal.SIGKILL
+            else ""
+        )
+        container.write_failure(
+            RobosatError(f"process {place.rank} of {place.size} was killed by {signal.Signals(-code).name}{advice}")
+        )
+    return 128 - code if code < 0 else code
+
+
+def _gpus() -> int:
+    """At least one process; torch is asked only where there is a driver."""
+    if not machine.NVIDIA_DRIVER.exists():
+        return 1
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,151 @@
+"""Who of the processes of a run is alive, and why one that ended did. Called by `distributed`.
+
+Every process counts up a number of its own in the store that the first one keeps, once a second, and looks at the
+others'. One that fails leaves the cause there. A process that waits for one that is gone ends, and says which it was:
+collective operations alone say no more than that a connection was closed, or nothing at all.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+
+from robosat_pink.container import Container, Stopped, cause_of
+from robosat_pink.errors import RobosatError
+from robosat_pink.launch import Place
+
+log = logging.getLogger(__name__)
+
+BEAT_S = 1.0
+SILENT_S = 5.0  # from which on a process is thought to be gone, if an operation with it failed
+VANISHED_S = 60.0  # from which on it is, in any case
+LINGER_S = 10.0  # that the first process, which keeps the store, waits for the others to read why it ends
+GRACE_S = 20.0  # in which an operation that waits for a process that failed should end by itself
+
+
+class PeerFailed(RobosatError):
+    """Another process has failed or vanished. Its own error says more."""
+
+    is_of_another = True
+
+
+class Peers:
+    def __init__(self, store: Any, place: Place, host: str, timeout_s: float, container: Container) -> None:
+        self._place, self._container = place, container
+        self._vanished_s = min(VANISHED_S, timeout_s)
+        # The main thread waits on its own connection, and whoever shares that waits with it.
+        self._store = PrefixStore("peers", store.clone())
+        self._store.set(f"host{place.rank}", host)
+        self.hosts = [self._store.get(f"host{rank}").decode() for rank in range(place.size)]
+        self._beats = dict.fromkeys(range(place.size), b"")
+        self._heard = dict.fromkeys(range(place.size), time.monotonic())
+        self._store_lost: float | None = None
+        self._failure: dict[str, Any] | None = None
+        self._failure_seen = 0.0
+        self._is_closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="peers", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """This process needs the others no more, nor they it."""
+        self._is_closed.set()
+        self._thread.join()
+        if self._store_lost is None:
+            self._try_to_set(f"gone{self._place.rank}", "1")
+
+    def leave(self, error: BaseException) -> BaseException:
+        """What this process shall raise, given what it ends by; if that is its own, the others are told."""
+        if _is_of_others(error):
+            deadline = time.monotonic() + 2 * SILENT_S
+            while time.monotonic() < deadline and not (found := self._found(SILENT_S)):
+                time.sleep(BEAT_S / 4)
+            return found or PeerFailed(f"the processes of this run lost each other: {cause_of(error)}")
+        if self._failure is None:
+            about = {
+                "rank": self._place.rank,
+                "cause": cause_of(error),
+                "stopped": isinstance(error, Stopped),
+            }
+            self._try_to_set("failure", json.dumps(about))
+            if self._place.rank == 0:
+                self._linger()
+        return error
+
+    def _linger(self) -> None:
+        deadline = time.monotonic() + LINGER_S
+        others = [f"seen{rank}" for rank in range(1, self._place.size)]
+        while time.monotonic() < deadline and not all(self._store.check([each]) for each in others):
+            time.sleep(BEAT_S / 4)
+
+    def _watch(self) -> None:
+        while not self._is_closed.wait(BEAT_S):
+            try:
+                self._beat()
+                self._store_lost = None
+            except Exception:
+                self._store_lost = self._store_lost or time.monotonic()
+            gone = self._found(self._vanished_s)
+            if gone and (self._failure is None or time.monotonic() - self._failure_seen > GRACE_S):
+                self._end(gone)
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        self._store.set(f"alive{self._place.rank}", str(now))
+        for rank in self._beats:
+            key = f"alive{rank}"
+            if self._store.check([f"gone{rank}"]):
+                self._heard[rank] = float("inf")
+            elif self._store.check([key]) and (beat := self._store.get(key)) != self._beats[rank]:
+                self._beats[rank], self._heard[rank] = beat, now
+        if self._failure is None and self._store.check(["failure"]):
+            failure = json.loads(self._store.get("failure"))
+            if failure["rank"] != self._place.rank:
+                self._failure, self._failure_seen = failure, now
+            self._store.set(f"seen{self._place.rank}", "1")
+
+    def _found(self, silent_s: float) -> BaseException | None:
+        """What became of another process, if something did."""
+        if self._failure:
+            rank, cause = self._failure["rank"], self._failure["cause"]
+            if self._failure["stopped"]:
+                return Stopped(cause)
+            return PeerFailed(f"process {rank} on host {self.hosts[rank]} failed: {cause}")
+        now = time.monotonic()
+        silent = {rank: now - heard for rank, heard in self._heard.items() if now - heard > silent_s}
+        if self._store_lost and now - self._store_lost > silent_s:
+            silent = {0: now - self._store_lost}
+        silent.pop(self._place.rank, None)
+        if not silent:
+            return None
+        rank, seconds = next(iter(silent.items()))
+        return PeerFailed(
+            f"host {self.hosts[rank]} has vanished: process {rank} was last heard of {seconds:.0f} s ago. Its own log "
+            "may say why; the same command goes on from the last resume point"
+        )
+
+    def _end(self, error: BaseException) -> None:
+        """The main thread waits, and nothing can wake it."""
+        if isinstance(error, Stopped):
+            os._exit(0)
+        log.error("error: %s", cause_of(error))
+        self._container.write_failure(error)
+        logging.shutdown()
+        os._exit(1)
+
+    def _try_to_set(self, key: str, value: str) -> None:
+        try:
+            self._store.set(key, value)
+        except Exception as error:
+            log.debug("the other processes could not be told: %s", error)
+
+
+def _is_of_others(error: BaseException) -> bool:
+    """Whether it says that an operation of several processes came to nothing."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())

@@ -1,0 +1,189 @@
+"""What a run goes on from: its own resume point, a checkpoint to resume, or weights alone. Called by `train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from robosat_pink import checkpoint
+from robosat_pink.checkpoint import ResumePoints
+from robosat_pink.config import Config, to_tree
+from robosat_pink.datasets import TilePairs
+from robosat_pink.errors import CheckpointError
+from robosat_pink.state import State
+
+log = logging.getLogger(__name__)
+
+FREE_TO_CHANGE = (  # between stop and resume
+    *("model.epochs", "model.patience", "runtime.", "checkpoint.resume", "checkpoint.every_", "checkpoint.if_"),
+    *("dataset.cache.", "dataset.aws_profile", "dataset.verify_md5", "dataset.if_changed"),
+)
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # entries of state dicts that are no parameters
+
+
+@dataclass(frozen=True)
+class Start:
+    """A checkpoint's content, and what is taken from it."""
+
+    name: str
+    content: Mapping[str, Any]
+    is_resumed: bool  # with optimizer and epoch, and if it is a resume point of ours, all the rest
+
+    @property
+    def is_whole(self) -> bool:
+        return self.is_resumed and "history" in self.content
+
+
+def find(config: Config, points: ResumePoints | None, where: Mapping[str, Any]) -> Start | None:
+    """The newest resume point of this run, or else what the experiment names.
+
+    Raises DataError if that cannot be read, CheckpointError if it is damaged or holds more than data.
+    """
+    point = points.newest() if points else None
+    if point:
+        return Start(str(point.path), point.content, is_resumed=True)
+    named = config.checkpoint.resume or config.checkpoint.path
+    if not named:
+        return None
+    return Start(named, checkpoint.read(named, **where), is_resumed=config.checkpoint.resume is not None)
+
+
+def with_scales_settled(config: Config, start: Start | None) -> Config:
+    """The experiment with every channel's `scale` spelt out, given what it starts from, if anything.
+
+    Digital numbers as they were is what weights without our metadata have learnt from; those with it say.
+    """
+    metadata = checkpoint.metadata_of(start.content) if start else {}
+    known: list[Any] = metadata.get("scale", [])
+    channels = []
+    for number, channel in enumerate(config.channels):
+        scale = channel.scale
+        if scale is None and start and not metadata:
+            scale = "raw"
+            log.warning(
+                "warning: %s does not say how its images were scaled: feeding digital numbers as they are, without "
+                "mean and std, as planet-snowcover did; set channels.%d.scale to have it otherwise",
+                *(start.name, number),
+            )
+        elif scale is None:
+            scale = known[number] if number < len(known) else "auto"
+        elif number < len(known) and scale != known[number]:
+            log.warning(
+                "warning: channels.%d.scale = %s, but the weights to start from learnt with %s",
+                *(number, scale, known[number]),
+            )
+        channels.append(dataclasses.replace(channel, scale=scale))
+    return dataclasses.replace(config, channels=tuple(channels))
+
+
+def go_on(state: State, start: Start, config: Config, tiles: TilePairs) -> None:
+    """Put what a run goes on from into the state. Raises CheckpointError if it is of another experiment."""
+    if not start.is_resumed:
+        loaded = checkpoint.load_weights(state.model, start.content, name=start.name)
+        log.info("starting from %s: %d tensors, epoch %s", start.name, loaded.tensors, loaded.epoch)
+        return
+    _check_same_experiment(start, config)
+    epoch = start.content.get("epoch")
+    if not isinstance(epoch, int) or epoch > config.model.epochs:
+        raise CheckpointError(
+            f"{start.name} has {epoch} epochs behind it, model.epochs = {config.model.epochs}; ask for as many or "
+            "more, or give this run an empty checkpoints folder"
+        )
+    if start.is_whole:
+        state.restore(start.content)
+        _compare_tiles(state, start, tiles)
+    else:
+        checkpoint.load_weights(state.model, start.content, name=start.name)
+        adopt_optimizer(state.optimizer, state.model, start)
+        state.epoch = epoch
+        log.warning("warning: %s holds weights, optimizer and epoch; its history is not known", start.name)
+    log.info("continuing from %s: %d epochs and %d steps are done", start.name, state.epoch, state.step)
+
+
+def adopt_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, start: Start) -> None:
+    """Adam's moments of a checkpoint, by the names of its parameters: robosat.pink's had some that are not here."""
+    saved = start.content.get("optimizer")
+    if not isinstance(saved, Mapping):
+        raise CheckpointError(f"{start.name}: holds no optimizer; checkpoint.path starts from weights alone")
+    theirs = [name for name in checkpoint.weights_of(start.content, start.name) if not name.endswith(STATISTICS)]
+    moments = {theirs[number]: moments for number, moments in saved["state"].items() if number < len(theirs)}
+    state = {}
+    for number, (name, parameter) in enumerate(model.named_parameters()):
+        found = moments.get(name)
+        if found is None or found["exp_avg"].shape != parameter.shape:
+            raise CheckpointError(f"{start.name}: its optimizer has no moments for {name} of {tuple(parameter.shape)}")
+        state[number] = {
+            "step": torch.as_tensor(found["step"], dtype=torch.float32),
+            "exp_avg": found["exp_avg"],
+            "exp_avg_sq": found["exp_avg_sq"],
+        }
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def packed_ids(parts: Mapping[str, Sequence[str]]) -> dict[str, torch.Tensor]:
+    """Lists of tile ids as a checkpoint holds them: compressed, for there may be a million."""
+    return {
+        name: torch.frombuffer(bytearray(zlib.compress("\n".join(ids).encode())), dtype=torch.uint8)
+        for name, ids in parts.items()
+    }
+
+
+def unpacked_ids(parts: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
+    return {name: zlib.decompress(ids.numpy().tobytes()).decode().split("\n") for name, ids in parts.items()}
+
+
+def _check_same_experiment(start: Start, config: Config) -> None:
+    metadata = checkpoint.metadata_of(start.content)
+    if not metadata:
+        return  # somebody else's, who did not say
+    before, now = _flat(metadata["config"]), _flat(to_tree(config))
+    differing = [
+        f"{key} = {json.dumps(now.get(key))}, there {json.dumps(before.get(key))}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(FREE_TO_CHANGE)
+    ]
+    if not differing:
+        return
+    if config.checkpoint.if_different == "continue":
+        log.warning("warning: continuing %s with another experiment: %s", start.name, "; ".join(differing))
+        return
+    raise CheckpointError(
+        f"{start.name} is of another experiment: {'; '.join(differing)}. Restore these keys to continue it, give this "
+        "run an empty checkpoints folder, or set checkpoint.if_different = continue"
+    )
+
+
+def _compare_tiles(state: State, start: Start, tiles: TilePairs) -> None:
+    """Begin the epoch anew where the tiles are no longer those it was begun with."""
+    # What a folder tells of its files changes with every copy.
+    is_remote = tiles.image_location.bucket is not None
+    metadata = checkpoint.metadata_of(start.content)
+    if not is_remote or metadata["data_digest"] == tiles.digest():
+        return
+    before = {each for ids in unpacked_ids(start.content["ids"]).values() for each in ids if each}
+    now = set(tiles.ids)
+    log.warning(
+        "warning: the tiles have changed since %s was written (%d are new, %d are gone, others may have new contents); "
+        "continuing with today's, epoch %d begins anew",
+        *(start.name, len(now - before), len(before - now), state.epoch + 1),
+    )
+    state.begin_epoch_anew()
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys to values."""
+    entries = enumerate(tree) if isinstance(tree, list) else tree.items() if isinstance(tree, dict) else None
+    if entries is None:
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for name, value in entries:
+        flat |= _flat(value, f"{prefix}.{name}" if prefix else str(name))
+    return flat

@@ -1,0 +1,115 @@
+"""What changes while training, and what does not. Made by `train`, used by `loop` and by what saves and resumes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.amp.grad_scaler import GradScaler
+
+from robosat_pink.config import Config
+from robosat_pink.distributed import World
+from robosat_pink.errors import CheckpointError
+from robosat_pink.loader import Batch, TileLoader
+from robosat_pink.progress import Running
+from robosat_pink.tally import Tally
+from robosat_pink.tiles import Split
+from robosat_pink.transforms import EvaluationTransform
+from robosat_pink.watch import Watch
+
+
+@dataclass
+class State:
+    """Everything that changes while training, and so everything a resume point must hold.
+
+    Crops, symmetries and order are drawn from (seed, epoch, row), and so are no part of it.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: GradScaler  # of the loss in float16; in other types it is off
+    epoch: int = 0  # finished
+    step: int = 0  # batches done of the epoch after that one
+    processes: list[dict[str, Any]] | None = None  # of each: what these batches have summed up to, and its random state
+    train: dict[str, Any] | None = None  # the metrics of that epoch's training, once it is whole
+    history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch: {"epoch", "lr", "train": M, "val": M}
+    best_epoch: int = 0
+    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    skipped: int = 0  # batches whose loss was not a number
+
+    def to_content(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "processes": self.processes,
+            "train": self.train,
+            "state_dict": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "history": self.history,
+            "best_epoch": self.best_epoch,
+            "best_state_dict": self.best_weights,
+            "skipped": self.skipped,
+        }
+
+    def begin_epoch_anew(self) -> None:
+        """Forget where in an epoch this is: the tiles are no longer those it was begun with."""
+        self.step, self.processes, self.train = 0, None, None
+
+    def restore(self, content: Mapping[str, Any]) -> None:
+        """Continue from the content of a resume point."""
+        try:
+            self.model.load_state_dict(content["state_dict"])
+            self.optimizer.load_state_dict(content["optimizer"])
+            if content.get("scaler") and self.scaler.is_enabled():
+                self.scaler.load_state_dict(content["scaler"])
+            self.epoch, self.step = content["epoch"], content["step"]
+            self.processes, self.train, self.history = content["processes"], content["train"], content["history"]
+            self.best_epoch, self.best_weights = content["best_epoch"], content["best_state_dict"]
+            self.skipped = content["skipped"]
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"not a resume point of this network and version: {error}") from error
+
+    def leave_phase(self, tally: Tally, world: World) -> None:
+        """Note where an epoch stands, in all processes, to go on from there."""
+        self.processes = world.gathered({"tally": tally.content(), "random": torch.get_rng_state()})
+
+    def enter_phase(self, tally: Tally, world: World) -> None:
+        """Go on with what was noted, by as many processes or by others."""
+        noted, self.processes = self.processes, None
+        if noted and len(noted) == world.size:
+            tally.go_on(noted[world.rank]["tally"])
+            torch.set_rng_state(noted[world.rank]["random"])
+        elif noted and world.is_first:
+            for each in noted:
+                tally.go_on(each["tally"])
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that does not change while training."""
+
+    config: Config
+    split: Split
+    loader: TileLoader
+    loss: nn.Module
+    training_transform: EvaluationTransform
+    evaluation_transform: EvaluationTransform
+    device: torch.device
+    autocast: torch.dtype | None  # None computes in float32
+    memory_format: torch.memory_format
+    show: Progress
+    watch: Watch
+    network: nn.Module  # state.model as training calls it: with several processes, it averages gradients
+    world: World = field(default_factory=World)
+
+
+class Progress(Protocol):
+    """Wraps the batches of a phase, to show a bar or nothing."""
+
+    def __call__(
+        self, batches: Iterable[Batch], total: int, phase: str, tally: Running | None = None
+    ) -> Iterable[Batch]: ...

@@ -1,0 +1,135 @@
+"""What the loader costs a training step: tiles a second from a warm cache, beside those of one batch again and again.
+
+    python tests/benchmarks/fed.py [--network albunet] [--size 512] [--batch 32] [--pairs 512] [--rounds 3]
+                                   [--device cuda]
+
+Whole steps as training takes them: batches to the device, symmetries, normalisation, forward, loss, backward and
+optimizer, in the precision and layout that `auto` gives. Tiles are 4 bands of uint16 and a mask, in batches by as many
+worker processes as `auto` gives. The first epoch fills the cache and is not counted; then epochs fed by the loader and
+as many steps on one batch alternate. Asserts nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from s3_read import BANDS, machine, write_pairs
+from s3_server import S3Server
+from torch.amp.grad_scaler import GradScaler
+
+from robosat_pink import device as devices
+from robosat_pink import progress
+from robosat_pink.checkpoint import Writer
+from robosat_pink.config import (
+    CacheConfig,
+    ChannelConfig,
+    ClassConfig,
+    Config,
+    DatasetConfig,
+    ModelConfig,
+)
+from robosat_pink.container import StopRequest
+from robosat_pink.datasets import TilePairs, normalisation
+from robosat_pink.distributed import World
+from robosat_pink.launch import ALONE
+from robosat_pink.loader import Batch
+from robosat_pink.losses import build_loss
+from robosat_pink.models import build_model
+from robosat_pink.state import State, Task
+from robosat_pink.step import training_step
+from robosat_pink.train import make_loader
+from robosat_pink.transforms import TrainingTransform
+from robosat_pink.watch import Watch
+
+
+def seconds_of(state: State, task: Task, batches: Iterable[Batch]) -> float:
+    started = time.perf_counter()
+    for batch in batches:
+        training_step(state, task, batch, len(batch))
+    if task.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def experiment(options: argparse.Namespace, cache: Path) -> Config:
+    return Config(
+        dataset=DatasetConfig(
+            image_bucket="imagery", mask_bucket="mask", cache=CacheConfig(dir=str(cache), max_gb=100)
+        ),
+        classes=(ClassConfig(name="noise"),),
+        channels=(ChannelConfig(bands=tuple(range(1, BANDS + 1)), scale=10000),),
+        model=ModelConfig(name=options.network, batch_size=options.batch, tile_size=options.size),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What the loader costs a training step.")
+    parser.add_argument("--network", choices=("albunet", "ternausnetv2"), default="albunet")
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--pairs", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_pairs(folder / "buckets", options.pairs, options.size)
+        with S3Server(folder / "buckets") as server:
+            os.environ.update(server.environment())
+            print(report(options, experiment(options, folder / "cache")))
+
+
+def report(options: argparse.Namespace, config: Config) -> str:
+    device = devices.choose_device(options.device)
+    precision = devices.choose_precision("auto", device)
+    devices.prepare(device)
+    tiles = TilePairs(config.dataset, config.channels, config.classes, tile_size=options.size, augmentation=0.75)
+    layout = devices.choose_layout(device, precision)
+    model = build_model(options.network, num_classes=1, num_channels=BANDS)
+    model.to(device).to(memory_format=layout).train()  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(model.parameters(), lr=2.5e-5, fused=True)
+    state = State(model, optimizer, GradScaler(device.type, enabled=precision == torch.float16))
+    stop = StopRequest()
+    transform = TrainingTransform(*normalisation(config.channels)).to(device)
+    task = Task(
+        config=config,
+        split=tiles.split(),
+        loader=make_loader(tiles, config, device, stop.raise_if_requested, ALONE),
+        loss=build_loss("lovasz", num_classes=1).to(device),
+        training_transform=transform,
+        evaluation_transform=transform,
+        device=device,
+        autocast=precision,
+        memory_format=layout,
+        show=progress.lines,
+        watch=Watch(World(), stop, Writer()),
+        network=model,
+    )
+    rows = task.split.train[: len(task.split.train) // options.batch * options.batch]
+    steps = len(rows) // options.batch
+    seconds_of(state, task, task.loader.training(rows, 1))
+    same = next(iter(task.loader.training(rows, 1)))
+    alone, fed = [], []
+    for number in range(options.rounds):
+        alone.append(seconds_of(state, task, [same] * steps))
+        fed.append(seconds_of(state, task, task.loader.training(rows, 2 + number)))
+    del same
+    task.loader.close()
+    speeds = [len(rows) / statistics.median(each) for each in (alone, fed)]
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    return (
+        f"{options.network}, {options.size} x {options.size}, batch {options.batch}, {precision or torch.float32}: one "
+        f"batch again and again {speeds[0]:.1f} tiles/s, fed from a warm cache {speeds[1]:.1f} tiles/s, loss "
+        f"{1 - speeds[1] / speeds[0]:.1%}\n{machine()}; {name}, {steps} steps, medians of {options.rounds} rounds"
+    )
+
+
+if __name__ == "__main__":
+    main()

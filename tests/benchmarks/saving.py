@@ -1,0 +1,85 @@
+"""What saving costs a run, and how soon a run that was killed is back at work.
+
+    python tests/benchmarks/saving.py [--encoder resnet50] [--size 256] [--pairs 28] [KEY=VALUE ...]
+
+A run of AlbuNet writes resume points as often as it can, and is killed after some of them; the same command goes on.
+The share of time is what one save keeps the loop waiting, by the log's last line, in the 10 minutes to the next one;
+the writing itself goes on beside the network. From restart to the first new step, and to the start of training, by
+the clock outside. Asserts nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+from s3_read import BANDS, machine, write_pairs
+
+
+def begin(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "robosat_pink.train", *arguments]
+    environment = os.environ | {"SAGEMAKER_BASE_DIR": str(folder)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def points(folder: Path) -> set[str]:
+    return {path.name for path in (folder / "checkpoints").iterdir() if path.suffix == ".pth"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What saving and going on cost.")
+    parser.add_argument("--encoder", default="resnet50")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--pairs", type=int, default=28)
+    options, overrides = parser.parse_known_args()
+    experiment = {
+        "dataset": {"image_bucket": "channel:imagery", "mask_bucket": "channel:mask"},
+        "classes": [{"name": "noise"}],
+        "channels": [{"bands": list(range(1, BANDS + 1))}],
+        "model": {"name": "albunet", "encoder": options.encoder, "batch_size": 2, "tile_size": options.size},
+        "checkpoint": {"every_minutes": 0.0001},
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_pairs(folder / "input/data", options.pairs, options.size)
+        for name in ("input/data/config", "checkpoints"):
+            (folder / name).mkdir()
+        (folder / "input/data/config/experiment.yml").write_text(yaml.safe_dump(experiment))
+        run = begin(folder, "model.epochs=9", *overrides)
+        while len(points(folder)) < 2:
+            time.sleep(0.05)
+        run.kill()
+        run.wait()
+        before, started, training = points(folder), time.monotonic(), 0.0
+        size = max(path.stat().st_size for path in (folder / "checkpoints").iterdir())
+        # The first point that is new has the first new step behind it, and its own writing.
+        run = begin(folder, "model.epochs=1", *overrides)
+        assert run.stdout is not None
+        log = ""
+        for line in run.stdout:
+            log += line
+            if line.startswith("training on"):
+                training = time.monotonic() - started
+                while not points(folder) - before and run.poll() is None:
+                    time.sleep(0.01)
+                saved = time.monotonic() - started
+        assert run.wait() == 0, log
+    (waited,) = re.findall(r"saving has kept the training waiting for ([0-9.]+) s", log)
+    (count,) = re.findall(r"in (\d+) saves", log)
+    each = float(waited) / int(count)
+    print(
+        f"from restart to the start of training {training:.1f} s, to the first new resume point {saved:.1f} s\n"
+        f"a resume point of {size / 1e6:.0f} MB keeps the loop waiting for {each:.2f} s, {each / 600:.3%} of 10 "
+        f"minutes\n{machine()}; albunet {options.encoder}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""A run that is killed again and again, and started again by the same command, ends as if it had not been."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from robosat_pink.checkpoint import RESUME_FILE
+from robosat_pink.sample import write_tiles
+from test_processes import EXPERIMENT, assert_identical, clear, results, train, until
+
+SETTINGS = ("runtime.processes=1", "checkpoint.every_minutes=0.0001")
+KILLS = 10
+
+
+@pytest.fixture
+def job(opt_ml: Path) -> Path:
+    write_tiles(opt_ml / "input/data", tiles=6, size=64)
+    (opt_ml / "input/data/config/experiment.yml").write_text(yaml.safe_dump(EXPERIMENT))
+    (opt_ml / "checkpoints").mkdir()
+    return opt_ml
+
+
+def begin() -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "robosat_pink.train", *SETTINGS]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def newest(job: Path) -> Path | None:
+    return max((path for path in (job / "checkpoints").iterdir() if RESUME_FILE.fullmatch(path.name)), default=None)
+
+
+def test_run_that_is_killed_at_ten_random_moments_ends_to_the_last_bit_as_if_it_had_not_been(job: Path) -> None:
+    """In a listing, in a step, in a save, in an evaluation: the moments are drawn over all of the run."""
+    train(*SETTINGS)
+    whole = results(job)
+    clear(job)
+    drawn = random.Random(0)
+    points = [newest(job)]
+    for number in range(KILLS):
+        run = begin()
+        if number % 5 == 0:  # before there is a tile
+            until(run, "experiment:")
+            time.sleep(drawn.uniform(0, 0.1))
+        else:  # at any moment, of every other attempt after it has got on
+            until(run, "training on")
+            deadline = time.monotonic() + 60
+            while number % 2 and newest(job) == points[-1] and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(drawn.uniform(0, 0.5))
+        run.kill()
+        out, _ = run.communicate(timeout=60)
+        assert run.returncode == -signal.SIGKILL, out
+        points.append(newest(job))
+    names = [point.name if point else "" for point in points]
+    assert names == sorted(names)
+    assert len(set(names)) > KILLS // 3
+    assert not (job / "model/checkpoint-00003-of-00003.pth").exists(), "nothing was interrupted in the end"
+    assert "continuing from" in train(*SETTINGS)
+    assert_identical(results(job), whole)
+
+
+def test_truncated_newest_resume_point_costs_no_bit_of_the_result(job: Path) -> None:
+    train(*SETTINGS)
+    whole = results(job)
+    clear(job)
+    run = begin()
+    until(run, "phase=val epoch=2")
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(60) == 0
+    point = newest(job)
+    assert point is not None
+    point.write_bytes(point.read_bytes()[: point.stat().st_size // 2])
+    out = train(*SETTINGS)
+    assert f"{point}: not a checkpoint that can be loaded" in out
+    assert "continuing from" in out
+    assert_identical(results(job), whole)
+
+
+def test_full_disk_during_a_save_is_an_error_and_the_point_before_stays(job: Path) -> None:
+    """A small file system of its own for the resume points."""
+    if os.geteuid():
+        pytest.skip("mounting a file system takes root")
+    folder = job / "checkpoints"
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1300m", "tmpfs", folder], check=False)
+    if mounted.returncode:
+        pytest.skip("this machine does not let a file system be mounted")
+    try:
+        run = begin()
+        until(run, "phase=val epoch=1")
+        filler = folder / "filler"
+        with filler.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, os.statvfs(folder).f_bavail * os.statvfs(folder).f_bsize - 1_000_000)
+        out, _ = run.communicate(timeout=120)
+        assert run.returncode == 5, out
+        assert "No space left on device; make room there" in (job / "output/failure").read_text()
+        filler.unlink()
+        point = newest(job)
+        assert point is not None
+        assert "continuing from" in train(*SETTINGS)
+    finally:
+        subprocess.run(["umount", folder], check=True)

@@ -1,0 +1,217 @@
+"""Runs of several processes on one machine: the same as one with the whole batch, and nobody waits for the dead."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from robosat_pink import checkpoint
+from robosat_pink.sample import write_tiles
+
+EXPERIMENT: dict[str, Any] = {
+    "dataset": {"image_bucket": "channel:imagery", "mask_bucket": "channel:mask", "train_percent": 0.6},
+    "classes": [{"name": "snow"}],
+    "channels": [{"bands": [1, 2], "scale": 10000}],
+    "model": {
+        "name": "albunet",
+        "encoder": "resnet18",
+        "num_filters": 4,
+        "tile_size": 64,
+        "batch_size": 3,
+        "epochs": 3,
+        "lr": 0.0001,
+        "schedule": "cosine",
+    },
+    "runtime": {"workers": 0, "precision": "fp32", "peer_timeout_s": 60},
+}
+
+
+@pytest.fixture
+def job(opt_ml: Path) -> Path:
+    write_tiles(opt_ml / "input/data", tiles=4, size=64)
+    (opt_ml / "input/data/config/experiment.yml").write_text(yaml.safe_dump(EXPERIMENT))
+    (opt_ml / "checkpoints").mkdir()
+    return opt_ml
+
+
+def begin(*arguments: str, command: tuple[str, ...] = (), **environment: str) -> subprocess.Popen[str]:
+    line = [*(command or (sys.executable, "-m")), "robosat_pink.train", *arguments]
+    return subprocess.Popen(
+        line, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def train(*arguments: str, code: int = 0) -> str:
+    run = begin(*arguments)
+    out, _ = run.communicate(timeout=300)
+    assert run.returncode == code, out
+    return out
+
+
+def clear(job: Path) -> None:
+    for folder in ("model", "checkpoints"):
+        for path in (job / folder).iterdir():
+            path.unlink()
+
+
+def history(job: Path) -> list[dict[str, str]]:
+    """Without the clocks."""
+    with (job / "model/history.csv").open() as file:
+        return [{key: value for key, value in row.items() if "seconds" not in key} for row in csv.DictReader(file)]
+
+
+def results(job: Path) -> tuple[Any, ...]:
+    """Last weights, best weights, metrics, history."""
+    return (
+        checkpoint.load(job / "model/checkpoint-00003-of-00003.pth")["state_dict"],
+        checkpoint.load(job / "model/best.pth")["state_dict"],
+        json.loads((job / "model/metrics.json").read_text()),
+        history(job),
+    )
+
+
+def assert_identical(first: Any, second: Any) -> None:
+    for one, other in zip(first[:2], second[:2], strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert first[2:] == second[2:]
+
+
+def until(run: subprocess.Popen[str], says: str) -> str:
+    """What a run has said when it says this."""
+    assert run.stdout is not None
+    said = ""
+    for line in run.stdout:
+        said += line
+        if says in line:
+            return said
+    pytest.fail(f"ended without saying {says!r}: {said}")
+
+
+def children(process: int) -> list[int]:
+    """The processes that train, by rank."""
+    found = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True, check=True).stdout.split()
+    ranks = {}
+    for each in found:
+        variables = Path(f"/proc/{each}/environ").read_bytes().split(b"\0")
+        ranks.update({int(value[5:]): int(each) for value in variables if value.startswith(b"RANK=")})
+    return [ranks[rank] for rank in sorted(ranks)]
+
+
+@pytest.mark.parametrize("extra", [(), ("runtime.accumulation=2",), ("runtime.workers=1", "model.batch_size=4")])
+def test_two_processes_learn_what_one_does_from_the_whole_batch(job: Path, extra: tuple[str, ...]) -> None:
+    """10 tiles in batches of 3: shares of 2 and 1, in the last step of 1 and none."""
+    found = []
+    for processes in (1, 2):
+        clear(job)
+        train(f"runtime.processes={processes}", "model.batch_norm=frozen", *extra)
+        found.append(history(job))
+    for one, two in zip(*found, strict=True):
+        assert (one["train_tiles"], one["val_tiles"]) == (two["train_tiles"], two["val_tiles"])
+        for name in ("train_loss", "train_iou", "val_loss", "val_iou"):
+            assert float(two[name]) == pytest.approx(float(one[name]), abs=1e-4), name
+
+
+def test_synchronised_batch_norm_gives_two_processes_the_statistics_of_the_whole_batch(job: Path) -> None:
+    found = []
+    for processes, kind in ((1, "batch"), (2, "synchronised"), (2, "batch")):
+        clear(job)
+        train(f"runtime.processes={processes}", f"model.batch_norm={kind}", "model.epochs=1")
+        found.append(float(history(job)[0]["train_loss"]))
+    whole, synchronised, apart = found
+    assert synchronised == pytest.approx(whole, abs=2e-3)
+    assert abs(apart - whole) > 10 * abs(synchronised - whole)
+
+
+@pytest.mark.parametrize("then", ["kill", "stop"])
+def test_two_processes_go_on_to_the_last_bit_wherever_they_were_interrupted(job: Path, then: str) -> None:
+    settings = ("runtime.processes=2", "checkpoint.every_minutes=0.0001")
+    train(*settings)
+    whole = results(job)
+    clear(job)
+    for seconds in (0.3, 1.5):
+        run = begin(*settings)
+        until(run, "training on")
+        time.sleep(seconds)
+        if then == "kill":
+            for each in (*children(run.pid), run.pid):
+                os.kill(each, signal.SIGKILL)
+        else:
+            run.send_signal(signal.SIGTERM)
+        out, _ = run.communicate(timeout=120)
+        assert run.returncode == (-signal.SIGKILL if then == "kill" else 0), out
+        assert not (job / "output/failure").exists()
+    train(*settings)
+    assert_identical(results(job), whole)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_other_processes_go_on_with_the_same_batches(job: Path, before: int, after: int) -> None:
+    settings = ("model.batch_norm=frozen", "checkpoint.every_minutes=0.0001")
+    train("runtime.processes=1", *settings)
+    whole = history(job)
+    clear(job)
+    run = begin(f"runtime.processes={before}", *settings)
+    until(run, "phase=train epoch=1")
+    time.sleep(0.2)
+    run.send_signal(signal.SIGTERM)
+    out, _ = run.communicate(timeout=120)
+    assert run.returncode == 0, out
+    assert "continuing from" in train(f"runtime.processes={after}", *settings)
+    for one, other in zip(whole, history(job), strict=True):
+        assert one["train_tiles"] == other["train_tiles"]
+        assert float(other["train_loss"]) == pytest.approx(float(one["train_loss"]), abs=1e-4)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_when_one_process_is_killed_the_others_end_and_the_failure_file_says_so(job: Path, rank: int) -> None:
+    run = begin("runtime.processes=2", "model.epochs=1000")
+    until(run, "phase=val epoch=1")
+    os.kill(children(run.pid)[rank], signal.SIGKILL)
+    out, _ = run.communicate(timeout=60)
+    assert run.returncode == 137, out
+    assert f"process {rank} of 2 was killed by SIGKILL" in (job / "output/failure").read_text()
+    assert f"has vanished: process {rank}" in out
+
+
+def test_error_of_one_process_ends_all_with_its_cause(job: Path) -> None:
+    """A damaged tile: whichever process reads it."""
+    tile = sorted((job / "input/data/imagery").rglob("*.tif"))[0]
+    tile.write_bytes(tile.read_bytes()[:200])
+    out = train("runtime.processes=2", code=3)
+    failure = (job / "output/failure").read_text()
+    assert tile.name in failure.splitlines()[0], out
+    assert "failed: " in out  # so the other says
+
+
+def test_more_processes_than_tiles_of_a_batch_are_refused(job: Path) -> None:
+    train("runtime.processes=2", "model.batch_size=1", code=2)
+    assert "model.batch_size = 1" in (job / "output/failure").read_text()
+
+
+def test_listing_once_is_enough_for_all(job: Path) -> None:
+    out = train("runtime.processes=2", "model.epochs=1")
+    assert out.count("listed 16 tiles in 1 directories of channel:imagery") == 1
+
+
+def test_torchrun_starts_it_as_it_is_and_its_signals_are_one_request(job: Path) -> None:
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")
+    run = begin("model.epochs=1000", command=torchrun)
+    until(run, "phase=val epoch=1")
+    workers = children(run.pid)
+    assert len(workers) == 2
+    for each in workers:
+        os.kill(each, signal.SIGINT)  # as a terminal sends it to all, and then torchrun SIGTERM to these
+    run.send_signal(signal.SIGTERM)
+    out, _ = run.communicate(timeout=120)
+    assert "stopped by a signal after" in out
+    assert len(list((job / "checkpoints").glob("resume-*.pth"))) in (1, 2)
+    assert not (job / "output/failure").exists()

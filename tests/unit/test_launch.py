@@ -1,0 +1,67 @@
+"""Which processes a host has, and where they stand among those of a run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from robosat_pink import launch
+from robosat_pink.config import RuntimeConfig
+from robosat_pink.container import Container
+from robosat_pink.errors import ConfigError
+from robosat_pink.launch import Place, place_from, places
+
+
+def say(opt_ml: Path, **resource: object) -> Container:
+    (opt_ml / "input/config/resourceconfig.json").write_text(json.dumps(resource))
+    return Container(opt_ml)
+
+
+def test_one_host_without_a_gpu_has_one_process(opt_ml: Path) -> None:
+    assert places(Container(opt_ml), RuntimeConfig()) == [Place()]
+
+
+@pytest.mark.parametrize(("current", "first"), [("algo-1", 0), ("algo-10", 2), ("algo-2", 4)])
+def test_ranks_follow_the_sorted_names_of_the_hosts(opt_ml: Path, current: str, first: int) -> None:
+    container = say(opt_ml, current_host=current, hosts=["algo-1", "algo-2", "algo-10"])
+    found = places(container, RuntimeConfig(processes=2))
+    assert [(each.rank, each.local_rank) for each in found] == [(first, 0), (first + 1, 1)]
+    assert {(each.size, each.local_size, each.address, each.port) for each in found} == {(6, 2, "algo-1", 29500)}
+
+
+def test_names_of_hosts_may_be_any(opt_ml: Path) -> None:
+    container = say(opt_ml, current_host="algo-2-x7k2p", hosts=["algo-2-x7k2p", "algo-1-x7k2p"])
+    (place,) = places(container, RuntimeConfig())
+    assert (place.rank, place.size, place.address) == (1, 2, "algo-1-x7k2p")
+
+
+def test_there_is_a_process_for_each_gpu_unless_the_cpu_is_asked_for(
+    opt_ml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "_gpus", lambda: 4)
+    found = places(Container(opt_ml), RuntimeConfig())
+    assert [each.local_rank for each in found] == [0, 1, 2, 3]
+    assert len({each.port for each in found}) == 1
+    assert len(places(Container(opt_ml), RuntimeConfig(device="cpu"))) == 1
+    assert len(places(Container(opt_ml), RuntimeConfig(processes=2))) == 2
+
+
+def test_what_a_launcher_says_is_taken_and_passed_on() -> None:
+    place = Place(rank=3, size=8, local_rank=1, local_size=2, address="10.0.0.1", port=1234)
+    assert place_from(place.environment()) == place
+    assert place_from({"HOSTNAME": "algo-1"}) is None
+    assert place_from({"RANK": "0", "WORLD_SIZE": "1"}) == Place()
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"RANK": "1"},
+        {"WORLD_SIZE": "2"},
+        {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "algo-1"},
+        {"RANK": "one", "WORLD_SIZE": "2", "MASTER_ADDR": "algo-1", "MASTER_PORT": "1"},
+    ],
+)
+def test_half_of_what_a_launcher_has_to_say_is_refused(environment: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT go together"):
+        place_from(environment)

@@ -1,0 +1,185 @@
+"""What a run goes on from, and what of it is taken."""
+
+import copy
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.amp.grad_scaler import GradScaler
+
+from robosat_pink import checkpoint, resume
+from robosat_pink.checkpoint import ResumePoints
+from robosat_pink.config import (
+    ChannelConfig,
+    CheckpointConfig,
+    ClassConfig,
+    Config,
+    DatasetConfig,
+    ModelConfig,
+    RuntimeConfig,
+    to_tree,
+)
+from robosat_pink.errors import CheckpointError
+from robosat_pink.resume import Start
+from robosat_pink.state import State
+
+
+class Encoder(nn.Module):
+    """With a classifier behind, as robosat.pink kept it, or without."""
+
+    def __init__(self, has_classifier: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 1, bias=False)
+        self.norm = nn.BatchNorm2d(3)
+        if has_classifier:
+            self.fc = nn.Linear(3, 5)
+
+
+class Network(nn.Module):
+    def __init__(self, has_classifier: bool = False) -> None:
+        super().__init__()
+        self.resnet = Encoder(has_classifier)
+        self.final = nn.Conv2d(3, 1, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.final(self.resnet.norm(self.resnet.conv(image)))
+        return found
+
+
+class Tiles:
+    """As much of a TilePairs as a resume asks for."""
+
+    image_location = type("Location", (), {"bucket": None})()
+
+
+def experiment(**changes: Any) -> Config:
+    return Config(
+        dataset=DatasetConfig(image_bucket="imagery", mask_bucket="mask"),
+        classes=(ClassConfig(name="snow"),),
+        channels=(ChannelConfig(bands=(1, 2), scale="auto"),),
+        model=ModelConfig(name="albunet", **changes.pop("model", {})),
+        checkpoint=CheckpointConfig(**changes.pop("checkpoint", {})),
+        runtime=RuntimeConfig(**changes.pop("runtime", {})),
+    )
+
+
+def made(model: nn.Module) -> State:
+    return State(model, torch.optim.Adam(model.parameters(), lr=0.1), GradScaler("cpu", enabled=False))
+
+
+def trained(model: nn.Module, steps: int = 3) -> State:
+    state = made(model)
+    learn(state, steps)
+    return state
+
+
+def learn(state: State, steps: int) -> None:
+    for number in range(steps):
+        image = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(number))
+        state.optimizer.zero_grad()
+        state.model(image).square().mean().backward()
+        state.optimizer.step()
+
+
+def original_checkpoint(epoch: int = 2) -> tuple[dict[str, Any], State]:
+    """As robosat.pink wrote it: DataParallel's prefix, a classifier that never learnt, steps as plain numbers."""
+    torch.manual_seed(0)
+    state = trained(Network(has_classifier=True))
+    optimizer = copy.deepcopy(state.optimizer.state_dict())
+    for moments in optimizer["state"].values():
+        moments["step"] = int(moments["step"])
+    weights = {f"module.{key}": value for key, value in state.model.state_dict().items()}
+    return {"epoch": epoch, "state_dict": weights, "optimizer": optimizer}, state
+
+
+def test_checkpoint_of_the_original_is_resumed_with_weights_optimizer_and_epoch() -> None:
+    content, theirs = original_checkpoint(epoch=2)
+    ours = made(Network())
+    config = experiment(model={"epochs": 3})
+    resume.go_on(ours, Start("theirs.pth", content, is_resumed=True), config, Tiles())  # type: ignore[arg-type]
+    assert (ours.epoch, ours.step, ours.history) == (2, 0, [])
+    for state in (ours, theirs):
+        learn(state, 2)
+    expected = theirs.model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in ours.model.state_dict().items())
+
+
+def test_optimizer_whose_moments_do_not_fit_is_refused_by_the_parameter_s_name() -> None:
+    content, _ = original_checkpoint()
+    content["optimizer"]["state"][0]["exp_avg"] = torch.zeros(1)
+    ours = made(Network())
+    with pytest.raises(CheckpointError, match=r"theirs\.pth: .* no moments for resnet\.conv\.weight of \(3, 2, 1, 1\)"):
+        resume.go_on(ours, Start("theirs.pth", content, True), experiment(), Tiles())  # type: ignore[arg-type]
+
+
+def test_weights_alone_cannot_be_resumed() -> None:
+    content = {"epoch": 1, "state_dict": Network().state_dict()}
+    with pytest.raises(CheckpointError, match=r"holds no optimizer; checkpoint\.path starts from weights alone"):
+        resume.go_on(made(Network()), Start("a.pth", content, True), experiment(), Tiles())  # type: ignore[arg-type]
+
+
+def test_more_epochs_behind_than_are_asked_for_are_refused() -> None:
+    content, _ = original_checkpoint(epoch=9)
+    with pytest.raises(CheckpointError, match=r"has 9 epochs behind it, model\.epochs = 3; ask for as many or more"):
+        resume.go_on(made(Network()), Start("a.pth", content, True), experiment(model={"epochs": 3}), Tiles())  # type: ignore[arg-type]
+
+
+def point_of(config: Config) -> Start:
+    state = trained(Network())
+    content = state.to_content() | {"metadata": {"config": to_tree(config), "data_digest": ""}, "ids": {}}
+    return Start("resume-00001-000000.pth", content, is_resumed=True)
+
+
+def test_resume_point_of_another_experiment_is_refused_with_the_keys_unless_told_otherwise(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    start = point_of(experiment())
+    other = experiment(model={"lr": 0.5})
+    with pytest.raises(CheckpointError, match=r"another experiment: model\.lr = 0\.5, there 2\.5e-05\. .*if_different"):
+        resume.go_on(made(Network()), start, other, Tiles())  # type: ignore[arg-type]
+    other = dataclasses.replace(other, checkpoint=CheckpointConfig(if_different="continue"))
+    state = made(Network())
+    with caplog.at_level(logging.WARNING):
+        resume.go_on(state, start, other, Tiles())  # type: ignore[arg-type]
+    assert "model.lr = 0.5, there 2.5e-05" in caplog.text
+    assert torch.equal(state.model.state_dict()["final.weight"], start.content["state_dict"]["final.weight"])
+
+
+def test_how_a_run_goes_and_how_long_may_change() -> None:
+    start = point_of(experiment())
+    other = experiment(
+        model={"epochs": 90, "patience": 3},
+        runtime={"workers": 3, "processes": 2},
+        checkpoint={"every_minutes": 1.0, "resume": "a.pth"},
+    )
+    resume.go_on(made(Network()), start, other, Tiles())  # type: ignore[arg-type]
+
+
+def test_resume_point_comes_before_what_the_experiment_names(tmp_path: Path) -> None:
+    (tmp_path / "points").mkdir()
+    checkpoint.save(tmp_path / "named.pth", {"epoch": 7})
+    named = experiment(checkpoint={"resume": str(tmp_path / "named.pth")})
+    points = ResumePoints(tmp_path / "points")
+    start = resume.find(named, points, {})
+    assert start is not None
+    assert (start.content, start.is_resumed) == ({"epoch": 7}, True)
+    points.save(1, 0, {"epoch": 1, "history": []})
+    start = resume.find(named, points, {})
+    assert start is not None
+    assert (start.content["epoch"], start.is_whole) == (1, True)
+    weights = experiment(checkpoint={"path": str(tmp_path / "named.pth")})
+    start = resume.find(weights, None, {})
+    assert start is not None
+    assert not start.is_resumed
+    assert resume.find(experiment(), None, {}) is None
+
+
+def test_ids_are_packed_and_come_back() -> None:
+    parts = {"train": ["a-1-2-3", "b-1-2-3"], "val": ["c-1-2-3"]}
+    packed = resume.packed_ids(parts)
+    assert all(each.dtype == torch.uint8 for each in packed.values())
+    assert resume.unpacked_ids(packed) == parts
