@@ -21,13 +21,13 @@ import torch
 from torch import nn
 
 from robosat_pink import storage
-from robosat_pink.errors import CheckpointError
+from robosat_pink.errors import CheckpointError, DataError
 from robosat_pink.files import write_atomically
 
 log = logging.getLogger(__name__)
 
 EPOCH_FILE = re.compile(r"checkpoint-(\d{5})-of-(\d{5})\.pth")
-RESUME_FILE = re.compile(r"resume-(\d{5})-(\d{6})\.pth")
+RESUME_FILE = re.compile(r"resume-(\d{5})-(\d{6})(?:-(\d+))?\.pth")
 KEPT_RESUME_POINTS = 2
 UPLOADING = ".sagemaker-uploading"  # SageMaker's marker beside a file that it is copying to S3
 
@@ -193,8 +193,9 @@ class ResumePoints:
     """The resume points of a folder: resume-00001-000020.pth, 20 steps after epoch 1, with all state.
 
     The platform copies the folder to S3 meanwhile, and what is removed here is removed there. So a name is written
-    once; the last two that are known to be whole stay; and one that is just being copied goes with a later call. Other
-    files, among them the platform's marks of what it copies, come and go, and are its own business.
+    once (another one of the same place has a number behind it); the last two that are known to be whole stay; and one
+    that is just being copied goes with a later call. Other files, among them the platform's marks of what it copies,
+    come and go, and are its own business.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -203,11 +204,13 @@ class ResumePoints:
 
     def newest(self) -> ResumePoint | None:
         """The newest that is whole, with a warning for each damaged one. Raises DataError if one cannot be read."""
-        for path in sorted(self._there(), reverse=True):
+        for path in sorted(self._there(), key=_place_of, reverse=True):
             try:
                 point = ResumePoint(path, load(path))
             except FileNotFoundError:
                 continue
+            except OSError as error:
+                raise DataError(f"{path}: cannot be read: {error.strerror}") from error
             except CheckpointError as error:
                 log.warning("warning: %s; trying the one before", error)
             else:
@@ -216,12 +219,18 @@ class ResumePoints:
         return None
 
     def save(self, epoch: int, step: int, content: Mapping[str, Any]) -> Path:
-        path = self.folder / f"resume-{epoch:05d}-{step:06d}.pth"
+        """Nothing is written where the last one of this run is of the same place."""
+        if self._whole and _place_of(self._whole[-1])[:2] == (epoch, step):
+            return self._whole[-1]
+        path, number = self.folder / f"resume-{epoch:05d}-{step:06d}.pth", 0
+        while path.exists():
+            number += 1
+            path = self.folder / f"resume-{epoch:05d}-{step:06d}-{number}.pth"
         save(path, content)
-        self._whole = [*(each for each in self._whole if each != path), path]
+        self._whole.append(path)
         kept = self._whole[-KEPT_RESUME_POINTS:]
         # One alone is known to be whole: then the one before may be needed, if this one is damaged on its way.
-        others = sorted(each for each in self._there() if each not in kept)
+        others = sorted((each for each in self._there() if each not in kept), key=_place_of)
         for old in others[: len(others) - (KEPT_RESUME_POINTS - len(kept))]:
             if not old.with_name(old.name + UPLOADING).exists():
                 old.unlink(missing_ok=True)
@@ -229,6 +238,14 @@ class ResumePoints:
 
     def _there(self) -> list[Path]:
         return [path for path in self.folder.iterdir() if RESUME_FILE.fullmatch(path.name)]
+
+
+def _place_of(path: Path) -> tuple[int, int, int]:
+    """Epoch, step and number of a resume point, by its name."""
+    match = RESUME_FILE.fullmatch(path.name)
+    assert match
+    epoch, step, number = (int(each or 0) for each in match.groups())
+    return epoch, step, number
 
 
 def _check_sums(data: bytes) -> None:

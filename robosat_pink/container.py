@@ -158,9 +158,10 @@ class Container:
 class Stopped(BaseException):
     """The platform, or a person, wants the run to end. No error, and so nothing that `except Exception` may catch."""
 
-    def __init__(self, reason: str = "by a signal") -> None:
+    def __init__(self, reason: str = "by a signal", is_agreed: bool = False) -> None:
+        """`is_agreed`: all processes of the run stop at the same step, and nobody has to be told."""
         super().__init__(reason)
-        self.reason = reason
+        self.reason, self.is_agreed = reason, is_agreed
 
 
 class StopRequest:

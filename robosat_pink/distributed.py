@@ -136,19 +136,20 @@ def joined(container: Container, place: Place, timeout_s: float) -> Iterator[Wor
     peers = Peers(store, place, current if len(hosts) > 1 else socket.gethostname(), timeout_s, container)
     try:
         yield World(place, group)
-    except BaseException as error:
+    except BaseException as error:  # the group is left as it is: to end it may wait for the dead
         ending = peers.leave(error)
+        peers.close()
         if ending is error:
             raise
         raise ending from error
-    finally:
-        peers.close()
-        dist.destroy_process_group()
+    peers.close()
+    dist.destroy_process_group()
 
 
 def _meet(place: Place, timeout_s: float) -> tuple[Any, Any]:
     """The store, and the group on the CPU."""
     os.environ.update(place.environment())
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")  # it aborts the process; `peers` says why it ends
     timeout = timedelta(seconds=timeout_s)
     try:
         store, rank, size = next(rendezvous("env://", timeout=timeout))

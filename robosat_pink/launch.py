@@ -6,6 +6,7 @@ WORLD_SIZE are left to their own.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -52,6 +53,8 @@ class Place:
 
 
 ALONE = Place()
+PARENT = "ROBOSAT_PINK_PARENT"  # the process that has started this one, in its environment
+PR_SET_PDEATHSIG = 1  # prctl.h
 
 
 def place_from(environment: Mapping[str, str]) -> Place | None:
@@ -83,6 +86,15 @@ def places(container: Container, runtime: RuntimeConfig) -> list[Place]:
     return [Place(first + each, len(hosts) * count, each, count, address, port) for each in range(count)]
 
 
+def end_with_parent(environment: Mapping[str, str]) -> None:
+    """Have the system end this process with the one that has started it: two runs in one folder would be at odds."""
+    parent = environment.get(PARENT)
+    if parent:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(parent):  # it is gone already
+            os._exit(1)
+
+
 def run(here: Sequence[Place], arguments: Sequence[str], stop: StopRequest, container: Container) -> int:
     """Start the processes, pass a stop request on, and wait for them: the exit code of the first that failed, or 0.
 
@@ -91,30 +103,38 @@ def run(here: Sequence[Place], arguments: Sequence[str], stop: StopRequest, cont
     command = [sys.executable, "-m", "robosat_pink.train", *arguments]
     stop.waits_to_be_asked = True
     # Sessions of their own: what a terminal sends reaches them once, from here.
+    environment = os.environ | {PARENT: str(os.getpid())}
     children = [
-        subprocess.Popen(command, env=os.environ | place.environment(), start_new_session=True)  # noqa: S603
+        subprocess.Popen(command, env=environment | place.environment(), start_new_session=True)  # noqa: S603
         for place in here
     ]
     failed: tuple[Place, int] | None = None
     failed_at = 0.0
-    is_stopped = False
-    while any(child.poll() is None for child in children):
-        if stop.requested and not is_stopped:
-            is_stopped = True
-            for child in children:
-                child.send_signal(signal.SIGTERM)
-        codes = [(place, child.poll() or 0) for place, child in zip(here, children, strict=True)]
-        if failed is None and (failures := [each for each in codes if each[1]]):
+    is_stopped = is_running = False
+    while failed is None or is_running:
+        codes = [child.poll() for child in children]
+        is_running = None in codes
+        # A process that is asked to stop before it can be is ended by the signal.
+        failures = [
+            (place, code)
+            for place, code in zip(here, codes, strict=True)
+            if code and not (is_stopped and code == -signal.SIGTERM)
+        ]
+        if failed is None and failures:
             failed, failed_at = (
                 min(failures, key=lambda each: each[1]),
                 time.monotonic(),
             )  # who was killed, before others
+        if failed is None and not is_running:
+            return 0
+        if stop.requested and not is_stopped:
+            is_stopped = True
+            for child in children:
+                child.send_signal(signal.SIGTERM)
         if failed and time.monotonic() - failed_at > GRACE_S:
             for child in children:
                 child.kill()
         time.sleep(POLL_S)
-    if failed is None:
-        return max(child.returncode for child in children)
     place, code = failed
     if code < 0:
         advice = (

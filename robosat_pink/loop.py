@@ -37,7 +37,7 @@ def fit(state: State, task: Task, save: Callable[[State], None], after_epoch: Ca
         if is_patience_over(state, task.config.model):
             break
         train = state.train = state.train or train_epoch(state, task, epoch, save)
-        val = evaluate(state, task, task.split.val, "val", epoch)
+        val = evaluate(state, task, task.split.val, "val", epoch, save)
         lr = state.optimizer.param_groups[0]["lr"]
         best = max((row["val"]["iou"] for row in state.history if row["epoch"] == state.best_epoch), default=None)
         state.history.append({"epoch": epoch, "lr": lr, "train": train, "val": val})
@@ -68,15 +68,16 @@ def train_epoch(state: State, task: Task, epoch: int, save: Callable[[State], No
                 tally.add(number, batch, loss, logits, mask, is_number)
             state.step = number + 1
             stop, is_due = task.watch()
-            if stop or is_due or state.step % STEPS_UNSEEN[task.device.type] == 0:
+            if is_due or state.step % STEPS_UNSEEN[task.device.type] == 0:
                 check_losses(state, task, tally)
             if is_due and not stop:
                 state.leave_phase(tally, task.world)
                 save(state)
                 state.processes = None
             if stop:
-                raise Stopped(stop)  # noqa: TRY301 - so is the wait for a batch ended
+                raise Stopped(stop, is_agreed=True)  # noqa: TRY301 - so is the wait for a batch ended
     except Stopped:  # by the watch, or alone, during the wait for a batch
+        check_losses(state, task, tally)
         state.leave_phase(tally, task.world)
         raise
     check_losses(state, task, tally)
@@ -104,8 +105,18 @@ def check_losses(state: State, task: Task, tally: Tally) -> None:
 
 
 @torch.inference_mode()
-def evaluate(state: State, task: Task, rows: np.ndarray, phase: str, epoch: int) -> dict[str, Any]:
-    """Metrics over whole tiles as they are: no augmentation, no shuffling, none left out."""
+def evaluate(
+    state: State,
+    task: Task,
+    rows: np.ndarray,
+    phase: str,
+    epoch: int,
+    save: Callable[[State], None] | None = None,
+) -> dict[str, Any]:
+    """Metrics over whole tiles as they are: no augmentation, no shuffling, none left out.
+
+    `save` is called when it is time to; a run that goes on from there evaluates from the beginning.
+    """
     task.world.equalise(state.model)
     state.model.eval()
     num_batches = task.loader.num_batches(rows)
@@ -117,14 +128,17 @@ def evaluate(state: State, task: Task, rows: np.ndarray, phase: str, epoch: int)
             with autocast(task):
                 logits = state.model(image)
             tally.add(number, batch, task.loss(logits, mask), logits, mask)
-        if stop := task.watch().stop:
-            raise Stopped(stop)
+        stop, is_due = task.watch()
+        if stop:
+            raise Stopped(stop, is_agreed=True)
+        if is_due and save:
+            save(state)
     return tally.finish(task.world)
 
 
 def is_patience_over(state: State, model: ModelConfig) -> bool:
     """Whether so many epochs have passed without a better one; said once."""
-    if model.patience is None or state.epoch - state.best_epoch < model.patience:
+    if model.patience is None or not state.best_epoch or state.epoch - state.best_epoch < model.patience:
         return False
     log.info("ended early: no better epoch than %d for model.patience = %d epochs", state.best_epoch, model.patience)
     return True

@@ -27,7 +27,7 @@ BEAT_S = 1.0
 SILENT_S = 5.0  # from which on a process is thought to be gone, if an operation with it failed
 VANISHED_S = 60.0  # from which on it is, in any case
 LINGER_S = 10.0  # that the first process, which keeps the store, waits for the others to read why it ends
-GRACE_S = 20.0  # in which an operation that waits for a process that failed should end by itself
+STUCK_S = 20.0  # in which an operation that waits for a process that failed should end by itself
 
 
 class PeerFailed(RobosatError):
@@ -67,12 +67,10 @@ class Peers:
             while time.monotonic() < deadline and not (found := self._found(SILENT_S)):
                 time.sleep(BEAT_S / 4)
             return found or PeerFailed(f"the processes of this run lost each other: {cause_of(error)}")
-        if self._failure is None:
-            about = {
-                "rank": self._place.rank,
-                "cause": cause_of(error),
-                "stopped": isinstance(error, Stopped),
-            }
+        if self._failure is None and not (isinstance(error, Stopped) and error.is_agreed):
+            is_stop = isinstance(error, Stopped)
+            cause = error.reason if isinstance(error, Stopped) else cause_of(error)
+            about = {"rank": self._place.rank, "cause": cause, "stopped": is_stop}
             self._try_to_set("failure", json.dumps(about))
             if self._place.rank == 0:
                 self._linger()
@@ -92,7 +90,7 @@ class Peers:
             except Exception:
                 self._store_lost = self._store_lost or time.monotonic()
             gone = self._found(self._vanished_s)
-            if gone and (self._failure is None or time.monotonic() - self._failure_seen > GRACE_S):
+            if gone and (self._failure is None or time.monotonic() - self._failure_seen > STUCK_S):
                 self._end(gone)
 
     def _beat(self) -> None:

@@ -21,7 +21,7 @@ from robosat_pink.config import Config, class_values, to_tree
 from robosat_pink.container import Container
 from robosat_pink.datasets import TilePairs
 from robosat_pink.files import write_atomically
-from robosat_pink.resume import packed_ids
+from robosat_pink.resume import ids_of, packed_ids
 from robosat_pink.state import State
 from robosat_pink.tiles import Split
 
@@ -63,6 +63,7 @@ class Results:
         self.config, self.tiles, self.split = config, tiles, split
         self._points, self._upsampling = points, upsampling
         self._best_written = 0  # of which epoch
+        self._is_complete = False
         self._copied_s, self._copies = 0.0, 0
         self.metadata = {
             "version": version("robosat_pink"),
@@ -90,18 +91,14 @@ class Results:
         self._write_names()
 
     def _write_names(self) -> None:
-        parts = {
-            "train_ids.txt": self.split.train,
-            "test_ids.txt": self.split.val,
-            "holdout_ids.txt": self.split.holdout,
-        }
-        ids = {name: [self.tiles.id(row) for row in rows] for name, rows in parts.items()}
-        self._ids = packed_ids(ids) if self.checkpoints else {}
-        for name, lines in ids.items():
-            if lines or name != "holdout_ids.txt":
-                self._write(name, "".join(f"{line}\n" for line in lines))
+        ids = ids_of(self.tiles, self.split)
+        self._ids = packed_ids(ids)
+        files = {"train": "train_ids.txt", "val": "test_ids.txt", "holdout": "holdout_ids.txt"}
+        for part, lines in ids.items():
+            if lines or part != "holdout":
+                self._write(files[part], "".join(f"{line}\n" for line in lines))
             else:
-                (self.model / name).unlink(missing_ok=True)  # an earlier run's
+                (self.model / files[part]).unlink(missing_ok=True)  # an earlier run's
 
     def _check_room(self, state: State) -> None:
         """A checkpoint is three times the weights, Adam's means with them; a resume point holds the best ones too."""
@@ -133,15 +130,12 @@ class Results:
         self.writer.begin(lambda: self._save_resume_point(content))
 
     def save_stopped(self, state: State, reason: str) -> None:
-        """When the run is stopped: a resume point; and a model to look at, if no epoch has left one yet."""
+        """When the run is stopped: a resume point; and a model to look at, if the folder has none."""
         self.writer.wait()
-        content = state.to_content()
-        is_fitted = state.epoch >= self.config.model.epochs  # then the last epoch's point serves
-        if (state.epoch or state.step) and not is_fitted:
-            self._save_resume_point(content)
-        if state.epoch == 0 and state.step:
-            checkpoint.save_epoch(self.model, 0, self.config.model.epochs, self._weights(content))
-            checkpoint.save(self.model / "best.pth", self._weights(content))
+        if (state.epoch or state.step) and not self._is_complete:  # then the last epoch's point serves
+            self._save_resume_point(state.to_content())
+        if state.epoch or state.step:
+            self._fill_model(state)
         log.info("stopped %s after %d epochs and %d steps", reason, state.epoch, state.step)
 
     def _snapshot(self, state: State) -> dict[str, Any]:
@@ -162,10 +156,21 @@ class Results:
     def complete(self, state: State) -> None:
         """After the last epoch: a resume with nothing left to train finds an empty model folder, and fills it."""
         self.writer.wait()
+        self._is_complete = True
+        self._fill_model(state)
+
+    def _fill_model(self, state: State) -> None:
+        """What an earlier attempt has left in another container's folder, or has not come to."""
+        content = self._weights(state.to_content())
         if not (self.model / "best.pth").exists():
-            self._save_best(state)
+            if state.best_weights:
+                self._save_best(state)
+            else:
+                checkpoint.save(self.model / "best.pth", content)
         if not any(checkpoint.EPOCH_FILE.fullmatch(path.name) for path in self.model.iterdir()):
-            checkpoint.save_epoch(self.model, state.epoch, self.config.model.epochs, self._weights(state.to_content()))
+            checkpoint.save_epoch(self.model, state.epoch, self.config.model.epochs, content)
+        if state.history and not (self.model / "metrics.json").exists():
+            self._write_numbers(state, holdout=None)
 
     def finish(self, state: State, holdout: dict[str, Any] | None) -> None:
         """The numbers of the whole run."""

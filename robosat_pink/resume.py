@@ -19,10 +19,11 @@ from robosat_pink.config import Config, to_tree
 from robosat_pink.datasets import TilePairs
 from robosat_pink.errors import CheckpointError
 from robosat_pink.state import State
+from robosat_pink.tiles import Split
 
 log = logging.getLogger(__name__)
 
-FREE_TO_CHANGE = (  # between stop and resume
+FREE_TO_CHANGE = (  # between stop and resume; of runtime all but the seed
     *("model.epochs", "model.patience", "runtime.", "checkpoint.resume", "checkpoint.every_", "checkpoint.if_"),
     *("dataset.cache.", "dataset.aws_profile", "dataset.verify_md5", "dataset.if_changed"),
 )
@@ -84,22 +85,22 @@ def with_scales_settled(config: Config, start: Start | None) -> Config:
     return dataclasses.replace(config, channels=tuple(channels))
 
 
-def go_on(state: State, start: Start, config: Config, tiles: TilePairs) -> None:
+def go_on(state: State, start: Start, config: Config, tiles: TilePairs, split: Split) -> None:
     """Put what a run goes on from into the state. Raises CheckpointError if it is of another experiment."""
     if not start.is_resumed:
         loaded = checkpoint.load_weights(state.model, start.content, name=start.name)
         log.info("starting from %s: %d tensors, epoch %s", start.name, loaded.tensors, loaded.epoch)
         return
     _check_same_experiment(start, config)
-    epoch = start.content.get("epoch")
-    if not isinstance(epoch, int) or epoch > config.model.epochs:
+    epoch, epochs = start.content.get("epoch"), config.model.epochs
+    if not isinstance(epoch, int) or epoch > epochs or (epoch == epochs and not start.is_whole):
         raise CheckpointError(
-            f"{start.name} has {epoch} epochs behind it, model.epochs = {config.model.epochs}; ask for as many or "
-            "more, or give this run an empty checkpoints folder"
+            f"{start.name} has {epoch} epochs behind it, model.epochs = {epochs}; ask for more, or give this run an "
+            "empty checkpoints folder and no checkpoint.resume"
         )
     if start.is_whole:
         state.restore(start.content)
-        _compare_tiles(state, start, tiles)
+        _compare_tiles(state, start, config, tiles, split)
     else:
         checkpoint.load_weights(state.model, start.content, name=start.name)
         adopt_optimizer(state.optimizer, state.model, start)
@@ -128,6 +129,12 @@ def adopt_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, start: S
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+def ids_of(tiles: TilePairs, split: Split) -> dict[str, list[str]]:
+    """The ids of the tiles of each part of the split."""
+    parts = {"train": split.train, "val": split.val, "holdout": split.holdout}
+    return {name: [tiles.id(row) for row in rows] for name, rows in parts.items()}
+
+
 def packed_ids(parts: Mapping[str, Sequence[str]]) -> dict[str, torch.Tensor]:
     """Lists of tile ids as a checkpoint holds them: compressed, for there may be a million."""
     return {
@@ -137,7 +144,8 @@ def packed_ids(parts: Mapping[str, Sequence[str]]) -> dict[str, torch.Tensor]:
 
 
 def unpacked_ids(parts: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
-    return {name: zlib.decompress(ids.numpy().tobytes()).decode().split("\n") for name, ids in parts.items()}
+    texts = {name: zlib.decompress(ids.numpy().tobytes()).decode() for name, ids in parts.items()}
+    return {name: text.split("\n") if text else [] for name, text in texts.items()}
 
 
 def _check_same_experiment(start: Start, config: Config) -> None:
@@ -148,7 +156,7 @@ def _check_same_experiment(start: Start, config: Config) -> None:
     differing = [
         f"{key} = {json.dumps(now.get(key))}, there {json.dumps(before.get(key))}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(FREE_TO_CHANGE)
+        if before.get(key) != now.get(key) and (key == "runtime.seed" or not key.startswith(FREE_TO_CHANGE))
     ]
     if not differing:
         return
@@ -161,21 +169,24 @@ def _check_same_experiment(start: Start, config: Config) -> None:
     )
 
 
-def _compare_tiles(state: State, start: Start, tiles: TilePairs) -> None:
-    """Begin the epoch anew where the tiles are no longer those it was begun with."""
-    # What a folder tells of its files changes with every copy.
-    is_remote = tiles.image_location.bucket is not None
+def _compare_tiles(state: State, start: Start, config: Config, tiles: TilePairs, split: Split) -> None:
+    """Begin the epoch anew where its tiles or their order are no longer those it was begun with."""
     metadata = checkpoint.metadata_of(start.content)
-    if not is_remote or metadata["data_digest"] == tiles.digest():
-        return
-    before = {each for ids in unpacked_ids(start.content["ids"]).values() for each in ids if each}
-    now = set(tiles.ids)
-    log.warning(
-        "warning: the tiles have changed since %s was written (%d are new, %d are gone, others may have new contents); "
-        "continuing with today's, epoch %d begins anew",
-        *(start.name, len(now - before), len(before - now), state.epoch + 1),
-    )
-    state.begin_epoch_anew()
+    # What a folder tells of the contents of its files changes with every copy.
+    has_changed = tiles.image_location.bucket is not None and metadata["data_digest"] != tiles.digest()
+    begun, now = unpacked_ids(start.content["ids"]), ids_of(tiles, split)
+    before, there = ({each for ids in parts.values() for each in ids} for parts in (begun, now))
+    if has_changed or before != there:
+        log.warning(
+            "warning: the tiles have changed since %s was written (%d are new, %d are gone); continuing with today's",
+            *(start.name, len(there - before), len(before - there)),
+        )
+    then = metadata["config"]
+    order = (then["model"]["batch_size"], then["runtime"]["seed"])
+    if has_changed or begun != now or order != (config.model.batch_size, config.runtime.seed):
+        if state.step or state.train:
+            log.warning("warning: epoch %d begins anew", state.epoch + 1)
+        state.begin_epoch_anew()
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

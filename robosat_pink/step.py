@@ -15,6 +15,7 @@ from robosat_pink import memory
 from robosat_pink.loader import Batch
 from robosat_pink.losses import IGNORE
 from robosat_pink.models.recomputation import counting_nothing
+from robosat_pink.models.synchronisation import unsynchronised
 from robosat_pink.state import State, Task
 from robosat_pink.transforms import EvaluationTransform
 
@@ -76,7 +77,8 @@ def backward(state: State, task: Task, image: Tensor, mask: Tensor, total: int) 
     # Not before the error is gone, and what it held with it.
     def step(parts: int) -> None:
         moments = [torch.empty_like(each) for each in state.model.parameters() for _ in range(2)]  # Adam's, to come
-        backward_in_parts(state, task, state.model, image, mask, total, parts)
+        with unsynchronised(state.model):
+            backward_in_parts(state, task, state.model, image, mask, total, parts)
         del moments
 
     raise memory.explained(reason, len(image), (image.shape[2], image.shape[3]), parts, step)

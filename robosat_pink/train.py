@@ -63,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if arguments.check is not None:
                 look_ahead(config, container, stop)
                 return 0
+            launch.end_with_parent(os.environ)
             place = launch.place_from(os.environ)
             here = [place] if place else launch.places(container, config.runtime)
             if len(here) > 1:
@@ -137,7 +138,8 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
     optimizer = torch.optim.Adam(model.parameters(), lr=config.model.lr, weight_decay=config.model.decay, fused=True)
     state = State(model, optimizer, GradScaler(device.type, enabled=precision == torch.float16))
     if start:
-        resume.go_on(state, start, config, tiles)
+        resume.go_on(state, start, config, tiles, split)
+    del start  # three times the weights
 
     writer = checkpoint.Writer()
     save_every_s = 60 * config.checkpoint.every_minutes if points else None
@@ -208,6 +210,11 @@ def check_processes(config: Config, world: World) -> None:
             f"model.batch_size = {config.model.batch_size}: is that of all {several} together; accepted: {world.size} "
             "or more, or fewer hosts or runtime.processes"
         )
+    if world.size > 1 and config.model.batch_norm == "synchronised" and config.runtime.accumulation > 1:
+        raise ConfigError(
+            f"runtime.accumulation = {config.runtime.accumulation}: not with model.batch_norm = synchronised and "
+            f"{several}, whose shares have unequal numbers of parts; take more processes, or a smaller batch"
+        )
     if world.size > 1 and config.dataset.if_changed == "relist":
         raise ConfigError(f"dataset.if_changed = relist: not with {several}; leave it out, and start again if they do")
     if world.size == 1 and config.model.batch_norm == "synchronised":
@@ -272,13 +279,17 @@ def fit_and_evaluate(
 
 
 def evaluate_held_out(state: State, task: Task) -> dict[str, Any] | None:
-    """The metrics of the best weights, if tiles were held out. The network has these weights from here on."""
-    from robosat_pink import loop
+    """The metrics of the best weights, if tiles were held out. The network has its last weights again after it."""
+    from robosat_pink import checkpoint, loop
 
     if not len(task.split.holdout):
         return None
+    last = checkpoint.snapshot(state.model.state_dict())
     state.model.load_state_dict(state.best_weights)
-    return loop.evaluate(state, task, task.split.holdout, "holdout", state.best_epoch)
+    try:
+        return loop.evaluate(state, task, task.split.holdout, "holdout", state.best_epoch)
+    finally:
+        state.model.load_state_dict(last)
 
 
 def find_tiles(config: Config, container: Container, world: World) -> tuple[TilePairs, Split]:

@@ -33,20 +33,15 @@ class Watch:
         """Asked after each step. Raises what went wrong in the background."""
         self._writer.check()
         now = time.monotonic()
+        is_asked = self._stop.requested
         is_over = self._max_seconds is not None and now - self._started >= self._max_seconds
         is_due = self._save_every_s is not None and now - self._saved >= self._save_every_s
         is_due = is_due and self._world.is_first and not self._writer.is_busy()
-        stops, saves = self._world.total(int(self._stop.requested or is_over), int(is_due))
+        asked, over, saves = self._world.total(int(is_asked), int(is_over), int(is_due))
         if saves:
             self._saved = now
-        reason = (
-            f"because runtime.max_seconds = {self._max_seconds:g} are over"
-            if is_over
-            else "by a signal"
-            if self._stop.requested
-            else "with another process"
-        )
-        return Due(reason if stops else None, bool(saves))
+        reason = f"because runtime.max_seconds = {self._max_seconds or 0:g} are over" if over else None
+        return Due("by a signal" if asked else reason, bool(saves))
 
     def interrupt(self) -> None:
         """Called during a wait for tiles. Alone, a run ends there; several end together, after the step."""

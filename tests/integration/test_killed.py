@@ -199,7 +199,10 @@ def test_file_that_a_killed_run_left_half_written_is_no_entry(
     cache = tmp_path / "cache"
     run = start(server, cache, 0, hangs=True)
     assert run.stdout is not None
-    assert [run.stdout.readline().strip() for _ in range(1 + DECODERS)] == ["listed"] + ["half"] * DECODERS
+    said = run.stdout.readline()
+    assert said.strip() == "listed"
+    while said.count("half") < DECODERS and run.poll() is None:  # threads that speak at once share a line
+        said += run.stdout.readline()
     kill(run)
     halves = list(cache.glob("*/*"))
     assert len(halves) == DECODERS

@@ -223,8 +223,11 @@ def test_damaged_newest_resume_point_gives_way_to_the_one_before_with_a_warning(
     assert len(caplog.messages) == 1
     assert str(newest) in caplog.messages[0]
     save_resume_points(points, 5)
-    assert names(tmp_path) == ["resume-00004-000000.pth", "resume-00005-000000.pth"]
-    assert ResumePoints(tmp_path).newest() == (newest, {"epoch": 5})
+    anew = tmp_path / "resume-00005-000000-1.pth"  # no name is written twice
+    assert names(tmp_path) == ["resume-00004-000000.pth", anew.name]
+    assert ResumePoints(tmp_path).newest() == (anew, {"epoch": 5})
+    save_resume_points(points, 5)
+    assert names(tmp_path) == ["resume-00004-000000.pth", anew.name]  # it is there
 
 
 def test_when_all_resume_points_are_damaged_there_is_none_and_a_warning_for_each(

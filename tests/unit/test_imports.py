@@ -67,9 +67,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "progress": set(),
     "tally": {"config", "distributed", "loader", "metrics"},
     "state": {"config", "distributed", "loader", "progress", "tally", "tiles", "transforms", "watch"},
-    "step": {"loader", "losses", "memory", "models.recomputation", "state", "transforms"},
+    "step": {
+        *("loader", "losses", "memory", "models.recomputation", "models.synchronisation", "state", "transforms"),
+    },
     "loop": {"config", "container", "metrics", "progress", "state", "step", "tally"},
-    "resume": {"checkpoint", "config", "datasets", "state"},
+    "resume": {"checkpoint", "config", "datasets", "state", "tiles"},
     "results": {
         *("checkpoint", "config", "container", "datasets", "files", "machine", "metrics"),
         *("resume", "state", "tiles"),

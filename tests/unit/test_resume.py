@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -26,6 +27,7 @@ from robosat_pink.config import (
 from robosat_pink.errors import CheckpointError
 from robosat_pink.resume import Start
 from robosat_pink.state import State
+from robosat_pink.tiles import Split
 
 
 class Encoder(nn.Module):
@@ -51,9 +53,15 @@ class Network(nn.Module):
 
 
 class Tiles:
-    """As much of a TilePairs as a resume asks for."""
+    """As much of a TilePairs as a resume asks for: of a folder."""
 
     image_location = type("Location", (), {"bucket": None})()
+
+    def id(self, row: int) -> str:
+        return f"tile-{row}"
+
+
+SPLIT = Split(np.arange(4), np.arange(4, 6), np.arange(0))
 
 
 def experiment(**changes: Any) -> Config:
@@ -100,7 +108,7 @@ def test_checkpoint_of_the_original_is_resumed_with_weights_optimizer_and_epoch(
     content, theirs = original_checkpoint(epoch=2)
     ours = made(Network())
     config = experiment(model={"epochs": 3})
-    resume.go_on(ours, Start("theirs.pth", content, is_resumed=True), config, Tiles())  # type: ignore[arg-type]
+    resume.go_on(ours, Start("theirs.pth", content, is_resumed=True), config, Tiles(), SPLIT)  # type: ignore[arg-type]
     assert (ours.epoch, ours.step, ours.history) == (2, 0, [])
     for state in (ours, theirs):
         learn(state, 2)
@@ -113,24 +121,27 @@ def test_optimizer_whose_moments_do_not_fit_is_refused_by_the_parameter_s_name()
     content["optimizer"]["state"][0]["exp_avg"] = torch.zeros(1)
     ours = made(Network())
     with pytest.raises(CheckpointError, match=r"theirs\.pth: .* no moments for resnet\.conv\.weight of \(3, 2, 1, 1\)"):
-        resume.go_on(ours, Start("theirs.pth", content, True), experiment(), Tiles())  # type: ignore[arg-type]
+        resume.go_on(ours, Start("theirs.pth", content, True), experiment(), Tiles(), SPLIT)  # type: ignore[arg-type]
 
 
 def test_weights_alone_cannot_be_resumed() -> None:
     content = {"epoch": 1, "state_dict": Network().state_dict()}
     with pytest.raises(CheckpointError, match=r"holds no optimizer; checkpoint\.path starts from weights alone"):
-        resume.go_on(made(Network()), Start("a.pth", content, True), experiment(), Tiles())  # type: ignore[arg-type]
+        resume.go_on(made(Network()), Start("a.pth", content, True), experiment(), Tiles(), SPLIT)  # type: ignore[arg-type]
 
 
 def test_more_epochs_behind_than_are_asked_for_are_refused() -> None:
     content, _ = original_checkpoint(epoch=9)
-    with pytest.raises(CheckpointError, match=r"has 9 epochs behind it, model\.epochs = 3; ask for as many or more"):
-        resume.go_on(made(Network()), Start("a.pth", content, True), experiment(model={"epochs": 3}), Tiles())  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match=r"has 9 epochs behind it, model\.epochs = 3; ask for more"):
+        resume.go_on(made(Network()), Start("a.pth", content, True), experiment(model={"epochs": 3}), Tiles(), SPLIT)  # type: ignore[arg-type]
 
 
 def point_of(config: Config) -> Start:
     state = trained(Network())
-    content = state.to_content() | {"metadata": {"config": to_tree(config), "data_digest": ""}, "ids": {}}
+    content = state.to_content() | {
+        "metadata": {"config": to_tree(config), "data_digest": ""},
+        "ids": resume.packed_ids(resume.ids_of(Tiles(), SPLIT)),
+    }
     return Start("resume-00001-000000.pth", content, is_resumed=True)
 
 
@@ -140,11 +151,11 @@ def test_resume_point_of_another_experiment_is_refused_with_the_keys_unless_told
     start = point_of(experiment())
     other = experiment(model={"lr": 0.5})
     with pytest.raises(CheckpointError, match=r"another experiment: model\.lr = 0\.5, there 2\.5e-05\. .*if_different"):
-        resume.go_on(made(Network()), start, other, Tiles())  # type: ignore[arg-type]
+        resume.go_on(made(Network()), start, other, Tiles(), SPLIT)  # type: ignore[arg-type]
     other = dataclasses.replace(other, checkpoint=CheckpointConfig(if_different="continue"))
     state = made(Network())
     with caplog.at_level(logging.WARNING):
-        resume.go_on(state, start, other, Tiles())  # type: ignore[arg-type]
+        resume.go_on(state, start, other, Tiles(), SPLIT)  # type: ignore[arg-type]
     assert "model.lr = 0.5, there 2.5e-05" in caplog.text
     assert torch.equal(state.model.state_dict()["final.weight"], start.content["state_dict"]["final.weight"])
 
@@ -156,7 +167,7 @@ def test_how_a_run_goes_and_how_long_may_change() -> None:
         runtime={"workers": 3, "processes": 2},
         checkpoint={"every_minutes": 1.0, "resume": "a.pth"},
     )
-    resume.go_on(made(Network()), start, other, Tiles())  # type: ignore[arg-type]
+    resume.go_on(made(Network()), start, other, Tiles(), SPLIT)  # type: ignore[arg-type]
 
 
 def test_resume_point_comes_before_what_the_experiment_names(tmp_path: Path) -> None:
@@ -183,3 +194,34 @@ def test_ids_are_packed_and_come_back() -> None:
     packed = resume.packed_ids(parts)
     assert all(each.dtype == torch.uint8 for each in packed.values())
     assert resume.unpacked_ids(packed) == parts
+
+
+@pytest.mark.parametrize(
+    ("split", "config"),
+    [
+        (Split(np.arange(5), np.arange(5, 6), np.arange(0)), experiment()),
+        (SPLIT, experiment(runtime={"seed": 1}, checkpoint={"if_different": "continue"})),
+        (SPLIT, experiment(model={"batch_size": 3}, checkpoint={"if_different": "continue"})),
+    ],
+    ids=["other tiles", "another seed", "another batch size"],
+)
+def test_epoch_whose_batches_would_be_others_begins_anew(split: Split, config: Config) -> None:
+    start = point_of(experiment())
+    content = {**start.content, "step": 3, "processes": [{}]}
+    state = made(Network())
+    resume.go_on(state, Start(start.name, content, True), config, Tiles(), split)  # type: ignore[arg-type]
+    assert (state.step, state.processes) == (0, None)
+    state = made(Network())
+    resume.go_on(state, Start(start.name, content, True), experiment(), Tiles(), SPLIT)  # type: ignore[arg-type]
+    assert (state.step, state.processes) == (3, [{}])
+
+
+def test_another_seed_is_another_experiment() -> None:
+    with pytest.raises(CheckpointError, match=r"runtime\.seed = 1, there 0"):
+        resume.go_on(
+            made(Network()),
+            point_of(experiment()),
+            experiment(runtime={"seed": 1}),
+            Tiles(),  # type: ignore[arg-type]
+            SPLIT,
+        )

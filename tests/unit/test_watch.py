@@ -26,7 +26,7 @@ class Others(World):
 
     def __init__(self, stops: int, saves: int) -> None:
         super().__init__()
-        self.asked = stops, saves
+        self.asked = stops, 0, saves
 
     def total(self, *numbers: int) -> tuple[int, ...]:
         return tuple(number + other for number, other in zip(numbers, self.asked, strict=True))
@@ -83,7 +83,7 @@ def test_signal_stops_the_run(clock: Clock) -> None:
 
 
 def test_what_one_process_wants_all_do(clock: Clock) -> None:
-    assert watching(Others(1, 0))[0]() == Due("with another process", save=False)
+    assert watching(Others(1, 0))[0]() == Due("by a signal", save=False)
     assert watching(Others(0, 1))[0]() == Due(None, save=True)
 
 
