@@ -121,10 +121,8 @@ def run(here: Sequence[Place], arguments: Sequence[str], stop: StopRequest, cont
             if code and not (is_stopped and code == -signal.SIGTERM)
         ]
         if failed is None and failures:
-            failed, failed_at = (
-                min(failures, key=lambda each: each[1]),
-                time.monotonic(),
-            )  # who was killed, before others
+            failed = min(failures, key=lambda each: each[1])  # who was killed before who noticed
+            failed_at = time.monotonic()
         if failed is None and not is_running:
             return 0
         if stop.requested and not is_stopped:

@@ -141,12 +141,11 @@ def test_two_processes_go_on_to_the_last_bit_wherever_they_were_interrupted(job:
         run = begin(*settings)
         until(run, "training on")
         time.sleep(seconds)
-        if then == "kill":
-            for each in (*children(run.pid), run.pid):
-                os.kill(each, signal.SIGKILL)
-        else:
-            run.send_signal(signal.SIGTERM)
+        workers = children(run.pid)
+        run.send_signal(signal.SIGKILL if then == "kill" else signal.SIGTERM)
         out, _ = run.communicate(timeout=120)
+        while any(Path(f"/proc/{each}").exists() for each in workers):  # they end with the one that started them
+            time.sleep(0.05)
         assert run.returncode == (-signal.SIGKILL if then == "kill" else 0), out
         assert not (job / "output/failure").exists()
     train(*settings)
