@@ -12,6 +12,7 @@ from container.engine import IMAGE, NETWORK, ROOT, SMOKE, Job, docker
 from robosat_pink.sample import write_folder
 
 
+@pytest.hookimpl(tryfirst=True)  # before the marks are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One process of several that share the tests has all of these: it builds the image once."""
     for item in items:
