@@ -169,11 +169,12 @@ def test_misspelt_secret_is_told_without_the_secret(run: Job) -> None:
     assert "wJalrXUtnFEMI" not in log + (run.base / "output/failure").read_text()
 
 
-def test_more_than_one_host_is_refused_by_each(run: Job) -> None:
+def test_host_whose_name_does_not_resolve_is_named(run: Job) -> None:
     run.config(
         "resourceconfig", {"current_host": "algo-2", "hosts": ["algo-1", "algo-2"], "network_interface_name": "eth0"}
     )
-    assert cause_of(run, CONTRACT) == "2 hosts: training runs on one; set the instance count to 1"
+    cause = cause_of(run, CONTRACT, "runtime.peer_timeout_s=2")
+    assert cause.startswith("the name of host algo-1 does not resolve after 2 s (")
 
 
 # Weights and room for them.
