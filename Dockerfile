@@ -34,7 +34,10 @@ COPY experiments experiments
 COPY robosat_pink robosat_pink
 RUN pip install --no-cache-dir --no-deps . && rm -rf build robosat_pink *.egg-info
 
-ENV NVIDIA_VISIBLE_DEVICES=all \
+# For users without a name and a home, as --user makes them.
+ENV TORCHINDUCTOR_CACHE_DIR=/tmp/torchinductor \
+    MPLCONFIGDIR=/tmp/matplotlib \
+    NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 ARG VERSION=0.1.0
 ARG REVISION=unknown

@@ -16,7 +16,7 @@ usage: start.sh VERB [ARGUMENT ...]
   test    run the tests; arguments go to pytest
   help    this text
 
-Where robosat_pink is not installed (a clone), the verbs make ./.venv first: some minutes and 7 GB, once.
+Where robosat_pink is not installed (a clone), the verbs make ./.venv first: some minutes and 8 GB, once.
 TEXT
 }
 
@@ -55,7 +55,7 @@ make_environment() {
         return
     fi
     python=$(find_python)
-    echo "start.sh: setting up $venv; the first time this takes some minutes and 7 GB" >&2
+    echo "start.sh: setting up $venv; the first time this takes some minutes and 8 GB" >&2
     rm -f "$venv"/stamp*
     if ! "$python" -m venv "$venv" >&2; then
         fail 69 "$python cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"
@@ -104,6 +104,7 @@ demo)
     echo "The experiment is $here/experiments/demo.yml, its tiles are in $folder/input/data;"
     echo "look into $folder/model for the network and its numbers: best.pth, metrics.json, history.csv;"
     echo "open $folder/output/data/report.html for what they mean."
+    echo "Stopped, it goes on with: SAGEMAKER_BASE_DIR=$folder bash start.sh train"
     export SAGEMAKER_BASE_DIR=$folder PYTHONUNBUFFERED=1
     exec "$python" -m robosat_pink.train "$@" # as `train`: a container's first process takes its signals itself
     ;;

@@ -179,9 +179,13 @@ def metadata_of(content: Mapping[str, Any]) -> dict[str, Any]:
     return metadata if isinstance(metadata, dict) else {}
 
 
+def epoch_name(epoch: int, epochs: int) -> str:
+    return f"checkpoint-{epoch:05d}-of-{epochs:05d}.pth"
+
+
 def save_epoch(folder: Path, epoch: int, epochs: int, content: Mapping[str, Any]) -> Path:
     """checkpoint-00001-of-00050.pth; the one before it goes once this one is there."""
-    path = folder / f"checkpoint-{epoch:05d}-of-{epochs:05d}.pth"
+    path = folder / epoch_name(epoch, epochs)
     save(path, content)
     for other in folder.iterdir():
         if EPOCH_FILE.fullmatch(other.name) and other != path:

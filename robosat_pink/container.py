@@ -72,7 +72,8 @@ class Container:
         entries = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else None
         if entries is None:
             raise ContractError(
-                f"{folder} does not exist; give the job a channel named config with one experiment file"
+                f"{folder} does not exist: put one experiment file there (for a SageMaker job: a channel named "
+                "config), or name one by --config FILE"
             )
         files = [name for name in entries if name.endswith(EXPERIMENT_SUFFIXES) and not name.startswith(".")]
         if len(files) != 1:

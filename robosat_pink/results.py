@@ -158,6 +158,9 @@ class Results:
         self.writer.wait()
         self._is_complete = True
         self._fill_model(state)
+        epochs = self.config.model.epochs
+        if not (self.model / checkpoint.epoch_name(state.epoch, epochs)).exists():  # of a run that was to be longer
+            checkpoint.save_epoch(self.model, state.epoch, epochs, self._weights(state.to_content()))
 
     def _fill_model(self, state: State) -> None:
         """What an earlier attempt has left in another container's folder, or has not come to."""

@@ -93,10 +93,12 @@ def go_on(state: State, start: Start, config: Config, tiles: TilePairs, split: S
         return
     _check_same_experiment(start, config)
     epoch, epochs = start.content.get("epoch"), config.model.epochs
-    if not isinstance(epoch, int) or epoch > epochs or (epoch == epochs and not start.is_whole):
+    step = start.content.get("step", 0)
+    if not isinstance(epoch, int) or epoch + (step > 0 or not start.is_whole) > epochs:
+        behind = f"{epoch} epochs and {step} steps" if step else f"{epoch} epochs"
         raise CheckpointError(
-            f"{start.name} has {epoch} epochs behind it, model.epochs = {epochs}; ask for more, or give this run an "
-            "empty checkpoints folder and no checkpoint.resume"
+            f"{start.name} has {behind} behind it, model.epochs = {epochs}; ask for more, or give this run an empty "
+            "checkpoints folder and no checkpoint.resume"
         )
     if start.is_whole:
         state.restore(start.content)

@@ -28,6 +28,7 @@ from obstore.store import LocalStore, S3Store
 from robosat_pink.credentials import identity
 from robosat_pink.errors import ConfigError
 from robosat_pink.explanations import NotFound, broke_off, explained, may_pass
+from robosat_pink.rules import web_address
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig
@@ -237,7 +238,17 @@ def _verifies_md5(location: Location) -> bool:
 
 
 def _endpoint(location: Location) -> str | None:
-    return location.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    """Raises ConfigError for a variable that is no address; an empty one is as good as none, also to the client."""
+    if location.endpoint_url:
+        return location.endpoint_url
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        value = os.environ.get(name)
+        if value and not web_address.holds(value):
+            raise ConfigError(f"environment: {name} = {value!r}: accepted: {web_address.accepts}")
+        if value:
+            return value
+        os.environ.pop(name, None)
+    return None
 
 
 @functools.cache

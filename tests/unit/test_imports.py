@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "credentials": set(),
     "files": set(),
     "explanations": {"credentials"},
-    "storage": {"credentials", "explanations"},
+    "storage": {"credentials", "explanations", "rules"},
     "container": {"files", "masking"},
     "masking": set(),
     "init": {"container"},

@@ -1,6 +1,7 @@
 """Locations as users spell them, and the same listing and reading for a folder and a bucket."""
 
 import multiprocessing
+import os
 import pickle
 import re
 import threading
@@ -13,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from conftest import S3Server, files_in
+from robosat_pink import storage
 from robosat_pink.errors import ConfigError, DataError
 from robosat_pink.storage import Location, StoredFile, read_file
 
@@ -337,3 +339,17 @@ def test_single_file_that_is_not_there_is_an_error_that_names_it(tmp_path: Path,
 def test_name_of_no_single_file_is_an_error_that_says_what_is_accepted(text: str) -> None:
     with pytest.raises(ConfigError, match=r"accepted: .*s3://bucket/"):
         read_file(text)
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_endpoint_in_the_environment_that_is_no_address_is_refused_and_an_empty_one_is_none(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for each in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, "127.0.0.1:5577")
+    with pytest.raises(ConfigError, match=rf"{name} = '127\.0\.0\.1:5577': accepted: an address"):
+        Location.parse("imagery").directories()
+    monkeypatch.setenv(name, "")
+    assert storage._endpoint(Location.parse("imagery")) is None
+    assert name not in os.environ
