@@ -184,7 +184,7 @@ def look_ahead(config: Config, container: Container, stop: StopRequest) -> None:
     with stop.postponed():
         import torch
 
-        from robosat_pink import check, resume
+        from robosat_pink import check, checkpoint, resume
         from robosat_pink.config import to_tree
         from robosat_pink.datasets import store_options
         from robosat_pink.distributed import World
@@ -199,6 +199,8 @@ def look_ahead(config: Config, container: Container, stop: StopRequest) -> None:
         log.info("the encoder's ImageNet weights are not fetched for this")
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=False))
     model, _ = build_network(config, start, torch.device("cpu"), where)
+    if start:
+        checkpoint.load_weights(model, start.content, name=start.name)
     check.check(config, container, tiles, split, model)
 
 
