@@ -171,7 +171,7 @@ def test_misspelt_secret_is_told_without_the_secret(run: Job) -> None:
 
 def test_host_whose_name_does_not_resolve_is_named(run: Job) -> None:
     run.config(
-        "resourceconfig", {"current_host": "algo-2", "hosts": ["algo-1", "algo-2"], "network_interface_name": "eth0"}
+        "resourceconfig", {"current_host": "algo-1", "hosts": ["algo-1", "algo-2"], "network_interface_name": "eth0"}
     )
     cause = cause_of(run, CONTRACT, "runtime.peer_timeout_s=2")
     assert cause.startswith("the name of host algo-1 does not resolve after 2 s (")
