@@ -5,6 +5,8 @@ It reads some tiles, and takes some steps with weights that it throws away.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 import math
 import shutil
@@ -17,9 +19,13 @@ import torch
 from torch import nn
 
 from robosat_pink import device as devices
-from robosat_pink.config import ChannelConfig, Config
+from robosat_pink import resume
+from robosat_pink.assembly import build_network, find_tiles
+from robosat_pink.checkpoint import load_weights
+from robosat_pink.config import ChannelConfig, Config, to_tree
 from robosat_pink.container import Container
-from robosat_pink.datasets import TilePairs, normalisation
+from robosat_pink.datasets import TilePairs, normalisation, store_options
+from robosat_pink.distributed import World
 from robosat_pink.losses import build_loss
 from robosat_pink.scenes import truths
 from robosat_pink.survey import Survey, survey
@@ -38,8 +44,19 @@ SPARSE = 0.02
 GB = 1e9
 
 
-def check(config: Config, container: Container, tiles: TilePairs, split: Split, model: nn.Module) -> Survey:
-    """Log all there is to say, and return what was read. Raises what a training would raise."""
+def check(config: Config, container: Container) -> None:
+    """Log all there is to say. Writes nothing but the cache of tiles. Raises what a training would raise."""
+    where = store_options(config.dataset, container.channels())
+    start = resume.find(config, None, where)
+    config = resume.with_scales_settled(config, start)
+    log.info("experiment: %s", json.dumps(to_tree(config)))
+    tiles, split = find_tiles(config, container, World())
+    if config.model.pretrained is True:
+        log.info("the encoder's ImageNet weights are not fetched for this")
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=False))
+    model, _ = build_network(config, start, torch.device("cpu"), where)
+    if start:
+        load_weights(model, start.content, name=start.name)
     for line in directories(tiles, split):
         log.info(line)
     found = survey(config, tiles, split.train)
@@ -48,7 +65,6 @@ def check(config: Config, container: Container, tiles: TilePairs, split: Split, 
     for line in (*duration(config, split, found, model), *room(container, tiles, found, model)):
         log.info(line)
     log.info("checked; nothing was trained")
-    return found
 
 
 def directories(tiles: TilePairs, split: Split) -> Iterator[str]:
@@ -139,7 +155,7 @@ def step_seconds(config: Config, model: nn.Module, device: torch.device, precisi
     seconds = math.inf
     for _ in range(STEPS):
         started = time.monotonic()
-        with torch.autocast(device.type, dtype=precision or torch.bfloat16, enabled=precision is not None):
+        with devices.autocast(device, precision):
             logits = model(image)
         loss(logits, mask).backward()
         if is_gpu:

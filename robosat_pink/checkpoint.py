@@ -9,13 +9,11 @@ from __future__ import annotations
 import io
 import logging
 import re
-import threading
 import zipfile
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -50,84 +48,6 @@ class ResumePoint(NamedTuple):
 def save(path: Path, content: Mapping[str, Any]) -> None:
     """Write a checkpoint under its final name only when it is whole."""
     write_atomically(path, lambda file: torch.save(dict(content), file))
-
-
-def snapshot(content: Any) -> Any:
-    """A copy of nested dicts and lists on the CPU, which what goes on meanwhile does not change."""
-    if isinstance(content, torch.Tensor):
-        return content.detach().to("cpu", copy=True)
-    if isinstance(content, Mapping):
-        return {name: snapshot(value) for name, value in content.items()}
-    return [snapshot(value) for value in content] if isinstance(content, list) else content
-
-
-class Writer:
-    """Writes in the background, one thing at a time, while the network computes. What fails is raised at the next call.
-
-    What waits for its turn gives way to what comes later: the latest is all that counts. As a context it waits for the
-    last one at its end.
-    """
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "checkpoints")
-        self._lock = threading.Lock()  # of all that follows
-        self._last: Future[None] | None = None
-        self._waiting: Callable[[], None] | None = None
-        self._is_writing = False
-        self._error: BaseException | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            self.wait()
-        except Exception:
-            if kind is None:
-                raise
-            log.exception("error: besides, writing failed")
-        finally:
-            self._thread.shutdown()
-
-    def begin(self, write: Callable[[], None]) -> None:
-        """`write` must use nothing that may change."""
-        self.check()
-        with self._lock:
-            self._waiting = write
-            if not self._is_writing:
-                self._is_writing = True
-                self._last = self._thread.submit(self._write_all)
-
-    def wait(self) -> None:
-        """Until all is written. Raises what went wrong."""
-        if self._last:
-            self._last.result()
-        self.check()
-
-    def check(self) -> None:
-        """Raise what went wrong so far, without waiting."""
-        with self._lock:
-            error, self._error = self._error, None
-        if error:
-            raise error
-
-    def is_busy(self) -> bool:
-        with self._lock:
-            return self._is_writing
-
-    def _write_all(self) -> None:
-        while True:
-            with self._lock:
-                write, self._waiting = self._waiting, None
-                self._is_writing = write is not None
-            if write is None:
-                return
-            try:
-                write()
-            except BaseException as error:
-                with self._lock:
-                    self._error, self._waiting, self._is_writing = error, None, False
-                return
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -223,13 +143,9 @@ class ResumePoints:
         return None
 
     def save(self, epoch: int, step: int, content: Mapping[str, Any]) -> Path:
-        """Nothing is written where the last one of this run is of the same place."""
-        if self._whole and _place_of(self._whole[-1])[:2] == (epoch, step):
-            return self._whole[-1]
-        path, number = self.folder / f"resume-{epoch:05d}-{step:06d}.pth", 0
-        while path.exists():
-            number += 1
-            path = self.folder / f"resume-{epoch:05d}-{step:06d}-{number}.pth"
+        places = map(_place_of, (*self._there(), *self._whole))
+        number = max((number + 1 for *place, number in places if place == [epoch, step]), default=0)
+        path = self.folder / f"resume-{epoch:05d}-{step:06d}{f'-{number}' * (number > 0)}.pth"
         save(path, content)
         self._whole.append(path)
         kept = self._whole[-KEPT_RESUME_POINTS:]

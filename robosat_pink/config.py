@@ -14,23 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import ImageColor
-
 from robosat_pink import losses, models
 from robosat_pink.documents import read_tree
-from robosat_pink.rules import Rule, above_zero, at_least, between, directory_expression, not_empty, one_of, web_address
-from robosat_pink.schema import Problems, build, key, nested_section, override, spelling, types_of
-
-
-def _is_color(value: str) -> bool:
-    try:
-        ImageColor.getrgb(value)
-    except ValueError:
-        return False
-    return True
-
-
-color_name = Rule("a color name or #rrggbb", _is_color)
+from robosat_pink.hints import point_to_sections
+from robosat_pink.rules import (
+    above_zero,
+    at_least,
+    between,
+    color_name,
+    directory_expression,
+    not_empty,
+    one_of,
+    web_address,
+)
+from robosat_pink.schema import Problems, build, key, nested_section, override, plain, spelling, types_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,13 +232,6 @@ class Config:
         return sum(len(channel.bands) for channel in self.channels)
 
 
-ROBOSAT_KEYS = {
-    "dataset": {"path": "tiles are named by image_bucket and mask_bucket, which may be folders"},
-    "classes": {"title": "call it name"},
-    "channels": {"sub": "choose directories by dataset.imagery_directory_regex"},
-}
-
-
 def load_config(
     path: str | Path,
     hyperparameters: Mapping[str, str] | None = None,
@@ -256,7 +246,7 @@ def load_config(
     tree = read_tree(path, known_sections())
     override(tree, hyperparameters or {}, "hyperparameters.json", problems)
     override(tree, arguments or {}, "command line", problems)
-    _point_to_sections(tree, problems)
+    point_to_sections(tree, known_sections(), problems)
     config = build(Config, tree, problems)
     problems.raise_if_any()
     assert config is not None
@@ -265,7 +255,8 @@ def load_config(
 
 def to_tree(config: Config) -> dict[str, Any]:
     """The experiment as nested dicts and lists, keys spelt as in the file."""
-    return _plain(config)
+    tree: dict[str, Any] = plain(config)
+    return tree
 
 
 def known_sections() -> dict[str, tuple[str, ...]]:
@@ -285,30 +276,8 @@ def class_values(classes: tuple[ClassConfig, ...]) -> tuple[tuple[int, ...], ...
     return tuple(each.values or (number,) for number, each in enumerate(classes))
 
 
-def _point_to_sections(tree: dict[str, Any], problems: Problems) -> None:
-    """Keys outside their section (`epochs`) and robosat.pink's are worth better hints than the nearest spelling."""
-    for name in [name for name in tree if name not in known_sections()]:
-        homes = [f"{section}.{name}" for section, keys in known_sections().items() if name in keys]
-        if homes:
-            problems.add(name, tree.pop(name), f"no such key; did you mean {' or '.join(homes)}?")
-    for section, names in ROBOSAT_KEYS.items():
-        entries = tree.get(section)
-        for number, entry in enumerate(entries) if isinstance(entries, list) else [("", entries)]:
-            if not isinstance(entry, dict):
-                continue
-            for name in names.keys() & entry.keys():
-                dotted = ".".join(filter(None, (section, str(number), name)))
-                problems.add(dotted, entry.pop(name), f"robosat.pink's key, not known here; {names[name]}")
-
-
 def shared_groups(dataset: DatasetConfig) -> tuple[str, ...]:
     """Named groups that the two directory expressions have in common: a pair of tiles must agree in them."""
     image_groups = re.compile(dataset.imagery_directory_regex).groupindex
     mask_groups = re.compile(dataset.mask_directory_regex).groupindex
     return tuple(name for name in image_groups if name in mask_groups)
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return {spelling(field.name): _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    return [_plain(entry) for entry in value] if isinstance(value, tuple) else value

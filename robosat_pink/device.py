@@ -48,6 +48,10 @@ def choose_layout(device: torch.device, precision: torch.dtype | None) -> torch.
     return torch.channels_last if precision or device.type == "cuda" else torch.contiguous_format
 
 
+def autocast(device: torch.device, precision: torch.dtype | None) -> torch.autocast:
+    return torch.autocast(device.type, dtype=precision or torch.bfloat16, enabled=precision is not None)
+
+
 def prepare(device: torch.device, sharers: int = 1) -> None:
     """What holds for the whole process, one of so many on this machine: threads, memory, how float32 is multiplied."""
     cores = max(machine.cpu_count() // sharers, 1)

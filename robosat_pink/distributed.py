@@ -105,16 +105,15 @@ class World:
 
     def without_averaging(self, network: nn.Module, is_wanted: bool) -> contextlib.AbstractContextManager[None]:
         """For a backward whose gradients are added up here until a later one."""
-        return network.no_sync() if is_wanted and isinstance(network, DistributedDataParallel) else _nothing()
+        if is_wanted and isinstance(network, DistributedDataParallel):
+            return network.no_sync()
+        return contextlib.nullcontext()
 
     def equalise(self, model: nn.Module) -> None:
         """Batch norm's statistics become the first process's, as in the next step of training, and in what is saved."""
         if self.size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0, group=self._group if buffer.device.type == "cpu" else None)
-
-
-_nothing: Any = contextlib.nullcontext
 
 
 @contextlib.contextmanager

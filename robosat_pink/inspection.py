@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from robosat_pink.container import Stopped
-from robosat_pink.loader import Batch
+from robosat_pink.device import autocast
 from robosat_pink.losses import IGNORE
 from robosat_pink.metrics import Confusion
+from robosat_pink.sources import Batch
 from robosat_pink.state import Task
-from robosat_pink.step import autocast, to_device
+from robosat_pink.step import to_device
 
 BINS = 200  # of probability
 THRESHOLDS = np.arange(1, BINS) / BINS
@@ -165,7 +166,7 @@ def _evaluated(model: nn.Module, task: Task, rows: np.ndarray) -> Iterator[tuple
     for batch in task.show(task.loader.evaluation(rows), task.loader.num_batches(rows), "report"):
         if len(batch):
             image, mask = to_device(batch, task, task.evaluation_transform)
-            with autocast(task):
+            with autocast(task.device, task.autocast):
                 logits = model(image)
             yield batch, logits, mask
         else:

@@ -17,9 +17,10 @@ import torch
 from robosat_pink import metrics, progress
 from robosat_pink.config import ModelConfig
 from robosat_pink.container import Stopped
+from robosat_pink.device import autocast
 from robosat_pink.errors import RobosatError
 from robosat_pink.state import State, Task
-from robosat_pink.step import autocast, set_training, to_device, training_step
+from robosat_pink.step import set_training, to_device, training_step
 from robosat_pink.tally import Tally
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def train_epoch(state: State, task: Task, epoch: int, save: Callable[[State], No
             if is_due and not stop:
                 state.leave_phase(tally, task.world)
                 save(state)
-                state.processes = None
+                state.tallies = None
             if stop:
                 raise Stopped(stop, is_agreed=True)  # noqa: TRY301 - so is the wait for a batch ended
     except Stopped:  # by the watch, or alone, during the wait for a batch
@@ -125,7 +126,7 @@ def evaluate(
     for number, batch in enumerate(task.show(batches, num_batches, f"epoch {epoch} {phase}", tally)):
         if len(batch):
             image, mask = to_device(batch, task, task.evaluation_transform)
-            with autocast(task):
+            with autocast(task.device, task.autocast):
                 logits = state.model(image)
             tally.add(number, batch, task.loss(logits, mask), logits, mask)
         stop, is_due = task.watch()

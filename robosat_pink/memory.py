@@ -16,14 +16,19 @@ def is_exhausted(error: Exception) -> bool:
 
 
 def explained(
-    reason: str, samples: int, size: tuple[int, int], parts: int, step: Callable[[int], object]
+    reason: str, samples: int, size: tuple[int, int], parts: int, step: Callable[[int], object] | None
 ) -> ContractError:
-    """An error that names the accumulation and the batch size that fit, found by `step(parts)` in ever more parts."""
-    fitting = next((each for each in _more_parts(samples, parts) if _fits(step, each)), None)
+    """An error that names the accumulation and the batch size that fit, found by `step(parts)` in ever more parts.
+
+    Without `step`, where other processes would have to take part, it names what to try.
+    """
     height, width = size
     at_once = -(-samples // parts)
     what = f"the memory does not suffice for {at_once} tile(s) of {height} x {width} at a time"
     less = "runtime.recompute = blocks, or runtime.precision = bf16 or fp16, take less"
+    if step is None and at_once > 1:
+        return ContractError(f"{what}; try runtime.accumulation = {2 * parts}, or more processes; {less}. {reason}")
+    fitting = next((each for each in _more_parts(samples, parts) if step and _fits(step, each)), None)
     if fitting is None:
         return ContractError(
             f"{what}, nor for one; {less}, and so does a smaller model.tile_size; or take a machine with more. {reason}"

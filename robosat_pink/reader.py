@@ -215,23 +215,7 @@ class TileReader:
         else:
             height, width = (-(-size // self.size_multiple) * self.size_multiple for size in mask.shape)
         image, mask = pad(image, mask, height, width)
-        return Sample(image, mask, self._scale_of(image.dtype.name, order), symmetry, order.row)
-
-    def _scale_of(self, dtype: str, order: Order) -> np.ndarray:
-        scales: list[float] = []
-        for channel in self.channels:
-            if isinstance(channel.scale, int | float):
-                scale = channel.scale
-            elif channel.scale == "raw":
-                scale = 1.0
-            elif dtype in AUTO_SCALE:
-                scale = AUTO_SCALE[dtype]
-            else:
-                raise DataError(
-                    f"{order.image}: channels[].scale: auto knows {', '.join(AUTO_SCALE)}, not {dtype}; set a number"
-                )
-            scales += [scale] * len(channel.bands)
-        return np.array(scales, dtype=np.float32)
+        return Sample(image, mask, scales_of(self.channels, image.dtype, order.image), symmetry, order.row)
 
     def _cache_key(self, order: Order) -> str:
         """Differs where anything differs that decides about the decoded pair."""
@@ -242,6 +226,24 @@ class TileReader:
             [masks.endpoint_url, masks.bucket, masks.path, order.mask, order.mask_version],
         ]
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+def scales_of(channels: Sequence[ChannelConfig], dtype: np.dtype, name: str) -> np.ndarray:
+    """What the numbers of each selected band are divided by, (C,) float32, in an image of this type and name."""
+    scales: list[float] = []
+    for channel in channels:
+        if isinstance(channel.scale, int | float):
+            scale = channel.scale
+        elif channel.scale == "raw":
+            scale = 1.0
+        elif dtype.name in AUTO_SCALE:
+            scale = AUTO_SCALE[dtype.name]
+        else:
+            raise DataError(
+                f"{name}: channels[].scale: auto knows {', '.join(AUTO_SCALE)}, not {dtype.name}; set a number"
+            )
+        scales += [scale] * len(channel.bands)
+    return np.array(scales, dtype=np.float32)
 
 
 def _fetch(location: Location, path: str, version: int) -> Fetched:

@@ -19,38 +19,32 @@ from typing import Any
 import numpy as np
 
 from robosat_pink import card, inspection, machine, maps, metrics, page, pictures, plots, scenes
-from robosat_pink.container import Container, Stopped, cause_of
+from robosat_pink.container import Container, Stopped, StopRequest, cause_of
+from robosat_pink.distributed import World
 from robosat_pink.files import write_atomically
 from robosat_pink.findings import Facts, Part, TilePictures
 from robosat_pink.inspection import Inspection, Look
 from robosat_pink.loader import TileLoader
 from robosat_pink.masking import masked
-from robosat_pink.results import Results
 from robosat_pink.state import State, Task
 from robosat_pink.tiles import TileFiles
 from robosat_pink.watch import Watch
+from robosat_pink.writer import Writer
 
 log = logging.getLogger(__name__)
 
 
-def leave(
-    state: State,
-    task: Task,
-    outcome: Results,
-    holdout: Mapping[str, Any] | None,
-    container: Container,
-    watch: Watch,
-) -> None:
+def leave(state: State, task: Task, holdout: Mapping[str, Any] | None, container: Container, stop: StopRequest) -> None:
     """Evaluate the best weights once more, tile by tile, and write all that. The network has these weights after it.
 
-    `watch` is of this process alone: the others have ended their work.
+    In one process: if there were others, their work has ended.
     """
     try:
+        watch = Watch(World(), stop, Writer())
+        if task.world.size > 1:  # its loader gives this process's share
+            loader = TileLoader(task.loader.tiles, task.config.model.batch_size, workers=0, interrupt=watch.interrupt)
+            task = dataclasses.replace(task, loader=loader)
         task = dataclasses.replace(task, watch=watch)
-        # Tiles have changed during the run, and its loader is closed; or it gives this process's share.
-        if task.loader.tiles is not outcome.tiles or task.world.size > 1:
-            loader = TileLoader(outcome.tiles, task.config.model.batch_size, workers=0, interrupt=watch.interrupt)
-            task = dataclasses.replace(task, split=outcome.split, loader=loader)
         seconds = _seconds_of_the_run(state, holdout)
         state.model.load_state_dict(state.best_weights)
         parts = {"holdout": task.split.holdout} if holdout else {}

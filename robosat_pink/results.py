@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from robosat_pink import checkpoint, machine, metrics
-from robosat_pink.checkpoint import ResumePoints, Writer
+from robosat_pink.checkpoint import ResumePoints
 from robosat_pink.config import Config, class_values, to_tree
 from robosat_pink.container import Container
 from robosat_pink.datasets import TilePairs
@@ -24,6 +24,7 @@ from robosat_pink.files import write_atomically
 from robosat_pink.resume import ids_of, packed_ids
 from robosat_pink.state import State
 from robosat_pink.tiles import Split
+from robosat_pink.writer import Writer, snapshot
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ class Results:
         started = time.monotonic()
         content = state.to_content()
         best = content.pop("best_state_dict")  # replaced, never changed
-        copy: dict[str, Any] = checkpoint.snapshot(content)
+        copy: dict[str, Any] = snapshot(content)
         self._copied_s += time.monotonic() - started
         self._copies += 1
         return copy | {"best_state_dict": best}

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from PIL import ImageColor
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -51,9 +53,18 @@ def _is_expression(value: str) -> bool:
     return True
 
 
+def _is_color(value: str) -> bool:
+    try:
+        ImageColor.getrgb(value)
+    except ValueError:
+        return False
+    return True
+
+
 above_zero = Rule("a number above 0", lambda value: value > 0, low=math.nextafter(0, 1))
 web_address = Rule(
     "an address such as https://store.example:9000", lambda value: bool(re.fullmatch(r"https?://[^\s/]+(/\S*)?", value))
 )
 not_empty = Rule("text that is not empty", lambda value: value != "")
 directory_expression = Rule("a regular expression for directory names", _is_expression)
+color_name = Rule("a color name or #rrggbb", _is_color)

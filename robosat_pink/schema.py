@@ -66,6 +66,13 @@ class Mismatch(Exception):
     """A value that is not of the type or breaks the rule; the argument says what is accepted."""
 
 
+def plain(value: Any) -> Any:
+    """The tree that `build` would make this section of, keys spelt as in the file."""
+    if dataclasses.is_dataclass(value):
+        return {spelling(field.name): plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return [plain(entry) for entry in value] if isinstance(value, tuple) else value
+
+
 def build(section: type[Section], tree: object, problems: Problems, prefix: str = "") -> Section | None:
     """An instance of `section` from a tree, its reasons for refusal in `problems`.
 

@@ -13,8 +13,9 @@ from torch.amp.grad_scaler import GradScaler
 from robosat_pink.config import Config
 from robosat_pink.distributed import World
 from robosat_pink.errors import CheckpointError
-from robosat_pink.loader import Batch, TileLoader
+from robosat_pink.loader import TileLoader
 from robosat_pink.progress import Running
+from robosat_pink.sources import Batch
 from robosat_pink.tally import Tally
 from robosat_pink.tiles import Split
 from robosat_pink.transforms import EvaluationTransform
@@ -25,7 +26,8 @@ from robosat_pink.watch import Watch
 class State:
     """Everything that changes while training, and so everything a resume point must hold.
 
-    Crops, symmetries and order are drawn from (seed, epoch, row), and so are no part of it.
+    Nothing random is among it: crops, symmetries and order are drawn from (seed, epoch, row), and the networks draw
+    nothing once they are built.
     """
 
     model: nn.Module
@@ -33,7 +35,7 @@ class State:
     scaler: GradScaler  # of the loss in float16; in other types it is off
     epoch: int = 0  # finished
     step: int = 0  # batches done of the epoch after that one
-    processes: list[dict[str, Any]] | None = None  # of each: what these batches have summed up to, and its random state
+    tallies: list[dict[str, Any]] | None = None  # what these batches have summed up to, in each process
     train: dict[str, Any] | None = None  # the metrics of that epoch's training, once it is whole
     history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch: {"epoch", "lr", "train": M, "val": M}
     best_epoch: int = 0
@@ -44,7 +46,7 @@ class State:
         return {
             "epoch": self.epoch,
             "step": self.step,
-            "processes": self.processes,
+            "tallies": self.tallies,
             "train": self.train,
             "state_dict": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -57,7 +59,7 @@ class State:
 
     def begin_epoch_anew(self) -> None:
         """Forget where in an epoch this is: the tiles are no longer those it was begun with."""
-        self.step, self.processes, self.train = 0, None, None
+        self.step, self.tallies, self.train = 0, None, None
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """Continue from the content of a resume point."""
@@ -67,7 +69,7 @@ class State:
             if content.get("scaler") and self.scaler.is_enabled():
                 self.scaler.load_state_dict(content["scaler"])
             self.epoch, self.step = content["epoch"], content["step"]
-            self.processes, self.train, self.history = content["processes"], content["train"], content["history"]
+            self.tallies, self.train, self.history = content["tallies"], content["train"], content["history"]
             self.best_epoch, self.best_weights = content["best_epoch"], content["best_state_dict"]
             self.skipped = content["skipped"]
         except (KeyError, RuntimeError, ValueError) as error:
@@ -75,17 +77,16 @@ class State:
 
     def leave_phase(self, tally: Tally, world: World) -> None:
         """Note where an epoch stands, in all processes, to go on from there."""
-        self.processes = world.gathered({"tally": tally.content(), "random": torch.get_rng_state()})
+        self.tallies = world.gathered(tally.content())
 
     def enter_phase(self, tally: Tally, world: World) -> None:
         """Go on with what was noted, by as many processes or by others."""
-        noted, self.processes = self.processes, None
+        noted, self.tallies = self.tallies, None
         if noted and len(noted) == world.size:
-            tally.go_on(noted[world.rank]["tally"])
-            torch.set_rng_state(noted[world.rank]["random"])
+            tally.go_on(noted[world.rank])
         elif noted and world.is_first:
             for each in noted:
-                tally.go_on(each["tally"])
+                tally.go_on(each)
 
 
 @dataclass(frozen=True)

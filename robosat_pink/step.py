@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from robosat_pink import memory
-from robosat_pink.loader import Batch
+from robosat_pink.device import autocast
 from robosat_pink.losses import IGNORE
 from robosat_pink.models.recomputation import counting_nothing
-from robosat_pink.models.synchronisation import unsynchronised
+from robosat_pink.sources import Batch
 from robosat_pink.state import State, Task
 from robosat_pink.transforms import EvaluationTransform
 
@@ -68,7 +68,7 @@ def backward(state: State, task: Task, image: Tensor, mask: Tensor, total: int) 
     """
     parts = task.config.runtime.accumulation
     try:
-        return backward_in_parts(state, task, task.network, image, mask, total, parts)
+        return backward_in_parts(state, task, image, mask, total, parts)
     except Exception as error:
         if not memory.is_exhausted(error):
             raise
@@ -77,15 +77,15 @@ def backward(state: State, task: Task, image: Tensor, mask: Tensor, total: int) 
     # Not before the error is gone, and what it held with it.
     def step(parts: int) -> None:
         moments = [torch.empty_like(each) for each in state.model.parameters() for _ in range(2)]  # Adam's, to come
-        with unsynchronised(state.model):
-            backward_in_parts(state, task, state.model, image, mask, total, parts)
+        backward_in_parts(state, task, image, mask, total, parts)
         del moments
 
-    raise memory.explained(reason, len(image), (image.shape[2], image.shape[3]), parts, step)
+    size = (image.shape[2], image.shape[3])
+    raise memory.explained(reason, len(image), size, parts, step if task.world.size == 1 else None)
 
 
 def backward_in_parts(
-    state: State, task: Task, network: nn.Module, image: Tensor, mask: Tensor, total: int, parts: int
+    state: State, task: Task, image: Tensor, mask: Tensor, total: int, parts: int
 ) -> tuple[Tensor, Tensor]:
     """The gradients of a batch, added up over so many parts of it. Batch norm takes its statistics from each part.
 
@@ -96,9 +96,9 @@ def backward_in_parts(
     images, masks = torch.split(image, size), torch.split(mask, size)
     losses, logits = [], []
     for number, (some, truth) in enumerate(zip(images, masks, strict=True), start=1):
-        with task.world.without_averaging(network, number < len(images)):
-            with autocast(task):
-                found = network(some)
+        with task.world.without_averaging(task.network, number < len(images)):
+            with autocast(task.device, task.autocast):
+                found = task.network(some)
             loss = task.loss(found, truth)
             state.scaler.scale(loss * (len(some) * task.world.size / total)).backward()
         losses.append(loss.detach() * (len(some) / len(image)))
@@ -114,7 +114,7 @@ def backward_of_nothing(state: State, task: Task) -> tuple[Tensor, Tensor, Tenso
     image = image.contiguous(memory_format=task.memory_format)
     mask = torch.full((1, size, size), IGNORE, dtype=torch.uint8, device=task.device)
     with counting_nothing(state.model):
-        with autocast(task):
+        with autocast(task.device, task.autocast):
             logits = task.network(image)
         loss = task.loss(logits, mask) * 0
         state.scaler.scale(loss).backward()
@@ -126,7 +126,3 @@ def to_device(batch: Batch, task: Task, transform: EvaluationTransform) -> tuple
     image, mask, scale = (each.to(task.device, non_blocking=True) for each in (batch.image, batch.mask, batch.scale))
     image, mask = transform(image, mask, scale, batch.symmetry)
     return image.contiguous(memory_format=task.memory_format), mask
-
-
-def autocast(task: Task) -> torch.autocast:
-    return torch.autocast(task.device.type, dtype=task.autocast or torch.bfloat16, enabled=task.autocast is not None)

@@ -14,8 +14,8 @@ from robosat_pink import metrics
 from robosat_pink.config import Config
 from robosat_pink.distributed import World
 from robosat_pink.errors import DataError, RobosatError
-from robosat_pink.loader import Batch
 from robosat_pink.metrics import Confusion
+from robosat_pink.sources import Batch
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from robosat_pink import launch
@@ -26,17 +26,10 @@ from robosat_pink.launch import Place
 from robosat_pink.masking import MaskingFormatter
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
     from robosat_pink.config import Config
-    from robosat_pink.datasets import TilePairs
     from robosat_pink.distributed import World
-    from robosat_pink.loader import TileLoader
     from robosat_pink.results import NoResults, Results
-    from robosat_pink.resume import Start
     from robosat_pink.state import State, Task
-    from robosat_pink.tiles import Split
 
 log = logging.getLogger("robosat_pink")
 
@@ -61,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             path = arguments.check or arguments.config or container.experiment_file()
             config = load_config(path, container.hyperparameters(), arguments.overrides)
             if arguments.check is not None:
-                look_ahead(config, container, stop)
+                with stop.postponed():
+                    from robosat_pink import check
+                check.check(config, container)
                 return 0
             launch.end_with_parent(os.environ)
             place = launch.place_from(os.environ)
@@ -90,29 +85,37 @@ def run_in(place: Place, config: Config, container: Container, stop: StopRequest
         handler.setFormatter(MaskingFormatter(f"process {place.rank}: %(message)s"))
         log.root.setLevel(logging.WARNING)
     with distributed.joined(container, place, config.runtime.peer_timeout_s) as world:
-        run(config, container, stop, world)
+        finished = run(config, container, stop, world)
+    if world.is_first:
+        from robosat_pink import report
+
+        report.leave(*finished, container, stop)
 
 
-def run(config: Config, container: Container, stop: StopRequest, world: World) -> None:
-    """Find the tiles, build the network, continue where an earlier attempt stopped, fit, and leave the results."""
+def run(
+    config: Config, container: Container, stop: StopRequest, world: World
+) -> tuple[State, Task, dict[str, Any] | None]:
+    """Find the tiles, build the network, continue where an earlier attempt stopped, fit, and leave the results.
+
+    What these are of: the last state, the task, the metrics of held-out tiles, if any.
+    """
     with stop.postponed():
         import torch
         from torch.amp.grad_scaler import GradScaler
 
-        from robosat_pink import checkpoint, machine, progress, report, results, resume
+        from robosat_pink import assembly, checkpoint, machine, progress, results, resume
         from robosat_pink import device as devices
         from robosat_pink.config import to_tree
         from robosat_pink.datasets import normalisation, store_options
-        from robosat_pink.distributed import World
         from robosat_pink.losses import build_loss
-        from robosat_pink.models.synchronisation import synchronise
         from robosat_pink.state import State, Task
         from robosat_pink.transforms import EvaluationTransform, TrainingTransform
         from robosat_pink.watch import Watch
+        from robosat_pink.writer import Writer
 
     for line in machine.report(container):
         log.info(line)
-    check_processes(config, world)
+    assembly.check_processes(config, world)
     points = checkpoint.ResumePoints(container.checkpoints) if container.checkpoints else None
     where = store_options(config.dataset, container.channels())
     start = world.shared(lambda: resume.find(config, points, where))
@@ -125,10 +128,9 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
     memory_format = devices.choose_layout(device, precision)
     devices.prepare(device, world.place.local_size)
 
-    tiles, split = find_tiles(config, container, world)
-    model, upsampling = build_network(config, start, device, where)
-    if config.model.batch_norm == "synchronised" and world.size > 1:
-        synchronise(model)
+    tiles, split = assembly.find_tiles(config, container, world)
+    is_synchronised = config.model.batch_norm == "synchronised" and world.size > 1
+    model, upsampling = assembly.build_network(config, start, device, where, is_synchronised)
     model.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
     if config.runtime.compile:
         devices.check_compiler()
@@ -141,13 +143,13 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
         resume.go_on(state, start, config, tiles, split)
     del start  # three times the weights
 
-    writer = checkpoint.Writer()
+    writer = Writer()
     save_every_s = 60 * config.checkpoint.every_minutes if points else None
     watch = Watch(world, stop, writer, save_every_s, config.runtime.max_seconds)
     task = Task(
         config=config,
         split=split,
-        loader=make_loader(tiles, config, device, watch.interrupt, world.place),
+        loader=assembly.make_loader(tiles, config, device, watch.interrupt, world.place),
         loss=loss.to(device),
         training_transform=TrainingTransform(*normalisation(config.channels)).to(device),
         evaluation_transform=EvaluationTransform(*normalisation(config.channels)).to(device),
@@ -169,101 +171,30 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
         stop.waits_to_be_asked = True
         try:
             stop.raise_if_requested()
-            holdout = fit_and_evaluate(state, task, outcome, container, stop)
+            task, holdout = fit_and_evaluate(state, task, outcome, container, stop)
         except Stopped as stopped:
             outcome.save_stopped(state, stopped.reason)
             raise
         outcome.finish(state, holdout)
     log.info("model and metrics are in %s; best epoch %d of %d", container.model, state.best_epoch, state.epoch)
-    if isinstance(outcome, results.Results):
-        report.leave(state, task, outcome, holdout, container, Watch(World(), stop, writer))
-
-
-def look_ahead(config: Config, container: Container, stop: StopRequest) -> None:
-    """Say what a run would find and take: `--check`. Writes nothing but the cache of tiles, and trains nothing."""
-    with stop.postponed():
-        import torch
-
-        from robosat_pink import check, checkpoint, resume
-        from robosat_pink.config import to_tree
-        from robosat_pink.datasets import store_options
-        from robosat_pink.distributed import World
-
-    where = store_options(config.dataset, container.channels())
-    start = resume.find(config, None, where)
-    config = resume.with_scales_settled(config, start)
-    log.info("experiment: %s", json.dumps(to_tree(config)))
-    torch.manual_seed(config.runtime.seed)
-    tiles, split = find_tiles(config, container, World())
-    if config.model.pretrained is True:
-        log.info("the encoder's ImageNet weights are not fetched for this")
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=False))
-    model, _ = build_network(config, start, torch.device("cpu"), where)
-    if start:
-        checkpoint.load_weights(model, start.content, name=start.name)
-    check.check(config, container, tiles, split, model)
-
-
-def check_processes(config: Config, world: World) -> None:
-    """ConfigError for what several processes cannot do."""
-    several = f"{world.size} processes"
-    if config.model.batch_size < world.size:
-        raise ConfigError(
-            f"model.batch_size = {config.model.batch_size}: is that of all {several} together; accepted: {world.size} "
-            "or more, or fewer hosts or runtime.processes"
-        )
-    if world.size > 1 and config.model.batch_norm == "synchronised" and config.runtime.accumulation > 1:
-        raise ConfigError(
-            f"runtime.accumulation = {config.runtime.accumulation}: not with model.batch_norm = synchronised and "
-            f"{several}, whose shares have unequal numbers of parts; take more processes, or a smaller batch"
-        )
-    if world.size > 1 and config.dataset.if_changed == "relist":
-        raise ConfigError(f"dataset.if_changed = relist: not with {several}; leave it out, and start again if they do")
-    if world.size == 1 and config.model.batch_norm == "synchronised":
-        log.info("model.batch_norm = synchronised: there is one process, whose batches are whole")
-
-
-def build_network(
-    config: Config, start: Start | None, device: torch.device, where: dict[str, Any]
-) -> tuple[nn.Module, str | int]:
-    """The experiment's network with weights to begin with, pretrained or random, and the form of its upsampling.
-
-    A run goes on with the form that it has begun with: the forms differ in the last bits.
-    """
-    from robosat_pink import checkpoint
-    from robosat_pink.models import build_model
-    from robosat_pink.models.blocks import Execution, choose_execution, settled_upsampling
-
-    pretrained: Any = config.model.pretrained and not start  # nothing is fetched to be replaced
-    if pretrained and isinstance(config.model.pretrained, str):
-        pretrained = checkpoint.read(config.model.pretrained, **where)
-    model = build_model(
-        config.model.name,
-        num_classes=config.num_classes,
-        num_channels=config.num_channels,
-        encoder=config.model.encoder,
-        pretrained=pretrained,
-        **config.model.options,
-    )
-    upsampling = settled_upsampling(config.runtime.upsampling, device.type)
-    if start and start.is_whole and config.runtime.upsampling == "auto":
-        upsampling = start.content["upsampling"]
-    choose_execution(model, Execution(upsampling, config.runtime.recompute))
-    return model, upsampling
+    return state, task, holdout
 
 
 def fit_and_evaluate(
     state: State, task: Task, outcome: Results | NoResults, container: Container, stop: StopRequest
-) -> dict[str, Any] | None:
-    """Train to the last epoch; the metrics of held-out tiles, if any. Tiles that changed meanwhile are listed again."""
-    from robosat_pink import loop
+) -> tuple[Task, dict[str, Any] | None]:
+    """Train to the last epoch; the metrics of held-out tiles, if any. Tiles that changed meanwhile are listed again.
+
+    The task is the given one, but for tiles that were listed again.
+    """
+    from robosat_pink import assembly, loop
     from robosat_pink.reader import Changed
 
     for attempt in itertools.count():
         try:
             loop.fit(state, task, outcome.save, outcome.save_epoch)
             outcome.complete(state)
-            return evaluate_held_out(state, task)
+            return task, evaluate_held_out(state, task)
         except Changed as error:
             if task.config.dataset.if_changed == "error" or attempt == MOST_LISTINGS:
                 raise
@@ -272,8 +203,8 @@ def fit_and_evaluate(
             anew = "the held-out tiles are evaluated" if is_fitted else f"epoch {state.epoch + 1} begins"
             log.warning("listing again; %s anew", anew)
             task.loader.close()
-            tiles, split = find_tiles(task.config, container, task.world)
-            loader = make_loader(tiles, task.config, task.device, stop.raise_if_requested, task.world.place)
+            tiles, split = assembly.find_tiles(task.config, container, task.world)
+            loader = assembly.make_loader(tiles, task.config, task.device, stop.raise_if_requested, task.world.place)
             task = dataclasses.replace(task, split=split, loader=loader)
             outcome.list_anew(tiles, split)
             state.begin_epoch_anew()
@@ -282,53 +213,17 @@ def fit_and_evaluate(
 
 def evaluate_held_out(state: State, task: Task) -> dict[str, Any] | None:
     """The metrics of the best weights, if tiles were held out. The network has its last weights again after it."""
-    from robosat_pink import checkpoint, loop
+    from robosat_pink import loop
+    from robosat_pink.writer import snapshot
 
     if not len(task.split.holdout):
         return None
-    last = checkpoint.snapshot(state.model.state_dict())
+    last = snapshot(state.model.state_dict())
     state.model.load_state_dict(state.best_weights)
     try:
         return loop.evaluate(state, task, task.split.holdout, "holdout", state.best_epoch)
     finally:
         state.model.load_state_dict(last)
-
-
-def find_tiles(config: Config, container: Container, world: World) -> tuple[TilePairs, Split]:
-    """List both buckets, pair images with masks, and say which of them are trained on."""
-    from robosat_pink.datasets import TilePairs
-    from robosat_pink.models import MODELS
-
-    tiles = TilePairs(
-        config.dataset,
-        config.channels,
-        config.classes,
-        tile_size=config.model.tile_size,
-        size_multiple=MODELS[config.model.name].size_multiple,
-        augmentation=config.model.data_augmentation,
-        seed=config.runtime.seed,
-        input_channels=container.channels(),
-        shared=world.shared,
-    )
-    split = tiles.split()
-    log.info(
-        "pairs: %d (train %d, val %d, holdout %d); without partner: %d images, %d masks",
-        *(len(tiles), len(split.train), len(split.val), len(split.holdout)),
-        *(tiles.pairs.unpaired_images, tiles.pairs.unpaired_masks),
-    )
-    return tiles, split
-
-
-def make_loader(
-    tiles: TilePairs, config: Config, device: torch.device, interrupt: Callable[[], None], place: Place
-) -> TileLoader:
-    from robosat_pink.loader import TileLoader, bytes_of_a_batch, worker_count
-
-    is_gpu = device.type == "cuda"
-    batch_size = config.model.batch_size
-    batch_bytes = bytes_of_a_batch(tiles, -(-batch_size // place.size))
-    workers = worker_count(config.runtime.workers, is_gpu, batch_bytes, place.local_size)
-    return TileLoader(tiles, batch_size, workers, pin_memory=is_gpu, interrupt=interrupt, place=place)
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:

@@ -13,7 +13,7 @@ from robosat_pink.config import Config
 from robosat_pink.datasets import normalisation
 from robosat_pink.errors import CheckpointError, DataError
 from robosat_pink.models import build_model
-from robosat_pink.reader import AUTO_SCALE
+from robosat_pink.reader import scales_of
 from robosat_pink.schema import Problems, build
 from robosat_pink.transforms import EvaluationTransform
 
@@ -58,7 +58,7 @@ class TrainedModel:
             raise DataError(f"image {image.shape}: accepted: (C, H, W) with the bands {self.bands} of a file, in order")
         height, width = image.shape[1:]
         multiple = models.MODELS[self.config.model.name].size_multiple
-        scale = torch.tensor([self._scales(image.dtype)], dtype=torch.float32, device=self.device)
+        scale = torch.from_numpy(scales_of(self.config.channels, image.dtype, "image")[None]).to(self.device)
         numbers = np.nan_to_num(image.astype(np.float32), posinf=0.0, neginf=0.0)
         numbers = np.pad(numbers, ((0, 0), (0, -height % multiple), (0, -width % multiple)))
         pixels = torch.from_numpy(numbers)[None].to(self.device)
@@ -72,18 +72,3 @@ class TrainedModel:
         probabilities = self.probabilities(image)
         classes = probabilities[0] > 0.5 if len(probabilities) == 1 else probabilities.argmax(axis=0)
         return classes.astype(np.uint8)
-
-    def _scales(self, dtype: np.dtype) -> list[float]:
-        """One a band, as in training."""
-        scales: list[float] = []
-        for channel in self.config.channels:
-            if channel.scale == "raw":
-                scale = 1.0
-            elif isinstance(channel.scale, int | float):
-                scale = channel.scale
-            elif dtype.name in AUTO_SCALE:
-                scale = AUTO_SCALE[dtype.name]
-            else:
-                raise DataError(f"image of {dtype}: trained with scale: auto, which knows {', '.join(AUTO_SCALE)}")
-            scales += [scale] * len(channel.bands)
-        return scales

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-from robosat_pink.checkpoint import Writer
 from robosat_pink.container import StopRequest
 from robosat_pink.distributed import World
+from robosat_pink.writer import Writer
 
 
 class Due(NamedTuple):

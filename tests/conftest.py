@@ -8,14 +8,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import numpy as np
 import pytest
 import rasterio
 import torch
+import yaml
 from rasterio.transform import from_origin
 
+from robosat_pink.sample import write_tiles
 from robosat_pink.storage import Location, Page, StoredFile
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -147,6 +150,26 @@ def opt_ml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (base / folder).mkdir(parents=True)
     monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(base))
     return base
+
+
+# The smallest job that trains: the network, and where its tiles are.
+SMALL_DATASET = {"image_bucket": "channel:imagery", "mask_bucket": "channel:mask", "train_percent": 0.6}
+SMALL_MODEL = {
+    "name": "albunet",
+    "encoder": "resnet18",
+    "num_filters": 4,
+    "tile_size": 64,
+    "lr": 0.001,
+    "schedule": "cosine",
+}
+
+
+def write_job(opt_ml: Path, experiment: dict[str, Any], tiles: int) -> Path:
+    """The experiment, tiles x tiles small written tiles in channels, and a folder for resume points."""
+    write_tiles(opt_ml / "input/data", tiles=tiles, size=64)
+    (opt_ml / "input/data/config/experiment.yml").write_text(yaml.safe_dump(experiment))
+    (opt_ml / "checkpoints").mkdir()
+    return opt_ml
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ On any device, unlike torch's SyncBatchNorm, and for any batch norm with the usu
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,19 +20,6 @@ def synchronise(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "running_mean"):
             module.is_synchronised = True  # type: ignore[assignment]
-
-
-@contextlib.contextmanager
-def unsynchronised(model: nn.Module) -> Iterator[None]:
-    """For a try that the other processes do not take part in."""
-    norms = [each for each in model.modules() if getattr(each, "is_synchronised", False)]
-    for each in norms:
-        each.is_synchronised = False  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        for each in norms:
-            each.is_synchronised = True  # type: ignore[assignment]
 
 
 def synchronised_batch_norm(

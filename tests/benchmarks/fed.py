@@ -26,7 +26,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from robosat_pink import device as devices
 from robosat_pink import progress
-from robosat_pink.checkpoint import Writer
+from robosat_pink.assembly import make_loader
 from robosat_pink.config import (
     CacheConfig,
     ChannelConfig,
@@ -39,14 +39,14 @@ from robosat_pink.container import StopRequest
 from robosat_pink.datasets import TilePairs, normalisation
 from robosat_pink.distributed import World
 from robosat_pink.launch import ALONE
-from robosat_pink.loader import Batch
 from robosat_pink.losses import build_loss
 from robosat_pink.models import build_model
+from robosat_pink.sources import Batch
 from robosat_pink.state import State, Task
 from robosat_pink.step import training_step
-from robosat_pink.train import make_loader
 from robosat_pink.transforms import TrainingTransform
 from robosat_pink.watch import Watch
+from robosat_pink.writer import Writer
 
 
 def seconds_of(state: State, task: Task, batches: Iterable[Batch]) -> float:

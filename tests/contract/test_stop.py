@@ -12,36 +12,23 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
+from conftest import SMALL_DATASET, SMALL_MODEL, write_job
 from robosat_pink import checkpoint, loop
-from robosat_pink.sample import write_tiles
 from robosat_pink.train import main
 
 EXPERIMENT: dict[str, Any] = {
-    "dataset": {"image_bucket": "channel:imagery", "mask_bucket": "channel:mask", "train_percent": 0.6},
+    "dataset": SMALL_DATASET,
     "classes": [{"name": "snow"}],
     "channels": [{"bands": [1, 2], "scale": 10000}],
-    "model": {
-        "name": "albunet",
-        "encoder": "resnet18",
-        "num_filters": 4,
-        "tile_size": 64,
-        "batch_size": 2,
-        "epochs": 3,
-        "lr": 0.001,
-        "schedule": "cosine",
-    },
+    "model": SMALL_MODEL | {"batch_size": 2, "epochs": 3},
     "runtime": {"workers": 0},
 }
 
 
 @pytest.fixture
 def job(opt_ml: Path) -> Path:
-    write_tiles(opt_ml / "input/data", tiles=4, size=64)
-    (opt_ml / "input/data/config/experiment.yml").write_text(yaml.safe_dump(EXPERIMENT))
-    (opt_ml / "checkpoints").mkdir()
-    return opt_ml
+    return write_job(opt_ml, EXPERIMENT, tiles=4)
 
 
 @pytest.fixture

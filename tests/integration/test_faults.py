@@ -23,9 +23,10 @@ from robosat_pink.config import CacheConfig
 from robosat_pink.container import Stopped
 from robosat_pink.datasets import TilePairs
 from robosat_pink.errors import DataError
-from robosat_pink.loader import Batch, TileLoader
+from robosat_pink.loader import TileLoader
 from robosat_pink.reader import Changed
 from robosat_pink.sample import write_tiles
+from robosat_pink.sources import Batch
 from robosat_pink.storage import Location
 from robosat_pink.train import main
 from scenes import pairs_in, write_pair

@@ -10,10 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
+from conftest import write_job
 from robosat_pink.checkpoint import RESUME_FILE
-from robosat_pink.sample import write_tiles
 from test_processes import EXPERIMENT, assert_identical, clear, results, train, until
 
 SETTINGS = ("runtime.processes=1", "checkpoint.every_minutes=0.0001")
@@ -22,10 +21,7 @@ KILLS = 10
 
 @pytest.fixture
 def job(opt_ml: Path) -> Path:
-    write_tiles(opt_ml / "input/data", tiles=6, size=64)
-    (opt_ml / "input/data/config/experiment.yml").write_text(yaml.safe_dump(EXPERIMENT))
-    (opt_ml / "checkpoints").mkdir()
-    return opt_ml
+    return write_job(opt_ml, EXPERIMENT, tiles=6)
 
 
 def begin() -> subprocess.Popen[str]:

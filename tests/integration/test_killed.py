@@ -20,8 +20,9 @@ from robosat_pink.config import CacheConfig
 from robosat_pink.datasets import TilePairs
 from robosat_pink.errors import RobosatError
 from robosat_pink.files import TEMPORARY
-from robosat_pink.loader import Batch, TileLoader, Worker
+from robosat_pink.loader import TileLoader
 from robosat_pink.reader import DECODERS
+from robosat_pink.sources import Batch, Worker
 from scenes import pairs_in, write_pair
 
 PAIRS, SIZE = 60, 64

@@ -12,35 +12,22 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
+from conftest import SMALL_DATASET, SMALL_MODEL, write_job
 from robosat_pink import checkpoint
-from robosat_pink.sample import write_tiles
 
 EXPERIMENT: dict[str, Any] = {
-    "dataset": {"image_bucket": "channel:imagery", "mask_bucket": "channel:mask", "train_percent": 0.6},
+    "dataset": SMALL_DATASET,
     "classes": [{"name": "snow"}],
     "channels": [{"bands": [1, 2], "scale": 10000}],
-    "model": {
-        "name": "albunet",
-        "encoder": "resnet18",
-        "num_filters": 4,
-        "tile_size": 64,
-        "batch_size": 3,
-        "epochs": 3,
-        "lr": 0.0001,
-        "schedule": "cosine",
-    },
+    "model": SMALL_MODEL | {"batch_size": 3, "epochs": 3, "lr": 0.0001},
     "runtime": {"workers": 0, "precision": "fp32", "peer_timeout_s": 60},
 }
 
 
 @pytest.fixture
 def job(opt_ml: Path) -> Path:
-    write_tiles(opt_ml / "input/data", tiles=4, size=64)
-    (opt_ml / "input/data/config/experiment.yml").write_text(yaml.safe_dump(EXPERIMENT))
-    (opt_ml / "checkpoints").mkdir()
-    return opt_ml
+    return write_job(opt_ml, EXPERIMENT, tiles=4)
 
 
 def begin(*arguments: str, command: tuple[str, ...] = (), **environment: str) -> subprocess.Popen[str]:

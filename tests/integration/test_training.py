@@ -12,7 +12,7 @@ import rasterio
 import torch
 import yaml
 
-from conftest import S3Server, write_tile
+from conftest import SMALL_DATASET, SMALL_MODEL, S3Server, write_tile
 from robosat_pink import checkpoint, machine, metrics
 from robosat_pink.config import Config, load_config
 from robosat_pink.errors import ContractError
@@ -21,20 +21,11 @@ from robosat_pink.models.albunet import AlbuNet
 from robosat_pink.sample import write_tiles
 from robosat_pink.train import main
 
-EXPERIMENT = {
-    "dataset": {"image_bucket": "channel:imagery", "mask_bucket": "channel:mask", "train_percent": 0.6},
+EXPERIMENT: dict[str, Any] = {
+    "dataset": SMALL_DATASET,
     "classes": [{"name": "snow", "color": "white"}],
     "channels": [{"bands": [4, 3, 1], "mean": [0.37, 0.38, 0.36], "std": [0.2, 0.25, 0.24], "scale": 10000}],
-    "model": {
-        "name": "albunet",
-        "encoder": "resnet18",
-        "num_filters": 4,
-        "tile_size": 64,
-        "batch_size": 3,
-        "epochs": 2,
-        "lr": 0.001,
-        "schedule": "cosine",
-    },
+    "model": SMALL_MODEL | {"batch_size": 3, "epochs": 2},
     "runtime": {"workers": 0},
 }
 

@@ -20,8 +20,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "documents": set(),
     "rules": set(),
     "schema": {"rules"},
+    "hints": {"schema"},
     "settings": {"config", "rules", "schema"},
-    "config": {"documents", "rules", "schema", "models", "losses"},
+    "config": {"documents", "hints", "rules", "schema", "models", "losses"},
     # The edges.
     "credentials": set(),
     "files": set(),
@@ -33,11 +34,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "machine": {"container"},
     "device": {"machine"},
     "checkpoint": {"files", "storage"},
+    "writer": set(),
     "cache": {"files"},
     "launch": {"config", "container", "machine"},
     "peers": {"container", "launch"},
     "distributed": {"container", "launch", "peers"},
-    "watch": {"checkpoint", "container", "distributed"},
+    "watch": {"container", "distributed", "writer"},
     # Tiles. IGNORE, the mask value that counts nowhere, is the losses'.
     "tiles": set(),
     "tiff": set(),
@@ -45,7 +47,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reader": {"tiles", "storage", "explanations", "cache", "config", "rasters", "losses"},
     "datasets": {"tiles", "storage", "explanations", "credentials", "cache", "config", "reader"},
     "worker": {"reader", "losses"},
-    "loader": {"datasets", "launch", "machine", "reader", "worker"},
+    "sources": {"reader", "worker"},
+    "loader": {"datasets", "launch", "machine", "reader", "sources"},
     # What computes on the device.
     "transforms": set(),
     "models": {"models.imagenet"},
@@ -65,19 +68,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The run: `train`, of which `loop` and `results` are parts.
     "memory": set(),
     "progress": set(),
-    "tally": {"config", "distributed", "loader", "metrics"},
-    "state": {"config", "distributed", "loader", "progress", "tally", "tiles", "transforms", "watch"},
-    "step": {
-        *("loader", "losses", "memory", "models.recomputation", "models.synchronisation", "state", "transforms"),
-    },
-    "loop": {"config", "container", "metrics", "progress", "state", "step", "tally"},
+    "tally": {"config", "distributed", "metrics", "sources"},
+    "state": {"config", "distributed", "loader", "progress", "sources", "tally", "tiles", "transforms", "watch"},
+    "step": {"device", "losses", "memory", "models.recomputation", "sources", "state", "transforms"},
+    "loop": {"config", "container", "device", "metrics", "progress", "state", "step", "tally"},
     "resume": {"checkpoint", "config", "datasets", "state", "tiles"},
     "results": {
         *("checkpoint", "config", "container", "datasets", "files", "machine", "metrics"),
-        *("resume", "state", "tiles"),
+        *("resume", "state", "tiles", "writer"),
+    },
+    "assembly": {
+        *("checkpoint", "config", "container", "datasets", "distributed", "launch", "loader", "models"),
+        *("models.blocks", "models.synchronisation", "resume", "tiles"),
     },
     # What a person opens.
-    "inspection": {"container", "loader", "losses", "metrics", "state", "step"},
+    "inspection": {"container", "device", "losses", "metrics", "sources", "state", "step"},
     "scenes": {"inspection", "metrics", "tiles"},
     "maps": {"tiles"},
     "pictures": {"losses"},
@@ -88,12 +93,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "page": {"appearance", "elements", "findings", "metrics", "pictures", "plots", "scenes"},
     "card": {"config", "maps", "metrics", "scenes", "tiles"},
     "report": {
-        *("card", "container", "files", "findings", "inspection", "loader", "machine", "maps", "masking"),
-        *("metrics", "page", "pictures", "plots", "results", "scenes", "state", "tiles", "watch"),
+        *("card", "container", "distributed", "files", "findings", "inspection", "loader", "machine", "maps"),
+        *("masking", "metrics", "page", "pictures", "plots", "scenes", "state", "tiles", "watch", "writer"),
     },
     # What is said before a run.
     "survey": {"config", "datasets", "losses"},
-    "check": {"config", "container", "datasets", "device", "losses", "scenes", "survey", "tiles"},
+    "check": {
+        *("assembly", "checkpoint", "config", "container", "datasets", "device", "distributed", "losses"),
+        *("resume", "scenes", "survey", "tiles"),
+    },
     "trained": {"checkpoint", "config", "datasets", "models", "reader", "schema", "transforms"},
     # Programs of their own.
     "sample": set(),

@@ -20,8 +20,9 @@ from robosat_pink import machine
 from robosat_pink.datasets import Draw, TilePairs
 from robosat_pink.errors import DataError, RobosatError
 from robosat_pink.launch import Place
-from robosat_pink.loader import LEAST_AHEAD, NO_TILES, Batch, TileLoader, Worker, batch_in, worker_count
+from robosat_pink.loader import LEAST_AHEAD, TileLoader, worker_count
 from robosat_pink.reader import REQUESTS, Changed, Order, Sample
+from robosat_pink.sources import NO_TILES, Batch, Worker, batch_in
 from robosat_pink.worker import Packing
 from scenes import mask_pattern, mask_that_belongs_to, pairs_in, write_pair
 
@@ -151,7 +152,7 @@ def test_gpu_is_waited_for_at_a_pinned_place_even_if_a_later_one_could_not_be_pi
     could = iter([True, False])
     recorded = []
     event = SimpleNamespace(record=lambda: recorded.append(True), query=lambda: False)
-    monkeypatch.setattr("robosat_pink.loader._pin", lambda *_: next(could))
+    monkeypatch.setattr("robosat_pink.sources._pin", lambda *_: next(could))
     monkeypatch.setattr(torch.cuda, "Event", lambda: event)
     worker = Worker(tiles.reader, True, lambda: None)
     numbers = [worker.begin([tiles.order(row)]) for row in (0, 1)]

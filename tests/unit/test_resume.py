@@ -207,13 +207,13 @@ def test_ids_are_packed_and_come_back() -> None:
 )
 def test_epoch_whose_batches_would_be_others_begins_anew(split: Split, config: Config) -> None:
     start = point_of(experiment())
-    content = {**start.content, "step": 3, "processes": [{}]}
+    content = {**start.content, "step": 3, "tallies": [{}]}
     state = made(Network())
     resume.go_on(state, Start(start.name, content, True), config, Tiles(), split)  # type: ignore[arg-type]
-    assert (state.step, state.processes) == (0, None)
+    assert (state.step, state.tallies) == (0, None)
     state = made(Network())
     resume.go_on(state, Start(start.name, content, True), experiment(), Tiles(), SPLIT)  # type: ignore[arg-type]
-    assert (state.step, state.processes) == (3, [{}])
+    assert (state.step, state.tallies) == (3, [{}])
 
 
 def test_another_seed_is_another_experiment() -> None:

@@ -12,10 +12,10 @@ from robosat_pink import memory, step
 from robosat_pink.config import ModelConfig, RuntimeConfig
 from robosat_pink.distributed import World
 from robosat_pink.errors import ContractError
-from robosat_pink.loader import Batch
 from robosat_pink.losses import build_loss
 from robosat_pink.models import build_model
 from robosat_pink.models.blocks import Execution, choose_execution
+from robosat_pink.sources import Batch
 from robosat_pink.state import State
 from robosat_pink.transforms import EvaluationTransform
 

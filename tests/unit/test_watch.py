@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from robosat_pink import watch
-from robosat_pink.checkpoint import Writer
 from robosat_pink.container import Stopped, StopRequest
 from robosat_pink.distributed import World
 from robosat_pink.watch import Due, Watch
+from robosat_pink.writer import Writer
 
 
 class Clock:

@@ -1,5 +1,6 @@
 """The image, driven from outside as the platform, a shell and CI drive it."""
 
+import os
 import re
 import time
 from pathlib import Path
@@ -34,6 +35,16 @@ def test_smoke_experiment_trains_without_a_network_in_the_shared_memory_of_a_pla
     assert "host localhost of localhost" in log
     best = torch.load(run.base / "model/best.pth", weights_only=True)
     assert best["epoch"] in (1, 2)
+
+
+def test_user_without_a_name_trains_into_files_of_their_own(run: Job) -> None:
+    for path in (run.base, *run.base.rglob("*")):
+        os.chown(path, 1234, 1234)
+    code, log = run.run("train", options=("--user", "1234"))
+    assert code == 0, log
+    assert run.model == MODEL
+    assert {path.stat().st_uid for path in run.base.rglob("*")} == {1234}
+    assert "Permission denied" not in log
 
 
 @pytest.mark.parametrize("arguments", [(), ("train", "train"), ("train", "model.epochs=2")], ids=str)
