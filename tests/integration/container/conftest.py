@@ -12,14 +12,6 @@ from container.engine import IMAGE, NETWORK, ROOT, SMOKE, Job, docker
 from robosat_pink.sample import write_folder
 
 
-@pytest.hookimpl(tryfirst=True)  # before the marks are read
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process of several that share the tests has all of these: it builds the image once."""
-    for item in items:
-        if item.get_closest_marker("docker"):
-            item.add_marker(pytest.mark.xdist_group("docker"))
-
-
 @pytest.fixture(scope="session")
 def image() -> str:
     """The image of this source tree, with an engine to run it."""
