@@ -96,7 +96,7 @@ def end_with_parent(environment: Mapping[str, str]) -> None:
 
 
 def run(here: Sequence[Place], arguments: Sequence[str], stop: StopRequest, container: Container) -> int:
-    """Start the processes, pass a stop request on, and wait for them: the exit code of the first that failed, or 0.
+    """Start the processes, pass a stop request on, and wait for them: the exit code of the one that failed, or 0.
 
     Those that are left when one has failed end by themselves, or are ended.
     """
@@ -108,32 +108,32 @@ def run(here: Sequence[Place], arguments: Sequence[str], stop: StopRequest, cont
         subprocess.Popen(command, env=environment | place.environment(), start_new_session=True)  # noqa: S603
         for place in here
     ]
-    failed: tuple[Place, int] | None = None
-    failed_at = 0.0
-    is_stopped = is_running = False
-    while failed is None or is_running:
+    failed_at: float | None = None
+    is_stopped = False
+    while True:
         codes = [child.poll() for child in children]
-        is_running = None in codes
         # A process that is asked to stop before it can be is ended by the signal.
         failures = [
             (place, code)
             for place, code in zip(here, codes, strict=True)
             if code and not (is_stopped and code == -signal.SIGTERM)
         ]
-        if failed is None and failures:
-            failed = min(failures, key=lambda each: each[1])  # who was killed before who noticed
+        if failures and failed_at is None:
             failed_at = time.monotonic()
-        if failed is None and not is_running:
-            return 0
+        if None not in codes or (failed_at is not None and time.monotonic() - failed_at > GRACE_S):
+            break
         if stop.requested and not is_stopped:
             is_stopped = True
             for child in children:
                 child.send_signal(signal.SIGTERM)
-        if failed and time.monotonic() - failed_at > GRACE_S:
-            for child in children:
-                child.kill()
         time.sleep(POLL_S)
-    place, code = failed
+    for child in children:
+        child.kill()
+        child.wait()
+    if not failures:
+        return 0
+    # Who was killed, else who has a cause of its own: who only noticed exits with 1.
+    place, code = min(failures, key=lambda each: (each[1] > 0, -each[1]))
     if code < 0:
         advice = (
             "; most likely the memory ran out: lower model.batch_size or runtime.workers, or take a machine with more"

@@ -81,7 +81,7 @@ def test_no_experiment_file_or_two_are_an_error_that_lists_what_is_there(
 def test_missing_config_channel_is_an_error_that_names_its_folder(opt_ml: Path) -> None:
     folder = opt_ml / "input/data/config"
     folder.rmdir()
-    with pytest.raises(ContractError, match=f"^{folder} does not exist; .*channel named config"):
+    with pytest.raises(ContractError, match=f"^{folder} does not exist: .*channel named config"):
         Container.here().experiment_file()
 
 

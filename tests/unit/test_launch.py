@@ -1,13 +1,14 @@
 """Which processes a host has, and where they stand among those of a run."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from robosat_pink import launch
 from robosat_pink.config import RuntimeConfig
-from robosat_pink.container import Container
+from robosat_pink.container import Container, StopRequest
 from robosat_pink.errors import ConfigError
 from robosat_pink.launch import Place, place_from, places
 
@@ -65,3 +66,26 @@ def test_what_a_launcher_says_is_taken_and_passed_on() -> None:
 def test_half_of_what_a_launcher_has_to_say_is_refused(environment: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT go together"):
         place_from(environment)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code"),
+    [
+        ("exit 0", "exit 0", 0),
+        ("sleep 0.3; exit 3", "exit 1", 3),  # who noticed ends before whose error it is
+        ("exit 1", "sleep 0.3; exit 3", 3),
+        ("kill -9 $$", "exit 1", 128 + 9),
+        ("exit 1", "sleep 0.3; kill -9 $$", 128 + 9),
+        ("exit 2", "exec sleep 600", 2),
+    ],
+)
+def test_exit_code_is_that_of_the_process_with_a_cause_of_its_own(
+    opt_ml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, second: str, code: int
+) -> None:
+    process = tmp_path / "process"
+    process.write_text(f'#!/bin/sh\nif [ "$RANK" = 0 ]; then {first}; else {second}; fi\n')
+    process.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(process))
+    monkeypatch.setattr(launch, "GRACE_S", 1.0)
+    container = Container(opt_ml)
+    assert launch.run(places(container, RuntimeConfig(processes=2)), [], StopRequest(), container) == code
