@@ -254,7 +254,7 @@ def _list_tiles(location: Location, expression: str, key: str) -> TileFiles:
         found = dict(zip(matching, threads.map(find, matching), strict=True))
     tiles = TileFiles.from_tables({name: tables for name, (tables, _) in found.items()})
     others = sum(files for _, files in found.values()) - len(tiles)
-    log.info("listed %d tiles in %d directories of %s (%d other files)", len(tiles), len(matching), location, others)
+    log.info("listed %d tiles of %s (directories: %d, other files: %d)", len(tiles), location, len(matching), others)
     return tiles
 
 

@@ -101,11 +101,16 @@ def upload(scene: str) -> None:
         client.create_bucket(Bucket=bucket)
         for path in sorted(SHARED.joinpath(kind).glob(f"{scene}*/**/*.tif")):
             client.put_object(Bucket=bucket, Key=str(path.relative_to(SHARED / kind)), Body=path.read_bytes())
+    client.create_bucket(Bucket="planet-snowcover-models")
+    ids = "".join(val_ids(scene)).encode()
+    client.put_object(Bucket="planet-snowcover-models", Key=f"{scene}/test_ids.txt", Body=ids)
+
+
+def val_ids(scene: str, bucket: str = "planet-snowcover-imagery") -> list[str]:
+    """Lines of test_ids.txt."""
     with (SHARED / "manifest.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["scene"].startswith(scene) and row["split"] == "val"]
-    ids = [f"planet-snowcover-imagery_{row['scene']}-{row['x']}-{row['y']}-{row['z']}\n" for row in rows]
-    client.create_bucket(Bucket="planet-snowcover-models")
-    client.put_object(Bucket="planet-snowcover-models", Key=f"{scene}/test_ids.txt", Body="".join(ids).encode())
+    return [f"{bucket}_{row['scene']}-{row['x']}-{row['y']}-{row['z']}\n" for row in rows]
 
 
 def experiment(scene: str, settings: dict[str, Any]) -> dict[str, Any]:

@@ -185,7 +185,7 @@ def test_more_processes_than_tiles_of_a_batch_are_refused(job: Path) -> None:
 
 def test_listing_once_is_enough_for_all(job: Path) -> None:
     out = train("runtime.processes=2", "model.epochs=1")
-    assert out.count("listed 16 tiles in 1 directories of channel:imagery") == 1
+    assert out.count("listed 16 tiles of channel:imagery") == 1
 
 
 def test_torchrun_starts_it_as_it_is_and_its_signals_are_one_request(job: Path) -> None:

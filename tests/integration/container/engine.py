@@ -13,6 +13,8 @@ IMAGE = "robosat_pink:test"
 SMOKE = ROOT / "experiments/smoke.yml"
 # Some engines have no network of their own for containers; the build needs one, the runs do not.
 NETWORK = ("--network", "host")
+# Threads that wait for each other give the core up: other tests run beside these.
+SHARING = ("--env", "OMP_WAIT_POLICY=PASSIVE")
 
 
 def docker(*arguments: object, timeout_s: int = 900, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -37,8 +39,8 @@ class Job:
         self.number += 1
         name = f"robosat-pink-test-{os.getpid()}-{id(self)}-{self.number}"
         started = docker(
-            "run", "--detach", "--name", name, "--network", network, "--volume", f"{self.base}:/opt/ml", *options,
-            self.image, *arguments,
+            "run", "--detach", "--name", name, "--network", network, "--volume", f"{self.base}:/opt/ml", *SHARING,
+            *options, self.image, *arguments,
         )  # fmt: skip
         assert started.returncode == 0, started.stderr
         return name

@@ -1,22 +1,18 @@
 """Two containers on a network of their own, as the platform lays out a job of two hosts: they train as one."""
 
-import csv
-import json
 import shutil
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from container.engine import docker
+from container.hosts import HOSTS, Hosts
 
 pytestmark = pytest.mark.docker
 
-HOSTS = ("algo-1", "algo-2")
 EXPERIMENT: dict[str, Any] = {
     "dataset": {
         "image_bucket": "/data/imagery",
@@ -32,65 +28,8 @@ EXPERIMENT: dict[str, Any] = {
 }
 
 
-class Hosts:
-    """The containers of a job, each with an /opt/ml of its own and the same experiment."""
-
-    def __init__(self, image: str, data: Path, folder: Path) -> None:
-        self.image, self.data, self.folder = image, data, folder
-        self.network = f"robosat-pink-{uuid.uuid4().hex[:8]}"
-        assert docker("network", "create", self.network).returncode == 0
-
-    def base(self, host: str) -> Path:
-        return self.folder / host
-
-    def start(self, *arguments: str, hosts: tuple[str, ...] = HOSTS, **model: Any) -> None:
-        experiment = EXPERIMENT | {"model": EXPERIMENT["model"] | model}
-        for host in hosts:
-            base = self.base(host)
-            for name in ("input/config", "input/data/config"):
-                (base / name).mkdir(parents=True, exist_ok=True)
-            (base / "input/data/config/experiment.yml").write_text(yaml.safe_dump(experiment))
-            resource = {"current_host": host, "hosts": list(hosts), "network_interface_name": "eth0"}
-            (base / "input/config/resourceconfig.json").write_text(json.dumps(resource))
-            started = docker(
-                *("run", "--detach", "--name", self.container(host), "--hostname", host, "--network", self.network),
-                *("--network-alias", host, "--volume", f"{base}:/opt/ml", "--volume", f"{self.data}:/data:ro"),
-                *(self.image, "train", *arguments),
-            )
-            assert started.returncode == 0, started.stderr
-
-    def container(self, host: str) -> str:
-        return f"{self.network}-{host}"
-
-    def log(self, host: str) -> str:
-        found = docker("logs", self.container(host))
-        return found.stdout + found.stderr
-
-    def until(self, host: str, says: str) -> None:
-        deadline = time.monotonic() + 120
-        while says not in (log := self.log(host)):
-            assert time.monotonic() < deadline, log
-            time.sleep(0.2)
-
-    def end(self, hosts: tuple[str, ...] = HOSTS) -> list[int]:
-        """Wait for them: their exit codes, and the network is free of them."""
-        codes = []
-        for host in hosts:
-            docker("wait", self.container(host))
-            codes.append(int(docker("inspect", "--format", "{{.State.ExitCode}}", self.container(host)).stdout))
-        return codes
-
-    def remove(self) -> None:
-        for host in HOSTS:
-            docker("rm", "--force", self.container(host))
-
-    def close(self) -> None:
-        self.remove()
-        docker("network", "rm", self.network)
-
-    def history(self, host: str = "algo-1") -> list[dict[str, str]]:
-        with (self.base(host) / "model/history.csv").open() as file:
-            return list(csv.DictReader(file))
+def experiment(**model: Any) -> dict[str, Any]:
+    return EXPERIMENT | {"model": EXPERIMENT["model"] | model}
 
 
 @pytest.fixture
@@ -102,15 +41,15 @@ def hosts(image: str, shared: Path, tmp_path: Path) -> Iterator[Hosts]:
 
 def test_two_hosts_have_the_losses_of_one_with_the_same_batches(hosts: Hosts) -> None:
     """An epoch is one step of all its tiles, and so its loss is that step's."""
-    settings = {"batch_norm": "frozen", "batch_size": 64, "epochs": 20}
-    hosts.start(**settings)
+    frozen = experiment(batch_norm="frozen", batch_size=64, epochs=20)
+    hosts.start(frozen)
     assert hosts.end() == [0, 0], hosts.log("algo-1")
     two = hosts.history()
     assert not (hosts.base("algo-2") / "model/best.pth").exists()  # one writes
     assert "phase=" not in hosts.log("algo-2")
     hosts.remove()
     shutil.rmtree(hosts.base("algo-1"))
-    hosts.start(hosts=("algo-1",), **settings)
+    hosts.start(frozen, hosts=("algo-1",))
     assert hosts.end(("algo-1",)) == [0], hosts.log("algo-1")
     one = hosts.history()
     assert len(one) == len(two) == 20
@@ -121,7 +60,7 @@ def test_two_hosts_have_the_losses_of_one_with_the_same_batches(hosts: Hosts) ->
 
 
 def test_when_one_host_vanishes_the_other_fails_within_the_timeout_and_names_it(hosts: Hosts) -> None:
-    hosts.start(epochs=1000)
+    hosts.start(experiment(epochs=1000))
     hosts.until("algo-1", "phase=val epoch=1 ")
     started = time.monotonic()
     docker("kill", hosts.container("algo-2"))
@@ -132,7 +71,7 @@ def test_when_one_host_vanishes_the_other_fails_within_the_timeout_and_names_it(
 
 
 def test_when_the_first_host_vanishes_the_other_names_it_too(hosts: Hosts) -> None:
-    hosts.start(epochs=1000)
+    hosts.start(experiment(epochs=1000))
     hosts.until("algo-1", "phase=val epoch=1 ")
     docker("kill", hosts.container("algo-1"))
     assert hosts.end(("algo-2",)) == [1], hosts.log("algo-2")
@@ -142,7 +81,7 @@ def test_when_the_first_host_vanishes_the_other_names_it_too(hosts: Hosts) -> No
 def test_both_hosts_that_are_stopped_exit_with_0_and_leave_one_resume_point(hosts: Hosts) -> None:
     for host in HOSTS:
         (hosts.base(host) / "checkpoints").mkdir(parents=True)
-    hosts.start(epochs=1000)
+    hosts.start(experiment(epochs=1000))
     hosts.until("algo-1", "training on")
     time.sleep(1)
     for host in HOSTS:
@@ -154,7 +93,7 @@ def test_both_hosts_that_are_stopped_exit_with_0_and_leave_one_resume_point(host
 
 
 def test_host_that_does_not_come_is_an_error_in_words(hosts: Hosts) -> None:
-    hosts.start("runtime.peer_timeout_s=3", hosts=HOSTS)
+    hosts.start(experiment(), "runtime.peer_timeout_s=3")
     docker("rm", "--force", hosts.container("algo-2"))
     assert hosts.end(("algo-1",)) == [5], hosts.log("algo-1")
     assert "algo-2" in (hosts.base("algo-1") / "output/failure").read_text()
