@@ -101,11 +101,11 @@ def _not_finite(values: np.ndarray, missing: np.ndarray | None) -> np.ndarray | 
 
 
 def _all_zero(image: np.ndarray) -> np.ndarray:
-    """Where every band is 0, (H, W) bool. Most tiles have no such pixel, which the first band tells."""
+    """Where every band is 0, (H, W) bool. Most tiles have no 0 at all, which is soon told."""
+    if image.min() > 0:
+        return np.zeros(image.shape[1:], dtype=bool)
     zero = image[0] == 0
     for band in image[1:]:
-        if not zero.any():
-            break
         zero &= band == 0
     return zero
 

@@ -180,7 +180,7 @@ class TileReader:
     def _classes_of(self, values: np.ndarray, missing: np.ndarray, name: str) -> np.ndarray:
         """Class numbers (H, W) uint8 from mask values; DataError for a value that no class lists."""
         if values.dtype == np.uint8:
-            looked_up = bytearray(values.tobytes()).translate(self._table)  # 5 times faster than by indices
+            looked_up = bytearray(np.ascontiguousarray(values)).translate(self._table)  # 5 times faster than by indices
             mask = np.frombuffer(looked_up, dtype=np.uint8).reshape(values.shape)
         else:
             mask = self._look_up(values)

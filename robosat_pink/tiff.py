@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+import operator
 from typing import Any, NamedTuple
 
 import imagecodecs
@@ -106,8 +107,11 @@ def _is_plain(page: TiffPage, max_pixels: int) -> bool:
 def _is_whole(page: TiffPage, size: int) -> bool:
     """Whether every strip or tile is there, and inside the file's so many bytes."""
     offsets, counts = page.dataoffsets, page.databytecounts
-    return len(offsets) == len(counts) == math.prod(page.chunked) and all(
-        offset > 0 and count > 0 and offset + count <= size for offset, count in zip(offsets, counts, strict=True)
+    return (
+        len(offsets) == len(counts) == math.prod(page.chunked)
+        and min(offsets) > 0
+        and min(counts) > 0
+        and max(map(operator.add, offsets, counts)) <= size
     )
 
 
