@@ -41,6 +41,7 @@ def read_image(data: bytes | memoryview, bands: Sequence[int], name: str) -> tup
     elif missing is None:
         missing_pixels = np.zeros(image.shape[1:], dtype=bool)
     else:
+        image = image if image.flags.writeable else image.copy(order="K")  # it may be the file's own bytes
         image[missing] = 0
         missing_pixels = np.all(missing, axis=0)
     if image.dtype == np.float64:

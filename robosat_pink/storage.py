@@ -1,7 +1,7 @@
 """Object storage: list, read and write, with the same calls for s3:// and folders.
 
 A `Location` is a name from the experiment file and pickles; the client behind it is made on first use, once a process,
-because clients survive neither pickling nor fork (a child forked after the first use would hang: spawn it).
+because clients survive neither pickling nor fork: in a child forked after the first use, they raise.
 """
 
 from __future__ import annotations
@@ -251,8 +251,23 @@ def _endpoint(location: Location) -> str | None:
     return None
 
 
-@functools.cache
 def _client(location: Location, retries: int = RETRIES) -> S3Store | LocalStore:
+    """Raises RuntimeError in a process that was forked from one with clients: their threads are not in it."""
+    if _process_with_clients() != os.getpid():
+        raise RuntimeError(
+            f"{location}: this process was forked from one that had read from a store before, which would hang; let "
+            "multiprocessing start it by forkserver or spawn, as in DataLoader(..., multiprocessing_context='forkserver')"
+        )
+    return _client_here(location, retries)
+
+
+@functools.cache
+def _process_with_clients() -> int:
+    return os.getpid()
+
+
+@functools.cache
+def _client_here(location: Location, retries: int) -> S3Store | LocalStore:
     if location.bucket is None:
         if not Path(location.path).is_dir():
             raise NotFound(f"{location}: no such folder")

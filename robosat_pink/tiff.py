@@ -10,6 +10,7 @@ import io
 import logging
 import math
 import operator
+import sys
 from typing import Any, NamedTuple
 
 import imagecodecs
@@ -18,6 +19,7 @@ from tifffile import TiffFile, TiffPage
 
 logging.getLogger("tifffile").disabled = True  # of a file it cannot read, GDAL says so
 
+NATIVE = "<" if sys.byteorder == "little" else ">"
 DEFLATES = {8, 32946}
 COMPRESSIONS = {1, 5, 50000} | DEFLATES  # none, LZW, Zstandard
 PHOTOMETRICS = {1, 2}  # grey and RGB: GDAL reads these as they are
@@ -28,9 +30,9 @@ DTYPES = {"uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "flo
 
 
 class Plain(NamedTuple):
-    """What is in the file, all bands (C, H, W), and the value that stands for missing ones."""
+    """What is in the file, all bands (C, H, W), perhaps in its own bytes, and the value that stands for missing ones."""
 
-    values: np.ndarray
+    values: np.ndarray  # not to be written to
     nodata: float | None
 
 
@@ -47,11 +49,17 @@ def decode(data: bytes | memoryview, max_pixels: int) -> Plain | None:
             nodata = _nodata(page)
             height, width, bands = page.imagelength, page.imagewidth, page.samplesperpixel
             is_planar = page.planarconfig == 2
-            # Of damaged deflate libtiff gives what it has, without a word, where more comes out than there is room for.
-            values = page.asarray(maxworkers=1) if page.compression in DEFLATES else imagecodecs.tiff_decode(content)
+            expected = (bands, height, width) if is_planar else (height, width, bands)
+            if _lies_as_it_is(page):
+                values = np.frombuffer(data, page.dtype, math.prod(expected), page.dataoffsets[0]).reshape(expected)
+                values = values if values.flags.aligned else values.copy()  # GDAL begins pixels at odd places, too
+            elif page.compression in DEFLATES:
+                # Of damaged deflate libtiff gives what it has, without a word, where more comes out than it has room.
+                values = page.asarray(maxworkers=1)
+            else:
+                values = imagecodecs.tiff_decode(content)
     except Exception:  # whatever either reader dislikes: GDAL says what is wrong with it
         return None
-    expected = (bands, height, width) if is_planar else (height, width, bands)
     if values.dtype != page.dtype or _without_ones(values.shape) != _without_ones(expected):
         return None  # the two readers do not understand the header alike
     values = values.reshape(expected)
@@ -95,7 +103,7 @@ def _is_plain(page: TiffPage, max_pixels: int) -> bool:
         and page.photometric in PHOTOMETRICS
         and page.imagedepth == 1
         and (page.compression not in DEFLATES or all(code in page.tags for code in LAYOUT))
-        and page.imagelength * page.imagewidth <= max_pixels
+        and 0 < page.imagelength * page.imagewidth <= max_pixels
         and not ALPHAS.intersection(page.extrasamples)
         and page.tags.valueof(ORIENTATION, 1) == 1
         and MODEL_TRANSFORMATION not in page.tags
@@ -112,6 +120,17 @@ def _is_whole(page: TiffPage, size: int) -> bool:
         and min(offsets) > 0
         and min(counts) > 0
         and max(map(operator.add, offsets, counts)) <= size
+    )
+
+
+def _lies_as_it_is(page: TiffPage) -> bool:
+    """Whether the pixels are in the file as they shall be in memory: an array can be laid over them."""
+    return (
+        page.is_contiguous
+        and sum(page.databytecounts) == page.nbytes
+        and page.parent.byteorder == NATIVE
+        and page.fillorder == 1
+        and page.predictor == 1
     )
 
 

@@ -58,11 +58,11 @@ def server(process: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Ser
     for name, value in process.environment().items():
         monkeypatch.setenv(name, value)
     process.set()
-    storage._client.cache_clear()
+    storage._client_here.cache_clear()
     storage._with_md5.clear()
     storage._without_md5.clear()
     yield process
-    storage._client.cache_clear()
+    storage._client_here.cache_clear()
 
 
 @pytest.fixture
@@ -330,7 +330,7 @@ def test_held_out_tiles_that_changed_by_the_end_are_listed_again_too(
     with S3Server(folder) as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
-        storage._client.cache_clear()
+        storage._client_here.cache_clear()
 
         def replace(phase: str, epoch: int, samples: int) -> None:
             if phase == "val" and samples == 1 and epoch == 1:
@@ -365,7 +365,7 @@ def test_run_that_may_lists_again_goes_on_with_the_new_tiles_and_mixes_no_metric
     with S3Server(folder) as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
-        storage._client.cache_clear()
+        storage._client_here.cache_clear()
 
         def replace(*at: Any) -> None:
             if at == (phase, 1, samples):

@@ -44,7 +44,7 @@ def test_pair_comes_back_to_the_last_bit_in_its_own_type(tmp_path: Path, dtype: 
 def test_entry_with_a_flipped_bit_counts_as_absent(tmp_path: Path, place: int) -> None:
     tiles = TileCache(tmp_path, MANY)
     tiles.put("abc", *pair())
-    (path,) = tmp_path.glob("*/*")
+    (path,) = tmp_path.glob("*.tile*")
     data = bytearray(path.read_bytes())
     data[place] ^= 1
     path.write_bytes(data)
@@ -55,7 +55,7 @@ def test_entry_with_a_flipped_bit_counts_as_absent(tmp_path: Path, place: int) -
 def test_entry_that_was_cut_short_counts_as_absent(tmp_path: Path, length: int) -> None:
     tiles = TileCache(tmp_path, MANY)
     tiles.put("abc", *pair())
-    (path,) = tmp_path.glob("*/*")
+    (path,) = tmp_path.glob("*.tile*")
     path.write_bytes(path.read_bytes()[:length])
     assert tiles.get("abc") is None
     tiles.put("abc", *pair())
@@ -103,7 +103,7 @@ def test_no_more_is_kept_than_the_limit(tmp_path: Path) -> None:
     for number in range(6):
         tiles.put(f"{number}{number}", *pair())
     assert [tiles.get(f"{number}{number}") is not None for number in range(6)] == [True] * 3 + [False] * 3
-    assert sum(path.stat().st_size for path in tmp_path.glob("*/*")) == 3 * size
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.tile*")) == 3 * size
 
 
 def test_limit_is_one_for_all_processes_together(tmp_path: Path) -> None:
@@ -111,13 +111,13 @@ def test_limit_is_one_for_all_processes_together(tmp_path: Path) -> None:
     processes = [pickle.loads(pickle.dumps(TileCache(tmp_path, 3 * size))) for _ in range(4)]
     for number in range(12):
         processes[number % 4].put(f"{number}{number}", *pair())
-    assert sum(path.stat().st_size for path in tmp_path.glob("*/*")) == 3 * size
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.tile*")) == 3 * size
 
 
 def test_damaged_entry_of_a_full_cache_is_kept_anew(tmp_path: Path) -> None:
     tiles = TileCache(tmp_path, mmap.PAGESIZE)
     tiles.put("abc", *pair())
-    (path,) = tmp_path.glob("*/*")
+    (path,) = tmp_path.glob("*.tile*")
     path.write_bytes(bytes(mmap.PAGESIZE))
     assert tiles.get("abc") is None
     tiles.put("abc", *pair())
@@ -141,9 +141,9 @@ def test_new_run_makes_room_by_dropping_what_was_read_longest_ago(tmp_path: Path
     tiles = TileCache(tmp_path, 10 * size)
     for number in range(10):
         tiles.put(f"{number}{number}", *pair())
-        os.utime(tmp_path / f"{number}{number}/{number}{number}.tile", (1000 + number, 1000 + number))
+        os.utime(tmp_path / f"{number}{number}.tile", (1000 + number, 1000 + number))
     TileCache(tmp_path, 5 * size).make_room()
-    assert sorted(path.name for path in tmp_path.glob("*/*")) == [f"{number}{number}.tile" for number in (6, 7, 8, 9)]
+    assert sorted(path.name for path in tmp_path.glob("*.tile*")) == [f"{number}{number}.tile" for number in (6, 7, 8, 9)]
 
 
 def test_what_a_killed_process_left_half_written_is_not_read_and_goes_later(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ cache.TileCache(Path({str(tmp_path)!r}), 10**9).put("abc", np.zeros((1, 4, 4), n
 """
     killed = subprocess.run([sys.executable, "-c", script], check=False, timeout=60)
     assert killed.returncode == -9
-    (half,) = tmp_path.glob("*/*")
+    (half,) = tmp_path.glob("*.tile*")
     tiles = TileCache(tmp_path, MANY)
     assert tiles.get("abc") is None
     tiles.make_room()
@@ -171,8 +171,9 @@ cache.TileCache(Path({str(tmp_path)!r}), 10**9).put("abc", np.zeros((1, 4, 4), n
 def test_folder_that_cannot_be_written_only_means_that_nothing_is_kept(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "ab").write_text("in the way")
-    tiles = TileCache(tmp_path, MANY)
+    folder = tmp_path / "cache"
+    folder.write_text("in the way")
+    tiles = TileCache(folder, MANY)
     tiles.put("abc", *pair())
     tiles.put("abd", *pair())
     assert tiles.get("abc") is None

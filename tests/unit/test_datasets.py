@@ -11,6 +11,7 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
+from torch.utils.data import DataLoader
 
 from conftest import S3Server, pattern, write_tile
 from robosat_pink.config import ChannelConfig, ClassConfig, DatasetConfig, SplitConfig
@@ -488,6 +489,27 @@ def test_bucket_and_folder_give_the_same_samples(scene_on_s3: Path) -> None:
         "planet-imagery_2018_scene-3-2-5",
     ]
     assert [part.tolist() for part in on_s3.split()] == [part.tolist() for part in in_folder.split()]
+
+
+def rows_of(samples: list[Sample]) -> list[tuple[int, int]]:
+    return [(sample.row, int(sample.image.sum())) for sample in samples]
+
+
+@pytest.mark.parametrize("way", ["spawn", "forkserver"])
+def test_torchs_loader_reads_pairs_in_processes_that_are_started_anew(tmp_path: Path, way: str) -> None:
+    write_pair(tmp_path)
+    tiles = pairs_in(tmp_path)
+    loader = DataLoader(tiles, batch_size=1, num_workers=1, multiprocessing_context=way, collate_fn=rows_of)
+    assert list(loader) == [rows_of([tiles[0]])]
+
+
+def test_process_that_was_forked_from_one_that_reads_says_so_instead_of_hanging(tmp_path: Path) -> None:
+    write_pair(tmp_path)
+    tiles = pairs_in(tmp_path)
+    assert len(tiles[0].mask)
+    loader = DataLoader(tiles, batch_size=1, num_workers=1, multiprocessing_context="fork", collate_fn=rows_of)
+    with pytest.raises(RuntimeError, match="by forkserver or spawn"):
+        list(loader)
 
 
 def test_digest_of_a_bucket_changes_with_content(scene_on_s3: Path, s3: S3Server) -> None:
