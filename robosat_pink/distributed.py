@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -131,8 +133,9 @@ def joined(container: Container, place: Place, timeout_s: float) -> Iterator[Wor
         os.environ.setdefault("NCCL_HOSTID", current)  # containers may have one host name
         for host in hosts:
             _wait_for(host, timeout_s)
-    store, group = _meet(place, timeout_s)
-    peers = Peers(store, place, current if len(hosts) > 1 else socket.gethostname(), timeout_s, container)
+    store, group = _interruptibly(lambda: _meet(place, timeout_s))
+    host = current if len(hosts) > 1 else socket.gethostname()
+    peers = _interruptibly(lambda: Peers(store, place, host, timeout_s, container))
     try:
         yield World(place, group)
     except BaseException as error:  # the group is left as it is: to end it may wait for the dead
@@ -161,6 +164,20 @@ def _meet(place: Place, timeout_s: float) -> tuple[Any, Any]:
             f"{timeout_s:g} s (this is process {place.rank}): {error}. Hosts must reach each other on all ports; "
             "runtime.peer_timeout_s is how long they wait"
         ) from error
+
+
+def _interruptibly(work: Callable[[], T]) -> T:
+    """What the work gives. A signal ends the wait for it, which torch's own waiting would sit out."""
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="meeting", daemon=True).start()
+    return outcome.result()
 
 
 def _use_interface(name: str | None) -> None:

@@ -46,19 +46,22 @@ class Peers:
         self.hosts = [self._store.get(f"host{rank}").decode() for rank in range(place.size)]
         self._beats = dict.fromkeys(range(place.size), b"")
         self._heard = dict.fromkeys(range(place.size), time.monotonic())
-        self._store_lost: float | None = None
+        self._answered = time.monotonic()  # the store, last
         self._failure: dict[str, Any] | None = None
         self._failure_seen = 0.0
         self._is_closed = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="peers", daemon=True)
-        self._thread.start()
+        # Who asks the store may wait for its answer for ever, and so somebody else looks at the clock.
+        self._beating = threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True)
+        self._watching = threading.Thread(target=self._watch, name="peers", daemon=True)
+        self._beating.start()
+        self._watching.start()
 
     def close(self) -> None:
         """This process needs the others no more, nor they it."""
         self._is_closed.set()
-        self._thread.join()
-        if self._store_lost is None:
-            self._try_to_set(f"gone{self._place.rank}", "1")
+        self._watching.join()
+        self._beating.join(SILENT_S)
+        self._try_to_set(f"gone{self._place.rank}", "1")
 
     def leave(self, error: BaseException) -> BaseException:
         """What this process shall raise, given what it ends by; if that is its own, the others are told."""
@@ -82,16 +85,28 @@ class Peers:
         while time.monotonic() < deadline and not all(self._store.check([each]) for each in others):
             time.sleep(BEAT_S / 4)
 
-    def _watch(self) -> None:
+    def _keep_beating(self) -> None:
         while not self._is_closed.wait(BEAT_S):
             try:
                 self._beat()
-                self._store_lost = None
-            except Exception:
-                self._store_lost = self._store_lost or time.monotonic()
+            except Exception as error:  # the store is gone: `_watch` will see that it does not answer
+                log.debug("no heartbeat: %s", error)
+            else:
+                self._answered = time.monotonic()
+
+    def _watch(self) -> None:
+        looked = time.monotonic()
+        while not self._is_closed.wait(BEAT_S):
+            before, looked = looked, time.monotonic()
+            if looked - before > SILENT_S:  # it was this process that stood still, and heard nobody
+                self._listen_anew()
             gone = self._found(self._vanished_s)
             if gone and (self._failure is None or time.monotonic() - self._failure_seen > STUCK_S):
                 self._end(gone)
+
+    def _listen_anew(self) -> None:
+        self._answered = now = time.monotonic()
+        self._heard.update({rank: max(heard, now) for rank, heard in self._heard.items()})
 
     def _beat(self) -> None:
         now = time.monotonic()
@@ -117,8 +132,8 @@ class Peers:
             return PeerFailed(f"process {rank} on host {self.hosts[rank]} failed: {cause}")
         now = time.monotonic()
         silent = {rank: now - heard for rank, heard in self._heard.items() if now - heard > silent_s}
-        if self._store_lost and now - self._store_lost > silent_s:
-            silent = {0: now - self._store_lost}
+        if now - self._answered > silent_s:
+            silent = {0: now - self._answered}
         silent.pop(self._place.rank, None)
         if not silent:
             return None
@@ -138,6 +153,8 @@ class Peers:
         os._exit(1)
 
     def _try_to_set(self, key: str, value: str) -> None:
+        if time.monotonic() - self._answered > SILENT_S:  # whoever asks it now would wait, too
+            return
         try:
             self._store.set(key, value)
         except Exception as error:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -93,6 +94,17 @@ def children(process: int) -> list[int]:
     return [ranks[rank] for rank in sorted(ranks)]
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.mark.parametrize("extra", [(), ("runtime.accumulation=2",), ("runtime.workers=1", "model.batch_size=4")])
 def test_two_processes_learn_what_one_does_from_the_whole_batch(job: Path, extra: tuple[str, ...]) -> None:
     """10 tiles in batches of 3: shares of 2 and 1, in the last step of 1 and none."""
@@ -135,7 +147,7 @@ def test_two_processes_go_on_to_the_last_bit_wherever_they_were_interrupted(job:
             time.sleep(0.05)
         assert run.returncode == (-signal.SIGKILL if then == "kill" else 0), out
         assert not (job / "output/failure").exists()
-    train(*settings)
+    assert "continuing from" in train(*settings)
     assert_identical(results(job), whole)
 
 
@@ -166,6 +178,31 @@ def test_when_one_process_is_killed_the_others_end_and_the_failure_file_says_so(
     assert run.returncode == 137, out
     assert f"process {rank} of 2 was killed by SIGKILL" in (job / "output/failure").read_text()
     assert f"has vanished: process {rank}" in out
+
+
+def test_process_that_is_silent_but_not_gone_is_not_waited_for(job: Path) -> None:
+    """The first, which keeps what the others ask for news: as of a machine that hangs, no connection is closed."""
+    run = begin("runtime.processes=2", "model.epochs=1000", "runtime.peer_timeout_s=8")
+    until(run, "phase=val epoch=1")
+    first = children(run.pid)[0]
+    os.kill(first, signal.SIGSTOP)
+    until(run, "has vanished: process 0")
+    os.kill(first, signal.SIGKILL)
+    out, _ = run.communicate(timeout=60)
+    assert run.returncode == 137, out
+
+
+def test_process_is_stopped_while_it_waits_for_another_that_has_not_come(job: Path) -> None:
+    port = free_port()
+    run = begin(RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    deadline = time.monotonic() + 60
+    while not is_open(port) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    run.send_signal(signal.SIGTERM)
+    out, _ = run.communicate(timeout=15)
+    assert run.returncode == 0, out
+    assert "stopped by a signal" in out
 
 
 def test_error_of_one_process_ends_all_with_its_cause(job: Path) -> None:
