@@ -117,9 +117,9 @@ class ResumePoints:
     """The resume points of a folder: resume-00001-000020.pth, 20 steps after epoch 1, with all state.
 
     The platform copies the folder to S3 meanwhile, and what is removed here is removed there. So a name is written
-    once (another one of the same place has a number behind it); the last two that are known to be whole stay; and one
-    that is just being copied goes with a later call. Other files, among them the platform's marks of what it copies,
-    come and go, and are its own business.
+    once; a place that is reached again, as in an epoch that has begun anew, has a higher number behind it. The last two
+    that are known to be whole stay; and one that is just being copied goes with a later call. Other files, among them
+    the platform's marks of what it copies, come and go, and are its own business.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -143,8 +143,8 @@ class ResumePoints:
         return None
 
     def save(self, epoch: int, step: int, content: Mapping[str, Any]) -> Path:
-        places = map(_place_of, (*self._there(), *self._whole))
-        number = max((number + 1 for *place, number in places if place == [epoch, step]), default=0)
+        earlier = [_place_of(each) for each in (*self._there(), *self._whole)]
+        number = max((each[0] + (each[1:] >= (epoch, step)) for each in earlier), default=0)
         path = self.folder / f"resume-{epoch:05d}-{step:06d}{f'-{number}' * (number > 0)}.pth"
         save(path, content)
         self._whole.append(path)
@@ -161,11 +161,11 @@ class ResumePoints:
 
 
 def _place_of(path: Path) -> tuple[int, int, int]:
-    """Epoch, step and number of a resume point, by its name."""
+    """Number, epoch and step of a resume point, by its name: the later one is the greater."""
     match = RESUME_FILE.fullmatch(path.name)
     assert match
     epoch, step, number = (int(each or 0) for each in match.groups())
-    return epoch, step, number
+    return number, epoch, step
 
 
 def _check_sums(data: bytes) -> None:

@@ -19,7 +19,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
     Raises ContractError, with the reason, where the disk does not take it.
     """
-    temporary = path.with_name(path.name + TEMPORARY)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")  # two that fail at once both say why
     try:
         with temporary.open("wb") as file:
             write(file)

@@ -325,7 +325,7 @@ def test_disk_that_fills_up_under_a_checkpoint_leaves_none(
     monkeypatch.setattr(torch, "save", save)
     assert run_here().returncode != 0
     assert "No space left on device" in (job / "output/failure").read_text().splitlines()[0]
-    assert shown == {*KNOWN_BEFORE_THE_FIRST_STEP, "checkpoint-00001-of-00001.pth.sagemaker-ignore"}
+    assert shown == {*KNOWN_BEFORE_THE_FIRST_STEP, f"checkpoint-00001-of-00001.pth.{os.getpid()}.sagemaker-ignore"}
     assert {path.name for path in (job / "model").iterdir()} == KNOWN_BEFORE_THE_FIRST_STEP
     assert not list(job.rglob("*.sagemaker-ignore"))
 

@@ -13,10 +13,10 @@ import pytest
 
 from conftest import write_job
 from robosat_pink.checkpoint import RESUME_FILE
-from test_processes import EXPERIMENT, assert_identical, clear, results, train, until
+from test_processes import EXPERIMENT, assert_identical, children, clear, results, train, until
 
 SETTINGS = ("runtime.processes=1", "checkpoint.every_minutes=0.0001")
-KILLS = 10
+MOMENTS = int(os.environ.get("ROBOSAT_PINK_MOMENTS", 0))  # to try more of them than there is time for each time
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def job(opt_ml: Path) -> Path:
     return write_job(opt_ml, EXPERIMENT, tiles=6)
 
 
-def begin() -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "robosat_pink.train", *SETTINGS]
+def begin(*settings: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "robosat_pink.train", *SETTINGS, *settings]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -33,15 +33,23 @@ def newest(job: Path) -> Path | None:
     return max((path for path in (job / "checkpoints").iterdir() if RESUME_FILE.fullmatch(path.name)), default=None)
 
 
-def test_run_that_is_killed_at_ten_random_moments_ends_to_the_last_bit_as_if_it_had_not_been(job: Path) -> None:
+@pytest.mark.parametrize(
+    ("how", "processes", "moments"),
+    [(signal.SIGKILL, 1, 10), (signal.SIGTERM, 1, 3), (signal.SIGKILL, 2, 3), (signal.SIGTERM, 2, 3)],
+)
+def test_run_that_is_interrupted_at_random_moments_ends_to_the_last_bit_as_if_it_had_not_been(
+    job: Path, how: signal.Signals, processes: int, moments: int
+) -> None:
     """In a listing, in a step, in a save, in an evaluation: the moments are drawn over all of the run."""
-    train(*SETTINGS)
+    moments = MOMENTS or moments
+    setting = f"runtime.processes={processes}"
+    train(*SETTINGS, setting)
     whole = results(job)
     clear(job)
-    drawn = random.Random(0)
+    drawn = random.Random(f"{how} {processes}")
     points = [newest(job)]
-    for number in range(KILLS):
-        run = begin()
+    for number in range(moments):
+        run = begin(setting)
         if number % 5 == 0:  # before there is a tile
             until(run, "experiment:")
             time.sleep(drawn.uniform(0, 0.1))
@@ -51,15 +59,18 @@ def test_run_that_is_killed_at_ten_random_moments_ends_to_the_last_bit_as_if_it_
             while number % 2 and newest(job) == points[-1] and time.monotonic() < deadline:
                 time.sleep(0.01)
             time.sleep(drawn.uniform(0, 0.5))
-        run.kill()
-        out, _ = run.communicate(timeout=60)
-        assert run.returncode == -signal.SIGKILL, out
+        trained = children(run.pid) if processes > 1 else []
+        run.send_signal(how)
+        out, _ = run.communicate(timeout=120)
+        assert run.returncode == (-how if how == signal.SIGKILL else 0), out
+        while any(Path(f"/proc/{each}").exists() for each in trained):  # they end with the one that started them
+            time.sleep(0.05)
         points.append(newest(job))
     names = [point.name if point else "" for point in points]
     assert names == sorted(names)
-    assert len(set(names)) > KILLS // 3
+    assert len(set(names)) > moments // 3
     assert not (job / "model/checkpoint-00003-of-00003.pth").exists(), "nothing was interrupted in the end"
-    assert "continuing from" in train(*SETTINGS)
+    assert "continuing from" in train(*SETTINGS, setting)
     assert_identical(results(job), whole)
 
 

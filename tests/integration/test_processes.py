@@ -130,27 +130,6 @@ def test_synchronised_batch_norm_gives_two_processes_the_statistics_of_the_whole
     assert abs(apart - whole) > 10 * abs(synchronised - whole)
 
 
-@pytest.mark.parametrize("then", ["kill", "stop"])
-def test_two_processes_go_on_to_the_last_bit_wherever_they_were_interrupted(job: Path, then: str) -> None:
-    settings = ("runtime.processes=2", "checkpoint.every_minutes=0.0001")
-    train(*settings)
-    whole = results(job)
-    clear(job)
-    for seconds in (0.3, 1.5):
-        run = begin(*settings)
-        until(run, "training on")
-        time.sleep(seconds)
-        workers = children(run.pid)
-        run.send_signal(signal.SIGKILL if then == "kill" else signal.SIGTERM)
-        out, _ = run.communicate(timeout=120)
-        while any(Path(f"/proc/{each}").exists() for each in workers):  # they end with the one that started them
-            time.sleep(0.05)
-        assert run.returncode == (-signal.SIGKILL if then == "kill" else 0), out
-        assert not (job / "output/failure").exists()
-    assert "continuing from" in train(*settings)
-    assert_identical(results(job), whole)
-
-
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_other_processes_go_on_with_the_same_batches(job: Path, before: int, after: int) -> None:
     settings = ("model.batch_norm=frozen", "checkpoint.every_minutes=0.0001")

@@ -246,9 +246,9 @@ def test_resume_points_just_written_outlive_damaged_ones_of_later_epochs(tmp_pat
         (tmp_path / f"resume-{epoch:05d}-000000.pth").write_bytes(b"damaged")
     points = ResumePoints(tmp_path)
     save_resume_points(points, 1)
-    assert ResumePoints(tmp_path).newest() == (tmp_path / "resume-00001-000000.pth", {"epoch": 1})
+    assert ResumePoints(tmp_path).newest() == (tmp_path / "resume-00001-000000-1.pth", {"epoch": 1})
     save_resume_points(points, 2)
-    assert names(tmp_path) == ["resume-00001-000000.pth", "resume-00002-000000.pth"]
+    assert names(tmp_path) == ["resume-00001-000000-1.pth", "resume-00002-000000-1.pth"]
 
 
 def test_resume_point_that_was_there_stays_until_two_newer_ones_are(tmp_path: Path) -> None:
@@ -275,6 +275,16 @@ def test_marker_files_and_foreign_files_are_neither_read_nor_removed(tmp_path: P
     save_resume_points(ResumePoints(tmp_path), 1, 2, 3)
     assert names(tmp_path) == sorted([*foreign, "algo-1", "resume-00002-000000.pth", "resume-00003-000000.pth"])
     assert ResumePoints(tmp_path).newest() == (tmp_path / "resume-00003-000000.pth", {"epoch": 3})
+
+
+def test_resume_points_of_an_epoch_begun_anew_are_newer_than_those_of_its_first_try(tmp_path: Path) -> None:
+    points = ResumePoints(tmp_path)
+    for step in (8000, 9000, 10, 20):
+        points.save(1, step, {"step": step})
+        assert ResumePoints(tmp_path).newest().content == {"step": step}  # type: ignore[union-attr]
+    assert names(tmp_path) == ["resume-00001-000010-1.pth", "resume-00001-000020-1.pth"]
+    points.save(2, 0, {"step": 0})
+    assert ResumePoints(tmp_path).newest().content == {"step": 0}  # type: ignore[union-attr]
 
 
 def test_resume_point_that_is_being_uploaded_goes_once_it_is_not(tmp_path: Path) -> None:
