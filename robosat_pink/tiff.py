@@ -30,9 +30,9 @@ DTYPES = {"uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "flo
 
 
 class Plain(NamedTuple):
-    """What is in the file, all bands (C, H, W), perhaps in its own bytes, and the value that stands for missing ones."""
+    """What is in the file, all bands (C, H, W), and the value that stands for missing ones."""
 
-    values: np.ndarray  # not to be written to
+    values: np.ndarray  # perhaps the file's own bytes, which cannot be written to
     nodata: float | None
 
 
