@@ -255,8 +255,8 @@ def _client(location: Location, retries: int = RETRIES) -> S3Store | LocalStore:
     """Raises RuntimeError in a process that was forked from one with clients: their threads are not in it."""
     if _process_with_clients() != os.getpid():
         raise RuntimeError(
-            f"{location}: this process was forked from one that had read from a store before, and would hang; start it by "
-            "forkserver or spawn, as in DataLoader(..., multiprocessing_context='forkserver')"
+            f"{location}: this process was forked from one that had read from a store before, and would hang; start it "
+            "by forkserver or spawn, as in DataLoader(..., multiprocessing_context='forkserver')"
         )
     return _client_here(location, retries)
 

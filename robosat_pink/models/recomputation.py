@@ -174,7 +174,7 @@ class _CatConv(torch.autograd.Function):
         features = _side_by_side(parts, grad.dtype)
         wanted = (any(ctx.needs_input_grad[3:]), ctx.needs_input_grad[0], ctx.has_bias)
         if upsampling == "transposed":
-            kernel = _boxed(weight.to(grad.dtype))
+            kernel = _boxed(weight.to(grad.dtype))  # kept, AlbuNet's kernels would take 98 MB of float32
             grad_features, grad_weight, grad_bias = _conv_backward(grad, features, kernel, wanted, (2, 2), (1, 1), True)
             grad_weight = _unboxed(grad_weight.to(weight.dtype)) if wanted[1] else None
         else:
