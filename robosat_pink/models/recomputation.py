@@ -241,7 +241,7 @@ def _unboxed(grad: Tensor) -> Tensor:
 
 def _running_statistics(norm: Any) -> tuple[Tensor, Tensor]:
     """Mean and variance, to be used in evaluation or updated in training; the second time, copies to be dropped."""
-    if norm.training and _is_second_time.get():
+    if norm.training and not torch.compiler.is_compiling() and _is_second_time.get():
         return norm.running_mean.clone(), norm.running_var.clone()
     if norm.training and hasattr(norm, "num_batches_tracked"):
         norm.num_batches_tracked.add_(1)
