@@ -74,7 +74,7 @@ def counting_nothing(model: nn.Module) -> Iterator[None]:
 
     The norms themselves know: a GPU's backward, which computes some of them again, runs in a thread of its own.
     """
-    norms = [each for each in model.modules() if hasattr(each, "running_mean")]
+    norms: list[Any] = [each for each in model.modules() if hasattr(each, "running_mean")]
     training = [each.training for each in norms]
     try:
         for each in norms:
