@@ -62,7 +62,9 @@ def training_step_in_parts(
         kept = torch.where(is_number, torch.cat([each.flatten() for each in statistics]), before)
         for each, value in zip(statistics, torch.split(kept, [each.numel() for each in statistics]), strict=True):
             each.copy_(value.view_as(each))
-    if state.scaler.is_enabled():  # it looks at the gradients, and passes over them itself
+    if state.scaler.is_enabled():  # it passes over gradients that are no numbers, but does not know of the loss
+        gradient = next(each.grad for each in state.model.parameters() if each.grad is not None)
+        gradient.masked_fill_(~is_number, torch.nan)
         state.scaler.step(state.optimizer)
         state.scaler.update()
     else:

@@ -222,11 +222,16 @@ class Normed(nn.Module):
         return found
 
 
+@pytest.mark.parametrize("autocast", [None, torch.float16])
+@pytest.mark.parametrize("where", ["image", "loss"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_batch_whose_loss_is_no_number_changes_neither_weights_nor_moments_nor_statistics(value: float) -> None:
+def test_batch_whose_loss_is_no_number_changes_neither_weights_nor_moments_nor_statistics(
+    autocast: torch.dtype | None, where: str, value: float
+) -> None:
+    """Where it comes from the loss alone, gradients are numbers all the same."""
     torch.manual_seed(0)
     model = Normed()
-    state, task = setup(model)
+    state, task = setup(model, autocast=autocast)
     image, mask = batch()
     *_, is_number = step.training_step(state, task, batch_of(image, mask), 7)
     assert is_number
@@ -237,12 +242,16 @@ def test_batch_whose_loss_is_no_number_changes_neither_weights_nor_moments_nor_s
         return [each.clone() for each in (*floats, *moments)]
 
     before = everything()
-    broken = image.clone()
-    broken[3, 1, 5, 5] = value
+    broken, loss = image.clone(), task.loss
+    if where == "image":
+        broken[3, 1, 5, 5] = value
+    else:
+        task.loss = lambda logits, mask: loss(logits, mask) + value
     *_, counted, is_number = step.training_step(state, task, batch_of(broken, mask), 7)
     assert not is_number
     assert (counted == 255).all()
     assert all(torch.equal(one, other) for one, other in zip(everything(), before, strict=True))
+    task.loss = loss
     step.training_step(state, task, batch_of(image, mask), 7)
     assert not any(torch.equal(one, other) for one, other in zip(everything(), before, strict=True))
 
