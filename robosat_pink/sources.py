@@ -5,6 +5,7 @@ The far end of a worker process is `worker`.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import mmap
@@ -228,4 +229,7 @@ def _pin(memory: mmap.mmap, is_pinned: bool) -> bool:
     runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     pointer = tensor.data_ptr()
     status = runtime.cudaHostRegister(pointer, len(tensor), 0) if is_pinned else runtime.cudaHostUnregister(pointer)
-    return int(status) == 0
+    if int(status):
+        with contextlib.suppress(RuntimeError):
+            torch.ones(1, device="cuda")  # CUDA keeps the error for the next kernel to raise: this one
+    return not int(status)

@@ -1,5 +1,6 @@
 """Batches: which rows, in which order, in one tensor, by whatever number of processes."""
 
+import mmap
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from conftest import pattern
-from robosat_pink import machine
+from robosat_pink import machine, sources
 from robosat_pink.datasets import Draw, TilePairs
 from robosat_pink.errors import DataError, RobosatError
 from robosat_pink.launch import Place
@@ -160,6 +161,33 @@ def test_gpu_is_waited_for_at_a_pinned_place_even_if_a_later_one_could_not_be_pi
     assert len(batches) == 2
     batches.clear()
     assert recorded == [True]
+
+
+def test_error_of_memory_that_cannot_be_pinned_is_not_left_to_the_next_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As CUDA does it: a failed call leaves its error, and the next kernel raises it."""
+    pending = []
+
+    def register(*_: int) -> int:
+        pending.append(801)
+        return 801
+
+    def kernel(*_: int, device: str) -> None:
+        if pending:
+            raise RuntimeError(f"CUDA error {pending.pop()} on {device}")
+
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: SimpleNamespace(cudaHostRegister=register))
+    monkeypatch.setattr(torch, "ones", kernel)
+    assert not sources._pin(mmap.mmap(-1, 4096), True)
+    assert not pending
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_gpu_computes_on_after_memory_could_not_be_pinned() -> None:
+    memory = mmap.mmap(-1, 4096)
+    assert sources._pin(memory, True)
+    assert not sources._pin(memory, True)  # it is already
+    assert torch.ones(2, device="cuda").sum().item() == 2
+    assert sources._pin(memory, False)
 
 
 def test_shared_memory_is_none_of_dev_shm(tiles: TilePairs) -> None:
