@@ -15,6 +15,7 @@ import signal
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 from multiprocessing.util import Finalize
 from typing import Any, NamedTuple, Protocol
@@ -125,11 +126,11 @@ class Worker:
         self._process = context.Process(target=worker.serve, args=(reader, theirs, dict(os.environ)), daemon=True)
         self._process.start()
         theirs.close()
-        self.close = Finalize(self, self._connection.close, exitpriority=1)  # who has no connection any more ends
         self._interrupt = interrupt
         self._pin_memory = pin_memory
         self._memories: dict[int, mmap.mmap] = {}  # by place
         self._pinned: set[int] = set()  # places
+        self.close = Finalize(self, _close, (self._connection, self._memories, self._pinned), exitpriority=1)
         self._places = itertools.count()
         self._free: deque[tuple[int, torch.cuda.Event | None]] = deque()  # places, and when the GPU has read them
         self._numbers = itertools.count()
@@ -221,6 +222,15 @@ class Worker:
             else "What it said of that stands above; runtime.workers = 0 reads in the main process"
         )
         return RobosatError(f"a process that reads tiles died ({how}). {advice}")
+
+
+def _close(connection: Connection, memories: dict[int, mmap.mmap], pinned: set[int]) -> None:
+    """The worker ends, who has no connection any more; memory is freed of CUDA before it goes."""
+    connection.close()
+    if pinned:
+        torch.cuda.synchronize()  # it may still be copying
+    while pinned:
+        _pin(memories[pinned.pop()], False)
 
 
 def _pin(memory: mmap.mmap, is_pinned: bool) -> bool:

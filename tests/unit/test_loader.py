@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,17 +151,36 @@ def test_memory_of_a_batch_that_is_gone_is_used_again(tiles: TilePairs) -> None:
 def test_gpu_is_waited_for_at_a_pinned_place_even_if_a_later_one_could_not_be_pinned(
     tiles: TilePairs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    could = iter([True, False])
+    could = iter([True, False, True])
     recorded = []
     event = SimpleNamespace(record=lambda: recorded.append(True), query=lambda: False)
     monkeypatch.setattr("robosat_pink.sources._pin", lambda *_: next(could))
     monkeypatch.setattr(torch.cuda, "Event", lambda: event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     worker = Worker(tiles.reader, True, lambda: None)
     numbers = [worker.begin([tiles.order(row)]) for row in (0, 1)]
     batches = [worker.finish(number) for number in numbers]
     assert len(batches) == 2
     batches.clear()
     assert recorded == [True]
+    worker.close()
+
+
+def test_pinned_memory_is_freed_when_its_loader_is_closed_and_the_gpu_has_read_it(
+    tiles: TilePairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[Any] = []
+    monkeypatch.setattr(sources, "_pin", lambda memory, is_pinned: not done.append((memory, is_pinned)))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: done.append("read"))
+    worker = Worker(tiles.reader, True, lambda: None)
+    number = worker.begin([tiles.order(0)])
+    batch = worker.finish(number)
+    (memory,) = worker._memories.values()
+    worker.close()
+    assert done == [(memory, True), "read", (memory, False)]
+    assert len(batch) == 1
+    worker.close()
+    assert len(done) == 3
 
 
 def test_error_of_memory_that_cannot_be_pinned_is_not_left_to_the_next_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
