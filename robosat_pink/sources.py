@@ -197,12 +197,12 @@ class Worker:
             self._pin_memory = False
 
     def _free_place(self) -> int:
-        """One that is used no more, or else a new one."""
+        """One that is used no more, the latest first, so that few grow where few are used; or else a new one."""
         for _ in range(len(self._free)):
-            place, event = self._free.popleft()
+            place, event = self._free.pop()
             if event is None or event.query():  # type: ignore[no-untyped-call]
                 return place
-            self._free.append((place, event))
+            self._free.appendleft((place, event))
         return next(self._places)
 
     def _release(self, place: int) -> None:

@@ -433,6 +433,35 @@ def test_few_batches_are_read_ahead_where_memory_is_scarce(tiles: TilePairs, mon
     assert TileLoader(tiles, 3, 0)._ahead == LEAST_AHEAD
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_fewer_batches_are_read_ahead_where_whole_tiles_take_more_memory(
+    tiles: TilePairs, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """One tile of 8 x 8 is counted as 576 bytes; a whole one of 16 x 16 takes 1,280."""
+    monkeypatch.setattr(machine, "memory_bytes", lambda: 4 * 8 * 576)
+    loader = TileLoader(tiles, 1, workers)
+    assert loader._ahead == 6
+    (source,) = loader._sources
+    under_way: list[int] = []
+    counts = []
+    begin, finish = source.begin, source.finish
+    monkeypatch.setattr(source, "begin", lambda orders: (under_way.append(number := begin(orders)), number)[1])
+
+    def finish_one(number: int) -> Batch:
+        counts.append(len(under_way))
+        under_way.remove(number)
+        return finish(number)
+
+    monkeypatch.setattr(source, "finish", finish_one)
+    assert sum(map(len, loader.training(ROWS, 1))) == len(ROWS)
+    assert max(counts) == 6
+    counts.clear()
+    assert sum(map(len, loader.evaluation(ROWS))) == len(ROWS)
+    assert max(counts) == LEAST_AHEAD
+    if isinstance(source, Worker):
+        assert sum(len(memory) > 576 for memory in source._memories.values()) < 6
+
+
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])
 def test_shares_of_the_processes_make_up_every_batch_once(tiles: TilePairs, processes: int) -> None:
     whole = TileLoader(tiles, 3, 0)
