@@ -38,7 +38,9 @@ def explained(
     what = f"the memory does not suffice for {at_once} tile(s) of {height} x {width} at a time"
     less = "runtime.precision = bf16 or fp16 takes less, and so does, in training, runtime.recompute = blocks"
     if task.world.size > 1 and at_once > 1:  # the others would have to take part in a trial
-        raise ContractError(f"{what}; try runtime.accumulation = {2 * parts}, or more processes; {less}. {reason}")
+        is_synchronised = task.config.model.batch_norm == "synchronised"  # and so is not computed in parts
+        way = "a smaller model.batch_size" if is_synchronised else f"runtime.accumulation = {2 * parts}"
+        raise ContractError(f"{what}; try {way}, or more processes; {less}. {reason}")
     more = _more_parts(samples, parts) if task.world.size == 1 else []
     fitting = next((each for each in more if _fits(work, forget, each)), None)
     if fitting is None:

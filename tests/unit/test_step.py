@@ -1,7 +1,8 @@
 """One batch at a time: in parts, in fewer bits, and where the memory does not suffice."""
 
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from robosat_pink import memory, step
 from robosat_pink.config import ModelConfig, RuntimeConfig
 from robosat_pink.distributed import World
 from robosat_pink.errors import ContractError
+from robosat_pink.launch import Place
 from robosat_pink.losses import build_loss
 from robosat_pink.models import build_model
 from robosat_pink.models.blocks import Execution, choose_execution
@@ -104,6 +106,20 @@ def test_memory_that_does_not_suffice_is_an_error_that_names_what_fits(
     assert "Tried to allocate 20 MiB" in message
     state, task = setup(Small(most), accumulation)
     step.training_step(state, task, batch_of(*batch()), 7)
+
+
+@pytest.mark.parametrize(
+    ("batch_norm", "way"), [("batch", "runtime.accumulation = 4"), ("synchronised", "a smaller model.batch_size")]
+)
+def test_several_processes_are_told_of_what_they_may_do_where_memory_does_not_suffice(
+    batch_norm: Literal["batch", "synchronised"], way: str
+) -> None:
+    state, task = setup(Small(2), 2)
+    task.config.model = replace(task.config.model, batch_norm=batch_norm)
+    task.world = World(Place(0, 2))
+    with pytest.raises(ContractError, match=f"for 4 tile.* at a time; try {way}, or more processes; ") as caught:
+        step.training_step(state, task, batch_of(*batch()), 14)
+    assert ("accumulation" in str(caught.value)) == (batch_norm == "batch")
 
 
 def test_memory_that_does_not_suffice_for_one_tile_is_an_error_with_the_ways_out() -> None:
