@@ -14,6 +14,7 @@ from torch.nn import functional
 from robosat_pink.models import build_model
 from robosat_pink.models.blocks import Execution, choose_execution
 from robosat_pink.models.recomputation import (
+    Recompute,
     Upsampling,
     batch_norm,
     cat_conv,
@@ -229,3 +230,18 @@ def test_norm_that_counts_nothing_does_not_in_the_thread_of_a_gpu_s_backward_eit
         step()
     step()
     assert counted == [[0.0] * 3, [0.0] * 3, [4.0] * 3, [4.0] * 3]
+
+
+@pytest.mark.parametrize("name", ["albunet", "ternausnetv2"])
+@pytest.mark.parametrize("recompute", ["none", "norms", "blocks"])
+def test_every_norm_is_synchronised_whatever_is_computed_again(
+    monkeypatch: pytest.MonkeyPatch, name: str, recompute: Recompute
+) -> None:
+    gathered = []
+    monkeypatch.setattr(dist, "get_world_size", lambda: 1)
+    monkeypatch.setattr(dist, "all_gather", lambda whole, ours: (gathered.append(ours), whole[0].copy_(ours)))
+    model = build_model(name, num_classes=1, num_channels=3, num_filters=4)
+    synchronise(model)
+    choose_execution(model, Execution("plain", recompute))
+    model(randn(1, 3, 64, 64, dtype=torch.float32))
+    assert len(gathered) == sum(hasattr(each, "running_mean") for each in model.modules())
