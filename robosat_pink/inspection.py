@@ -19,7 +19,7 @@ from robosat_pink.losses import IGNORE
 from robosat_pink.metrics import Confusion
 from robosat_pink.sources import Batch
 from robosat_pink.state import Task
-from robosat_pink.step import to_device
+from robosat_pink.step import in_parts, to_device
 
 BINS = 200  # of probability
 THRESHOLDS = np.arange(1, BINS) / BINS
@@ -167,7 +167,7 @@ def _evaluated(model: nn.Module, task: Task, rows: np.ndarray) -> Iterator[tuple
         if len(batch):
             image, mask = to_device(batch, task, task.evaluation_transform)
             with autocast(task.device, task.autocast):
-                logits = model(image)
+                logits = torch.cat([model(*part) for part in in_parts(task.config.runtime.accumulation, image)])
             yield batch, logits, mask
         else:
             yield batch, torch.empty(0, 1, 0, 0), torch.empty(0, 0, 0)

@@ -17,10 +17,9 @@ import torch
 from robosat_pink import metrics, progress
 from robosat_pink.config import ModelConfig
 from robosat_pink.container import Stopped
-from robosat_pink.device import autocast
 from robosat_pink.errors import RobosatError
 from robosat_pink.state import State, Task
-from robosat_pink.step import set_training, to_device, training_step
+from robosat_pink.step import evaluation_step, set_training, training_step
 from robosat_pink.tally import Tally
 
 log = logging.getLogger(__name__)
@@ -65,8 +64,7 @@ def train_epoch(state: State, task: Task, epoch: int, save: Callable[[State], No
                 group["lr"] = learning_rate(task.config.model, done)
             (total,) = task.world.total(len(batch))
             if total:
-                loss, logits, mask, is_number = training_step(state, task, batch, total)
-                tally.add(number, batch, loss, logits, mask, is_number)
+                tally.add(number, batch, *training_step(state, task, batch, total))
             state.step = number + 1
             stop, is_due = task.watch()
             if is_due or state.step % STEPS_UNSEEN[task.device.type] == 0:
@@ -125,10 +123,7 @@ def evaluate(
     batches = tally.timed(task.loader.evaluation(rows))
     for number, batch in enumerate(task.show(batches, num_batches, f"epoch {epoch} {phase}", tally)):
         if len(batch):
-            image, mask = to_device(batch, task, task.evaluation_transform)
-            with autocast(task.device, task.autocast):
-                logits = state.model(image)
-            tally.add(number, batch, task.loss(logits, mask), logits, mask)
+            tally.add(number, batch, *evaluation_step(state, task, batch))
         stop, is_due = task.watch()
         if stop:
             raise Stopped(stop, is_agreed=True)

@@ -5,6 +5,7 @@ The far end of a worker process is `worker`.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import mmap
@@ -14,6 +15,7 @@ import signal
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 from multiprocessing.util import Finalize
 from typing import Any, NamedTuple, Protocol
@@ -124,11 +126,11 @@ class Worker:
         self._process = context.Process(target=worker.serve, args=(reader, theirs, dict(os.environ)), daemon=True)
         self._process.start()
         theirs.close()
-        self.close = Finalize(self, self._connection.close, exitpriority=1)  # who has no connection any more ends
         self._interrupt = interrupt
         self._pin_memory = pin_memory
         self._memories: dict[int, mmap.mmap] = {}  # by place
         self._pinned: set[int] = set()  # places
+        self.close = Finalize(self, _close, (self._connection, self._memories, self._pinned), exitpriority=1)
         self._places = itertools.count()
         self._free: deque[tuple[int, torch.cuda.Event | None]] = deque()  # places, and when the GPU has read them
         self._numbers = itertools.count()
@@ -195,12 +197,12 @@ class Worker:
             self._pin_memory = False
 
     def _free_place(self) -> int:
-        """One that is used no more, or else a new one."""
+        """One that is used no more, the latest first, so that few grow where few are used; or else a new one."""
         for _ in range(len(self._free)):
-            place, event = self._free.popleft()
+            place, event = self._free.pop()
             if event is None or event.query():  # type: ignore[no-untyped-call]
                 return place
-            self._free.append((place, event))
+            self._free.appendleft((place, event))
         return next(self._places)
 
     def _release(self, place: int) -> None:
@@ -222,10 +224,22 @@ class Worker:
         return RobosatError(f"a process that reads tiles died ({how}). {advice}")
 
 
+def _close(connection: Connection, memories: dict[int, mmap.mmap], pinned: set[int]) -> None:
+    """The worker ends, who has no connection any more; memory is freed of CUDA before it goes."""
+    connection.close()
+    if pinned:
+        torch.cuda.synchronize()  # it may still be copying
+    while pinned:
+        _pin(memories[pinned.pop()], False)
+
+
 def _pin(memory: mmap.mmap, is_pinned: bool) -> bool:
     """Fix memory in its place, or free it again, so that a GPU copies from it by itself. Whether CUDA could."""
     tensor = torch.frombuffer(memory, dtype=torch.uint8)
     runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     pointer = tensor.data_ptr()
     status = runtime.cudaHostRegister(pointer, len(tensor), 0) if is_pinned else runtime.cudaHostUnregister(pointer)
-    return int(status) == 0
+    if int(status):
+        with contextlib.suppress(RuntimeError):
+            torch.ones(1, device="cuda")  # CUDA keeps the error for the next kernel to raise: this one
+    return not int(status)

@@ -1,4 +1,4 @@
-"""One batch: to the device, forward, loss, backward, optimizer. Called by `loop`.
+"""One batch: to the device, forward, loss, and in training backward and optimizer. Called by `loop`.
 
 Nothing here asks the device for a number: whether a loss is one, the device itself decides, and passes over a batch
 where it is not.
@@ -6,6 +6,7 @@ where it is not.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,13 +33,24 @@ def training_step(state: State, task: Task, batch: Batch, total: int) -> tuple[T
     """Learn from this process's share of a batch; `total` is how many tiles all processes have, at least one.
 
     The mean loss of the share, its logits and mask, and whether the batch was learnt from, a bool tensor: where the
-    loss is not finite in some process, weights and statistics stay as they were in all of them.
+    loss is not finite in some process, weights and statistics stay as they were in all of them. Raises ContractError,
+    with the settings that fit, where the memory does not suffice.
     """
+    size = task.config.model.tile_size
+    learn = partial(training_step_in_parts, state, task, batch, total)
+    # Adam cannot go on with half of its moments, where the memory ended while it made them.
+    return memory.explained(task, max(len(batch), 1), (size, size), learn, forget=state.optimizer.state.clear)
+
+
+def training_step_in_parts(
+    state: State, task: Task, batch: Batch, total: int, parts: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A training step whose batch is computed in so many parts, one after the other."""
     statistics = [each for each in state.model.buffers() if each.is_floating_point()]
     before = torch.cat([each.flatten() for each in statistics]) if statistics else None
     if len(batch):
         image, mask = to_device(batch, task, task.training_transform)
-        loss, logits = backward(state, task, image, mask, total)
+        loss, logits = backward(state, task, image, mask, total, parts)
     else:
         loss, logits, mask = backward_of_nothing(state, task)
     is_number = loss.isfinite()
@@ -50,7 +62,9 @@ def training_step(state: State, task: Task, batch: Batch, total: int) -> tuple[T
         kept = torch.where(is_number, torch.cat([each.flatten() for each in statistics]), before)
         for each, value in zip(statistics, torch.split(kept, [each.numel() for each in statistics]), strict=True):
             each.copy_(value.view_as(each))
-    if state.scaler.is_enabled():  # it looks at the gradients, and passes over them itself
+    if state.scaler.is_enabled():  # it passes over gradients that are no numbers, but does not know of the loss
+        gradient = next(each.grad for each in state.model.parameters() if each.grad is not None)
+        gradient.masked_fill_(~is_number, torch.nan)
         state.scaler.step(state.optimizer)
         state.scaler.update()
     else:
@@ -61,49 +75,35 @@ def training_step(state: State, task: Task, batch: Batch, total: int) -> tuple[T
     return loss, logits, mask.masked_fill(~is_number, IGNORE), is_number
 
 
-def backward(state: State, task: Task, image: Tensor, mask: Tensor, total: int) -> tuple[Tensor, Tensor]:
-    """Fill in the gradients of a batch; its mean loss and its logits.
+def evaluation_step(state: State, task: Task, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean loss of a batch of whole tiles, its logits and mask.
 
     Raises ContractError, with the settings that fit, where the memory does not suffice.
     """
-    parts = task.config.runtime.accumulation
-    try:
-        return backward_in_parts(state, task, image, mask, total, parts)
-    except Exception as error:
-        if not memory.is_exhausted(error):
-            raise
-        reason = str(error)
 
-    # Not before the error is gone, and what it held with it.
-    def step(parts: int) -> None:
-        moments = [torch.empty_like(each) for each in state.model.parameters() for _ in range(2)]  # Adam's, to come
-        backward_in_parts(state, task, image, mask, total, parts)
-        del moments
+    def evaluate(parts: int) -> tuple[Tensor, Tensor, Tensor]:
+        image, mask = to_device(batch, task, task.evaluation_transform)
+        found = [forward(state.model, task, *part) for part in in_parts(parts, image, mask)]
+        return *together(found), mask
 
-    size = (image.shape[2], image.shape[3])
-    raise memory.explained(reason, len(image), size, parts, step if task.world.size == 1 else None)
+    return memory.explained(task, len(batch), (batch.image.shape[2], batch.image.shape[3]), evaluate)
 
 
-def backward_in_parts(
-    state: State, task: Task, image: Tensor, mask: Tensor, total: int, parts: int
-) -> tuple[Tensor, Tensor]:
-    """The gradients of a batch, added up over so many parts of it. Batch norm takes its statistics from each part.
+def backward(state: State, task: Task, image: Tensor, mask: Tensor, total: int, parts: int) -> tuple[Tensor, Tensor]:
+    """Fill in the gradients of a batch, added up over so many parts of it; its mean loss and its logits.
 
-    Processes average their gradients in the last part's backward, and so a part weighs as many times more.
+    Batch norm takes its statistics from each part. Processes average their gradients in the last part's backward, and
+    so a part weighs as many times more.
     """
     state.optimizer.zero_grad(set_to_none=True)
-    size = -(-len(image) // parts)
-    images, masks = torch.split(image, size), torch.split(mask, size)
-    losses, logits = [], []
-    for number, (some, truth) in enumerate(zip(images, masks, strict=True), start=1):
-        with task.world.without_averaging(task.network, number < len(images)):
-            with autocast(task.device, task.autocast):
-                found = task.network(some)
-            loss = task.loss(found, truth)
-            state.scaler.scale(loss * (len(some) * task.world.size / total)).backward()
-        losses.append(loss.detach() * (len(some) / len(image)))
-        logits.append(found.detach())
-    return torch.stack(losses).sum(), torch.cat(logits)
+    found = []
+    pairs = in_parts(parts, image, mask)
+    for number, (some, truth) in enumerate(pairs, start=1):
+        with task.world.without_averaging(task.network, number < len(pairs)):
+            loss, logits = forward(task.network, task, some, truth)
+            state.scaler.scale(loss * (len(some) * task.world.size / total)).backward()  # type: ignore[no-untyped-call]
+        found.append((loss.detach(), logits.detach()))
+    return together(found)
 
 
 def backward_of_nothing(state: State, task: Task) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,10 +114,9 @@ def backward_of_nothing(state: State, task: Task) -> tuple[Tensor, Tensor, Tenso
     image = image.contiguous(memory_format=task.memory_format)
     mask = torch.full((1, size, size), IGNORE, dtype=torch.uint8, device=task.device)
     with counting_nothing(state.model):
-        with autocast(task.device, task.autocast):
-            logits = task.network(image)
-        loss = task.loss(logits, mask) * 0
-        state.scaler.scale(loss).backward()
+        loss, logits = forward(task.network, task, image, mask)
+        loss = loss * 0
+        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     return loss.detach(), logits.detach(), mask
 
 
@@ -126,3 +125,23 @@ def to_device(batch: Batch, task: Task, transform: EvaluationTransform) -> tuple
     image, mask, scale = (each.to(task.device, non_blocking=True) for each in (batch.image, batch.mask, batch.scale))
     image, mask = transform(image, mask, scale, batch.symmetry)
     return image.contiguous(memory_format=task.memory_format), mask
+
+
+def forward(network: nn.Module, task: Task, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean loss and the logits (N, K, H, W)."""
+    with autocast(task.device, task.autocast):
+        logits = network(image)
+    return task.loss(logits, mask), logits
+
+
+def in_parts(parts: int, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """The tensors of a batch in at most so many parts."""
+    size = -(-len(tensors[0]) // parts)
+    return list(zip(*(torch.split(each, size) for each in tensors), strict=True))
+
+
+def together(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The mean loss and the logits of a batch, from those of its parts."""
+    logits = torch.cat([each for _, each in found])
+    losses = [loss * (len(each) / len(logits)) for loss, each in found]
+    return torch.stack(losses).sum(), logits

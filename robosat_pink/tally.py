@@ -102,6 +102,11 @@ class Tally:
         empty, cached, fetched, fetched_bytes, retries = traffic
         summed, samples = self.sums.tolist()
         samples = int(samples)
+        if not samples and self.is_unfit.any():
+            raise RobosatError(
+                f"epoch {self.epoch}: the loss is not a number in any step; check the tiles that were passed over, "
+                "channels[].scale, mean and std, or lower model.lr"
+            )
         if not samples:
             raise DataError(f"none of the {empty} {self.phase} tiles has a pixel with both image and mask data")
         loss = summed / samples

@@ -44,7 +44,7 @@ class Execution:
         """conv(leaky_relu(norm(features))), with a slope of 0 for ReLU; `norm` is a batch norm without activation."""
         if self.recompute != "none":
             return recomputation.norm_act_conv(features, norm, slope, conv)
-        found: Tensor = conv(functional.leaky_relu(norm(features), slope, inplace=True))
+        found: Tensor = conv(functional.leaky_relu(recomputation.batch_norm(features, norm), slope, inplace=True))
         return found
 
     def cheap(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

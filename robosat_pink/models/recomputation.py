@@ -26,7 +26,6 @@ Recompute = Literal["none", "norms", "blocks"]
 Upsampling = Literal["none", "plain", "transposed"]
 
 _is_second_time: ContextVar[bool] = ContextVar("_is_second_time", default=False)
-_counts_nothing: ContextVar[bool] = ContextVar("_counts_nothing", default=False)
 
 
 def batch_norm(features: Tensor, norm: Any) -> Tensor:
@@ -35,7 +34,7 @@ def batch_norm(features: Tensor, norm: Any) -> Tensor:
     A norm that `synchronise` has marked takes its statistics from the batches of all processes.
     """
     if norm.training and getattr(norm, "is_synchronised", False):
-        return synchronised_batch_norm(features, norm, *_running_statistics(norm), counts=not _counts_nothing.get())
+        return synchronised_batch_norm(features, norm, *_running_statistics(norm))
     settings = norm.training, norm.momentum, norm.eps
     return functional.batch_norm(features, *_running_statistics(norm), norm.weight, norm.bias, *settings)
 
@@ -71,18 +70,20 @@ def once_more_in_backward(block: Callable[..., Tensor], *inputs: Tensor) -> Tens
 
 @contextlib.contextmanager
 def counting_nothing(model: nn.Module) -> Iterator[None]:
-    """For a step of a process that has no tile: no statistics are taken from it."""
-    norms = [each for each in model.modules() if hasattr(each, "running_mean")]
+    """For a step of a process that has no tile, its backward included: no statistics are taken from it.
+
+    The norms themselves know: a GPU's backward, which computes some of them again, runs in a thread of its own.
+    """
+    norms: list[Any] = [each for each in model.modules() if hasattr(each, "running_mean")]
     training = [each.training for each in norms]
-    token = _counts_nothing.set(True)
     try:
         for each in norms:
+            each.counts = False
             each.training &= getattr(each, "is_synchronised", False)  # all processes take part in these
         yield
     finally:
-        _counts_nothing.reset(token)
         for each, was_training in zip(norms, training, strict=True):
-            each.training = was_training
+            each.training, each.counts = was_training, True
 
 
 def conv_of(
@@ -240,7 +241,7 @@ def _unboxed(grad: Tensor) -> Tensor:
 
 def _running_statistics(norm: Any) -> tuple[Tensor, Tensor]:
     """Mean and variance, to be used in evaluation or updated in training; the second time, copies to be dropped."""
-    if norm.training and _is_second_time.get():
+    if norm.training and not torch.compiler.is_compiling() and _is_second_time.get():
         return norm.running_mean.clone(), norm.running_var.clone()
     if norm.training and hasattr(norm, "num_batches_tracked"):
         norm.num_batches_tracked.add_(1)

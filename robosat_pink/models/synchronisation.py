@@ -19,18 +19,16 @@ def synchronise(model: nn.Module) -> None:
     """Have every batch norm of a network take its statistics from all processes."""
     for module in model.modules():
         if hasattr(module, "running_mean"):
-            module.is_synchronised = True  # type: ignore[assignment]
+            module.is_synchronised = module.counts = True  # type: ignore[assignment]
 
 
-def synchronised_batch_norm(
-    features: Tensor, norm: Any, running_mean: Tensor, running_var: Tensor, counts: bool
-) -> Tensor:
-    """(N, C, H, W) in training mode; without `counts` this process adds nothing to the statistics, but waits for them.
+def synchronised_batch_norm(features: Tensor, norm: Any, running_mean: Tensor, running_var: Tensor) -> Tensor:
+    """(N, C, H, W) in training mode; where the norm does not count, nothing is added to the statistics from here.
 
     Updates the running statistics as nn.BatchNorm2d does: the variance without bias.
     """
     found: Tensor = _SynchronisedNorm.apply(  # type: ignore[no-untyped-call]
-        features, norm.weight, norm.bias, running_mean, running_var, norm.momentum, norm.eps, counts
+        features, norm.weight, norm.bias, running_mean, running_var, norm.momentum, norm.eps, norm.counts
     )
     return found
 

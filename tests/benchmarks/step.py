@@ -9,8 +9,8 @@ one. Times are medians of alternating steps, forward, loss, backward and optimiz
 once a storage, parameters aside; `peak` is what the process, or the GPU, takes at most during a step beyond what it had
 before. `prepared` is what `device.prepare` sets: freed memory is kept on a CPU; on a GPU cuDNN chooses by trial, and
 float32 takes TF32. bfloat16 is left out on a CPU without instructions for it. `of peak rate` is the arithmetic a
-second, three times the forward's, by what the device does in a matrix product of 4096 x 4096 of that type. Asserts
-nothing.
+second, three times the forward's, by what the device does in a matrix product of 4096 x 4096 of that type, TF32 where
+the step takes it. Asserts nothing.
 """
 
 from __future__ import annotations
@@ -194,8 +194,17 @@ def resident_bytes(name: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
-def peak_flops(device: str, dtype: torch.dtype) -> float:
-    """Of a matrix product, a second."""
+def type_of(levers: Levers, device: str) -> str:
+    """What the arithmetic of a step is done in."""
+    if levers.bf16:
+        return "bfloat16"
+    return "TF32" if levers.prepared and device == "cuda" else "float32"
+
+
+def peak_flops(device: str, name: str) -> float:
+    """Of a matrix product in a type that `type_of` names, a second."""
+    prepare(device, name == "TF32")
+    dtype = torch.bfloat16 if name == "bfloat16" else torch.float32
     first, second = (torch.randn(MATRIX, MATRIX, device=device, dtype=dtype) for _ in range(2))
     seconds = []
     for _ in range(4):
@@ -290,12 +299,12 @@ def main() -> None:
         print(f"\n{name_of_machine()}; {options.device}, batch {options.batch}, channels_last, forward and backward")
         return
     has_bf16 = options.device == "cuda" or choose_precision("auto", torch.device("cpu")) == torch.bfloat16
-    types = {False: torch.float32} | ({True: torch.bfloat16} if has_bf16 else {})
-    peaks = {bf16: peak_flops(options.device, dtype) for bf16, dtype in types.items()}
     chosen = (Levers(), *(replace(ALL, form=form) for form in FORMS)) if options.brief else CONTENDERS
     if not has_bf16:  # and then ours computes in the plain layout, too
         chosen = tuple(replace(each, bf16=False, channels_last=False) for each in chosen)
     contenders = dict.fromkeys(chosen)
+    types = dict.fromkeys(type_of(levers, options.device) for levers in contenders)
+    peaks = {name: peak_flops(options.device, name) for name in types}
     steps = [Step(levers, options.network, options.batch, options.size, options.device) for levers in contenders]
     for step in steps:
         step.run()  # Adam's moments are there from here on
@@ -318,12 +327,12 @@ def main() -> None:
             f"| {step.levers} | {flops / 1e9:.1f} | {flops / base_flops:.3f} | {kept / 1e6:.0f} "
             f"| {kept / base_kept:.2f} | {peak / 1e6:.0f} | {peak / base_peak:.2f} | {seconds:.3f} "
             f"| {base_seconds / seconds:.2f} | {options.batch / seconds:.2f} "
-            f"| {3 * flops / seconds / peaks[step.levers.bf16]:.2f} |"
+            f"| {3 * flops / seconds / peaks[type_of(step.levers, options.device)]:.2f} |"
         )
     print(
         f"\n{name_of_machine()}; {options.network}, {options.device}, {options.size} x {options.size}, "
         f"batch {options.batch}; matrix product, GFLOP/s: "
-        + ", ".join(f"{peaks[bf16] / 1e9:.0f} in {dtype}" for bf16, dtype in types.items())
+        + ", ".join(f"{peak / 1e9:.0f} in {name}" for name, peak in peaks.items())
     )
 
 

@@ -313,8 +313,7 @@ class Seen:
             self.finished.append((tally.phase, tally.epoch, values.pop(id(tally))))
             return finish(tally, *rest)
 
-        for place in (loop, step):
-            monkeypatch.setattr(place, "to_device", remembered)
+        monkeypatch.setattr(step, "to_device", remembered)
         monkeypatch.setattr(loop.Tally, "add", noted)
         monkeypatch.setattr(loop.Tally, "finish", kept)
 

@@ -408,6 +408,14 @@ def test_batches_whose_loss_is_no_number_are_named_and_too_many_end_the_run(
     assert not (job / "model/best.pth").exists()
 
 
+def test_epoch_whose_batches_were_all_passed_over_is_no_error_of_the_tiles_masks(job: Path) -> None:
+    experiment = EXPERIMENT | {"channels": [{"bands": [4, 3, 1], "scale": 1e-44}]}
+    (job / "input/data/config/experiment.yml").write_text(yaml.safe_dump(experiment))
+    assert main(["runtime.skipped_batches=100"]) == 1
+    failure = (job / "output/failure").read_text()
+    assert "epoch 1: the loss is not a number in any step; check the tiles that were passed over, channels[]" in failure
+
+
 def test_checkpoint_of_an_earlier_run_is_resumed_with_its_optimizer_and_epoch(
     job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,12 +66,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "losses.weighted_sum": set(),
     "metrics": {"losses"},
     # The run: `train`, of which `loop` and `results` are parts.
-    "memory": set(),
+    "memory": {"state"},
     "progress": set(),
     "tally": {"config", "distributed", "metrics", "sources"},
     "state": {"config", "distributed", "loader", "progress", "sources", "tally", "tiles", "transforms", "watch"},
     "step": {"device", "losses", "memory", "models.recomputation", "sources", "state", "transforms"},
-    "loop": {"config", "container", "device", "metrics", "progress", "state", "step", "tally"},
+    "loop": {"config", "container", "metrics", "progress", "state", "step", "tally"},
     "resume": {"checkpoint", "config", "datasets", "state", "tiles"},
     "results": {
         *("checkpoint", "config", "container", "datasets", "files", "machine", "metrics"),

@@ -1,5 +1,6 @@
 """Batches: which rows, in which order, in one tensor, by whatever number of processes."""
 
+import mmap
 import os
 import re
 import signal
@@ -10,13 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from conftest import pattern
-from robosat_pink import machine
+from robosat_pink import machine, sources
 from robosat_pink.datasets import Draw, TilePairs
 from robosat_pink.errors import DataError, RobosatError
 from robosat_pink.launch import Place
@@ -149,17 +151,63 @@ def test_memory_of_a_batch_that_is_gone_is_used_again(tiles: TilePairs) -> None:
 def test_gpu_is_waited_for_at_a_pinned_place_even_if_a_later_one_could_not_be_pinned(
     tiles: TilePairs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    could = iter([True, False])
+    could = iter([True, False, True])
     recorded = []
     event = SimpleNamespace(record=lambda: recorded.append(True), query=lambda: False)
     monkeypatch.setattr("robosat_pink.sources._pin", lambda *_: next(could))
     monkeypatch.setattr(torch.cuda, "Event", lambda: event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     worker = Worker(tiles.reader, True, lambda: None)
     numbers = [worker.begin([tiles.order(row)]) for row in (0, 1)]
     batches = [worker.finish(number) for number in numbers]
     assert len(batches) == 2
     batches.clear()
     assert recorded == [True]
+    worker.close()
+
+
+def test_pinned_memory_is_freed_when_its_loader_is_closed_and_the_gpu_has_read_it(
+    tiles: TilePairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[Any] = []
+    monkeypatch.setattr(sources, "_pin", lambda memory, is_pinned: not done.append((memory, is_pinned)))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: done.append("read"))
+    worker = Worker(tiles.reader, True, lambda: None)
+    number = worker.begin([tiles.order(0)])
+    batch = worker.finish(number)
+    (memory,) = worker._memories.values()
+    worker.close()
+    assert done == [(memory, True), "read", (memory, False)]
+    assert len(batch) == 1
+    worker.close()
+    assert len(done) == 3
+
+
+def test_error_of_memory_that_cannot_be_pinned_is_not_left_to_the_next_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As CUDA does it: a failed call leaves its error, and the next kernel raises it."""
+    pending = []
+
+    def register(*_: int) -> int:
+        pending.append(801)
+        return 801
+
+    def kernel(*_: int, device: str) -> None:
+        if pending:
+            raise RuntimeError(f"CUDA error {pending.pop()} on {device}")
+
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: SimpleNamespace(cudaHostRegister=register))
+    monkeypatch.setattr(torch, "ones", kernel)
+    assert not sources._pin(mmap.mmap(-1, 4096), True)
+    assert not pending
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_gpu_computes_on_after_memory_could_not_be_pinned() -> None:
+    memory = mmap.mmap(-1, 4096)
+    assert sources._pin(memory, True)
+    assert not sources._pin(memory, True)  # it is already
+    assert torch.ones(2, device="cuda").sum().item() == 2
+    assert sources._pin(memory, False)
 
 
 def test_shared_memory_is_none_of_dev_shm(tiles: TilePairs) -> None:
@@ -383,6 +431,35 @@ def test_few_batches_are_read_ahead_where_memory_is_scarce(tiles: TilePairs, mon
     assert TileLoader(tiles, 3, 0)._ahead == -(-2 * REQUESTS // 6)
     monkeypatch.setattr(machine, "memory_bytes", lambda: 8 * 3 * 8 * 8 * 9 * 2)
     assert TileLoader(tiles, 3, 0)._ahead == LEAST_AHEAD
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_fewer_batches_are_read_ahead_where_whole_tiles_take_more_memory(
+    tiles: TilePairs, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """One tile of 8 x 8 is counted as 576 bytes; a whole one of 16 x 16 takes 1,280."""
+    monkeypatch.setattr(machine, "memory_bytes", lambda: 4 * 8 * 576)
+    loader = TileLoader(tiles, 1, workers)
+    assert loader._ahead == 6
+    (source,) = loader._sources
+    under_way: list[int] = []
+    counts = []
+    begin, finish = source.begin, source.finish
+    monkeypatch.setattr(source, "begin", lambda orders: (under_way.append(number := begin(orders)), number)[1])
+
+    def finish_one(number: int) -> Batch:
+        counts.append(len(under_way))
+        under_way.remove(number)
+        return finish(number)
+
+    monkeypatch.setattr(source, "finish", finish_one)
+    assert sum(map(len, loader.training(ROWS, 1))) == len(ROWS)
+    assert max(counts) == 6
+    counts.clear()
+    assert sum(map(len, loader.evaluation(ROWS))) == len(ROWS)
+    assert max(counts) == LEAST_AHEAD
+    if isinstance(source, Worker):
+        assert sum(len(memory) > 576 for memory in source._memories.values()) < 6
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])

@@ -1,17 +1,28 @@
 """What is computed again in backward has the values, gradients and statistics of what is kept."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from robosat_pink.models import build_model
 from robosat_pink.models.blocks import Execution, choose_execution
-from robosat_pink.models.recomputation import Upsampling, cat_conv, norm_act_conv, once_more_in_backward
+from robosat_pink.models.recomputation import (
+    Recompute,
+    Upsampling,
+    batch_norm,
+    cat_conv,
+    counting_nothing,
+    norm_act_conv,
+    once_more_in_backward,
+)
+from robosat_pink.models.synchronisation import synchronise
 
 RECOMPUTED = [Execution("plain", "norms"), Execution("plain", "blocks")]
 NETWORKS: list[tuple[str, dict[str, Any]]] = [
@@ -138,7 +149,9 @@ def test_networks_give_the_same_and_update_statistics_once(
 @pytest.mark.parametrize(("name", "options"), [NETWORKS[0], NETWORKS[2]], ids=str)
 def test_compiled_networks_give_the_same(name: str, options: dict[str, Any]) -> None:
     plain = trained(name, options, Execution())
-    compiled = trained(name, options, Execution(), lambda model: torch.compile(model, backend="aot_eager"))
+    compiled = trained(
+        name, options, Execution(), lambda model: torch.compile(model, backend="aot_eager", fullgraph=True)
+    )
     for key, value in plain.items():
         torch.testing.assert_close(compiled[key], value, rtol=1e-7, atol=1e-10, msg=key)
 
@@ -189,3 +202,46 @@ def test_nothing_is_computed_twice_where_no_gradient_is_asked_for() -> None:
     assert len(calls) == 1
     once_more_in_backward(block, randn(1, 1, 2, 2).requires_grad_()).sum().backward()
     assert len(calls) == 2
+
+
+def test_norm_that_counts_nothing_does_not_in_the_thread_of_a_gpu_s_backward_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted = []
+
+    def all_gather(gathered: list[Tensor], ours: Tensor) -> None:
+        counted.append(ours[2].tolist())
+        gathered[0].copy_(ours)
+        gathered[1].copy_(torch.tensor([[0.0] * 3, [1.0] * 3, [4.0] * 3]))  # mean, variance and number of the other
+
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_gather", all_gather)
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor: None)
+    norm, _ = norm_and_conv(training=True, bias=False)
+    synchronise(norm)
+    features = randn(1, 3, 2, 2).requires_grad_()
+
+    def step() -> None:
+        loss = once_more_in_backward(lambda features: batch_norm(features, norm).square(), features).sum()
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(loss.backward).result()
+
+    with counting_nothing(norm):
+        step()
+    step()
+    assert counted == [[0.0] * 3, [0.0] * 3, [4.0] * 3, [4.0] * 3]
+
+
+@pytest.mark.parametrize("name", ["albunet", "ternausnetv2"])
+@pytest.mark.parametrize("recompute", ["none", "norms", "blocks"])
+def test_every_norm_is_synchronised_whatever_is_computed_again(
+    monkeypatch: pytest.MonkeyPatch, name: str, recompute: Recompute
+) -> None:
+    gathered = []
+    monkeypatch.setattr(dist, "get_world_size", lambda: 1)
+    monkeypatch.setattr(dist, "all_gather", lambda whole, ours: (gathered.append(ours), whole[0].copy_(ours)))
+    model = build_model(name, num_classes=1, num_channels=3, num_filters=4)
+    synchronise(model)
+    choose_execution(model, Execution("plain", recompute))
+    model(randn(1, 3, 64, 64, dtype=torch.float32))
+    assert len(gathered) == sum(hasattr(each, "running_mean") for each in model.modules())

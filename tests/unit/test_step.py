@@ -1,7 +1,8 @@
 """One batch at a time: in parts, in fewer bits, and where the memory does not suffice."""
 
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from robosat_pink import memory, step
 from robosat_pink.config import ModelConfig, RuntimeConfig
 from robosat_pink.distributed import World
 from robosat_pink.errors import ContractError
+from robosat_pink.launch import Place
 from robosat_pink.losses import build_loss
 from robosat_pink.models import build_model
 from robosat_pink.models.blocks import Execution, choose_execution
@@ -43,7 +45,7 @@ class Experiment:
 
     def __init__(self, accumulation: int) -> None:
         self.runtime = RuntimeConfig(accumulation=accumulation)
-        self.model = ModelConfig(name="albunet", tile_size=64)
+        self.model = ModelConfig(name="albunet", tile_size=16)
 
 
 def setup(model: nn.Module, accumulation: int = 1, autocast: torch.dtype | None = None) -> tuple[State, Any]:
@@ -54,6 +56,7 @@ def setup(model: nn.Module, accumulation: int = 1, autocast: torch.dtype | None 
         config=Experiment(accumulation),
         loss=build_loss("lovasz", num_classes=1),
         training_transform=transform,
+        evaluation_transform=transform,
         device=torch.device("cpu"),
         autocast=autocast,
         memory_format=torch.contiguous_format,
@@ -69,14 +72,19 @@ def batch(samples: int = 7) -> tuple[Tensor, Tensor]:
     return image, (torch.rand(samples, 16, 16, generator=random) < 0.3).to(torch.uint8)
 
 
+def batch_of(image: Tensor, mask: Tensor) -> Batch:
+    rows = tuple(range(len(image)))
+    return Batch(image, mask, torch.ones(len(image), image.shape[1]), (0,) * len(image), rows, 0, 0, 0, 0)
+
+
 @pytest.mark.parametrize("parts", [2, 3, 5, 7, 20])
 def test_batch_in_parts_has_the_loss_logits_and_gradients_of_the_whole(parts: int) -> None:
     torch.manual_seed(0)
     model = Small()
     found = []
     for number in (1, parts):
-        state, task = setup(model, number)
-        loss, logits = step.backward(state, task, *batch(), total=7)
+        state, task = setup(model)
+        loss, logits = step.backward(state, task, *batch(), 7, number)
         assert model.conv.weight.grad is not None
         found.append((loss, logits, model.conv.weight.grad))
     assert max(model.seen[1:]) == -(-7 // min(parts, 7))
@@ -90,26 +98,77 @@ def test_memory_that_does_not_suffice_is_an_error_that_names_what_fits(
 ) -> None:
     state, task = setup(Small(most))
     with pytest.raises(ContractError) as caught:
-        step.backward(state, task, *batch(), total=7)
+        step.training_step(state, task, batch_of(*batch()), 7)
     message = str(caught.value)
     assert "does not suffice for 7 tile(s) of 16 x 16" in message
     assert f"runtime.accumulation = {accumulation}," in message
     assert f"model.batch_size = {fewer};" in message
     assert "Tried to allocate 20 MiB" in message
     state, task = setup(Small(most), accumulation)
-    step.backward(state, task, *batch(), total=7)
+    step.training_step(state, task, batch_of(*batch()), 7)
+
+
+@pytest.mark.parametrize(
+    ("batch_norm", "way"), [("batch", "runtime.accumulation = 4"), ("synchronised", "a smaller model.batch_size")]
+)
+def test_several_processes_are_told_of_what_they_may_do_where_memory_does_not_suffice(
+    batch_norm: Literal["batch", "synchronised"], way: str
+) -> None:
+    state, task = setup(Small(2), 2)
+    task.config.model = replace(task.config.model, batch_norm=batch_norm)
+    task.world = World(Place(0, 2))
+    with pytest.raises(ContractError, match=f"for 4 tile.* at a time; try {way}, or more processes; ") as caught:
+        step.training_step(state, task, batch_of(*batch()), 14)
+    assert ("accumulation" in str(caught.value)) == (batch_norm == "batch")
 
 
 def test_memory_that_does_not_suffice_for_one_tile_is_an_error_with_the_ways_out() -> None:
     state, task = setup(Small(0), accumulation=3)
     with pytest.raises(ContractError, match=r"for 3 tile.* nor for one; .*recompute = blocks.* model\.tile_size"):
-        step.backward(state, task, *batch(), total=7)
+        step.training_step(state, task, batch_of(*batch()), 7)
+
+
+@pytest.mark.parametrize("autocast", [None, torch.float16])
+def test_memory_that_ends_while_adam_makes_its_moments_is_explained(
+    monkeypatch: pytest.MonkeyPatch, autocast: torch.dtype | None
+) -> None:
+    made = []
+
+    def zeros_like(tensor: Tensor, **options: Any) -> Tensor:
+        made.append(tensor)
+        if len(made) == 2:  # of the first parameter's moments the second
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return torch.empty_like(tensor, **options).zero_()
+
+    monkeypatch.setattr(torch, "zeros_like", zeros_like)
+    state, task = setup(Small(), autocast=autocast)
+    with pytest.raises(ContractError, match=r"runtime\.accumulation = 2,"):
+        step.training_step(state, task, batch_of(*batch()), 7)
+    assert len(made) == 6  # those of both parameters, in the trial
+
+
+def test_memory_that_does_not_suffice_for_whole_tiles_is_explained_by_their_size() -> None:
+    image, mask = (each.repeat_interleave(2, -1) for each in batch())
+    state, task = setup(Small(3))
+    with pytest.raises(
+        ContractError, match=r"for 7 tile\(s\) of 16 x 32 at a time; 2 fit: set runtime\.accumulation = 4,"
+    ):
+        step.evaluation_step(state, task, batch_of(image, mask))
+
+
+@pytest.mark.parametrize("parts", [2, 3, 7, 20])
+def test_evaluation_in_parts_has_the_loss_logits_and_mask_of_the_whole(parts: int) -> None:
+    model = Small().eval()
+    whole, found = (step.evaluation_step(*setup(model, each), batch_of(*batch())) for each in (1, parts))
+    assert max(model.seen[1:]) == -(-7 // min(parts, 7))
+    for one, other in zip(found, whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
 def test_other_errors_of_the_network_are_not_taken_for_a_lack_of_memory() -> None:
-    state, task = setup(Small())
+    state, task = setup(nn.Conv2d(3, 1, 1))
     with pytest.raises(RuntimeError, match="expected input"):
-        step.backward(state, task, torch.zeros(1, 3, 16, 16), torch.zeros(1, 16, 16, dtype=torch.uint8), 1)
+        step.training_step(state, task, batch_of(*batch()), 7)
     assert memory.is_exhausted(
         RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
     )
@@ -122,7 +181,7 @@ def test_float16_scales_the_loss_and_not_the_step() -> None:
         model = Small()
         state, task = setup(model, autocast=dtype)
         for _ in range(3):
-            step.backward(state, task, *batch(), total=7)
+            step.backward(state, task, *batch(), 7, 1)
             state.scaler.step(state.optimizer)
             state.scaler.update()
         assert state.scaler.is_enabled() == (dtype is not None)
@@ -161,17 +220,12 @@ def test_steps_give_the_same_losses_with_every_lever_and_without(name: str) -> N
         image, mask = (each.repeat_interleave(4, -1).repeat_interleave(4, -2) for each in batch(2))
         losses = []
         for _ in range(4):
-            loss, _ = step.backward(state, task, image.double().contiguous(memory_format=layout), mask, 2)
+            loss, _ = step.backward(state, task, image.double().contiguous(memory_format=layout), mask, 2, 1)
             state.optimizer.step()
             losses.append(loss)
         found.append(torch.stack(losses))
     assert found[0][-1] < found[0][0]
     assert (found[0] - found[1]).abs().max() < 1e-6
-
-
-def batch_of(image: Tensor, mask: Tensor) -> Batch:
-    rows = tuple(range(len(image)))
-    return Batch(image, mask, torch.ones(len(image), image.shape[1]), (0,) * len(image), rows, 0, 0, 0, 0)
 
 
 class Normed(nn.Module):
@@ -184,11 +238,16 @@ class Normed(nn.Module):
         return found
 
 
+@pytest.mark.parametrize("autocast", [None, torch.float16])
+@pytest.mark.parametrize("where", ["image", "loss"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_batch_whose_loss_is_no_number_changes_neither_weights_nor_moments_nor_statistics(value: float) -> None:
+def test_batch_whose_loss_is_no_number_changes_neither_weights_nor_moments_nor_statistics(
+    autocast: torch.dtype | None, where: str, value: float
+) -> None:
+    """Where it comes from the loss alone, gradients are numbers all the same."""
     torch.manual_seed(0)
     model = Normed()
-    state, task = setup(model)
+    state, task = setup(model, autocast=autocast)
     image, mask = batch()
     *_, is_number = step.training_step(state, task, batch_of(image, mask), 7)
     assert is_number
@@ -199,12 +258,16 @@ def test_batch_whose_loss_is_no_number_changes_neither_weights_nor_moments_nor_s
         return [each.clone() for each in (*floats, *moments)]
 
     before = everything()
-    broken = image.clone()
-    broken[3, 1, 5, 5] = value
+    broken, loss = image.clone(), task.loss
+    if where == "image":
+        broken[3, 1, 5, 5] = value
+    else:
+        task.loss = lambda logits, mask: loss(logits, mask) + value
     *_, counted, is_number = step.training_step(state, task, batch_of(broken, mask), 7)
     assert not is_number
     assert (counted == 255).all()
     assert all(torch.equal(one, other) for one, other in zip(everything(), before, strict=True))
+    task.loss = loss
     step.training_step(state, task, batch_of(image, mask), 7)
     assert not any(torch.equal(one, other) for one, other in zip(everything(), before, strict=True))
 
