@@ -67,6 +67,7 @@ class TileLoader:
         batch_bytes = bytes_of_a_batch(tiles, share)
         self._room = int(MEMORY_SHARE * machine.memory_bytes()) // (max(workers, 1) * place.local_size)
         self._ahead = min(max(LEAST_AHEAD, -(-REQUESTS // share)), self._fitting(batch_bytes))
+        self._knows_whole_tiles = False
         log.info(
             "loader: %d worker(s), each reads %d batches of up to %.1f MB ahead, %d requests at a time",
             *(workers, self._ahead, batch_bytes / 1e6, REQUESTS),
@@ -80,11 +81,11 @@ class TileLoader:
     def training(self, rows: np.ndarray, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """Every row once, in an order drawn from (seed, epoch), cropped and with symmetries; from a later batch on."""
         order = self._shuffled(rows, epoch)[first_batch * self.batch_size :]
-        return self._iterate(([Draw(row, epoch) for row in each] for each in self._shares(order)), self._ahead)
+        return self._iterate([Draw(row, epoch) for row in each] for each in self._shares(order))
 
     def evaluation(self, rows: np.ndarray) -> Iterator[Batch]:
         """Every row once, in order: whole tiles, not augmented, none dropped for the last batch's sake."""
-        return self._iterate(self._shares(rows), LEAST_AHEAD)  # until it is known how large they are
+        return self._iterate(self._shares(rows), is_whole=True)
 
     def rows_of(self, rows: np.ndarray, epoch: int, batch: int) -> list[int]:
         """The rows of a batch of training, those of all processes."""
@@ -112,17 +113,19 @@ class TileLoader:
         """How many batches of this size a worker may read ahead, beside the two that are in use."""
         return max(LEAST_AHEAD, self._room // max(batch_bytes, 1) - 2)
 
-    def _measured(self, batch: Batch) -> Batch:
+    def _measured(self, batch: Batch, is_whole: bool) -> Batch:
         """From now on no more are read ahead than fit if all are as large."""
         self._ahead = min(self._ahead, self._fitting(batch.image.nbytes + batch.mask.nbytes))
+        self._knows_whole_tiles |= is_whole
         return batch
 
-    def _iterate(self, batches: Iterator[Sequence[int | Draw]], ahead: int) -> Iterator[Batch]:
-        """`ahead` is how many batches a worker reads until the first has come."""
+    def _iterate(self, batches: Iterator[Sequence[int | Draw]], is_whole: bool = False) -> Iterator[Batch]:
+        """Nobody knows how large whole tiles are until the first of them have come."""
         turns = itertools.cycle(self._sources)
         begun: deque[tuple[Source, int] | None] = deque()
         try:
             while True:
+                ahead = LEAST_AHEAD if is_whole and not self._knows_whole_tiles else self._ahead
                 for items in itertools.islice(batches, max(ahead * len(self._sources) - len(begun), 0)):
                     source = next(turns)
                     orders = [self.tiles.order(item) for item in items]
@@ -134,8 +137,7 @@ class TileLoader:
                     yield NO_TILES
                 else:
                     source, number = next_one
-                    yield self._measured(source.finish(number))
-                    ahead = self._ahead
+                    yield self._measured(source.finish(number), is_whole)
         finally:
             for source, number in filter(None, begun):
                 source.abandon(number)
