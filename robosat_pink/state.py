@@ -62,10 +62,13 @@ class State:
         self.step, self.tallies, self.train = 0, None, None
 
     def restore(self, content: Mapping[str, Any]) -> None:
-        """Continue from the content of a resume point."""
+        """Continue from the content of a resume point, with this experiment's weight decay."""
         try:
             self.model.load_state_dict(content["state_dict"])
+            decay = self.optimizer.param_groups[0]["weight_decay"]
             self.optimizer.load_state_dict(content["optimizer"])
+            for group in self.optimizer.param_groups:  # its rate is set in each step
+                group["weight_decay"] = decay
             if content.get("scaler") and self.scaler.is_enabled():
                 self.scaler.load_state_dict(content["scaler"])
             self.epoch, self.step = content["epoch"], content["step"]
@@ -112,5 +115,5 @@ class Progress(Protocol):
     """Wraps the batches of a phase, to show a bar or nothing."""
 
     def __call__(
-        self, batches: Iterable[Batch], total: int, phase: str, tally: Running | None = None
+        self, batches: Iterable[Batch], total: int, phase: str, tally: Running | None = None, first: int = 0
     ) -> Iterable[Batch]: ...
