@@ -36,6 +36,10 @@ HELD_OUT = (
     "Trust the held-out numbers most: these tiles were looked at once, at the end. The validation tiles chose the best "
     "epoch, and so flatter it a little."
 )
+NOT_LOOKED_AT = (
+    "The validation tiles chose the best epoch, and so flatter it a little. The held-out tiles are looked at once, "
+    "after the last epoch."
+)
 NOT_HELD_OUT = (
     "The validation tiles chose the best epoch, and so flatter it a little. Hold tiles out, by "
     "dataset.split.test_percent, for numbers that nothing was chosen by."
@@ -76,7 +80,7 @@ def _opening(facts: Facts) -> Html:
     words, scores = next(iter(facts.numbers.items()))
     shown = ["iou"] * (len(facts.class_names) == 1) + ["miou", "precision", "recall", "f1", "accuracy"]
     boxes = "".join(f"<div><dt>{printed(name)}</dt><dd>{html(scores[name])}</dd></div>" for name in shown)
-    about = f"On {words}, best epoch {facts.best_epoch} of {facts.epochs}. Finished {facts.finished}."
+    about = f"On {words}, best epoch {facts.best_epoch} of {facts.epochs}. {facts.ended}."
     first = paragraph(f"{facts.source[0].upper()}{facts.source[1:]}.", "soft")
     return Html(f'{first}{paragraph(about, "soft")}<dl class="headline">{boxes}</dl>')
 
@@ -91,13 +95,14 @@ def _metrics(facts: Facts) -> list[Html]:
         ]
         for name in metrics.NAMES
     ]
-    is_held = any(part.name == "holdout" for part in facts.parts)
+    is_looked_at = any(part.name == "holdout" for part in facts.parts)
+    words = HELD_OUT if is_looked_at else NOT_LOOKED_AT if facts.split["holdout"] else NOT_HELD_OUT
     first, scores = next(iter(facts.numbers.items()))
     of_classes = [
         [name, *(values[each] for each in metrics.CLASS_NAMES)] for name, values in scores["per_class"].items()
     ]
     parts = [
-        paragraph(HELD_OUT if is_held else NOT_HELD_OUT, "soft"),
+        paragraph(words, "soft"),
         table("All metrics", ["", *facts.numbers, Html('<span class="words">what it says</span>')], rows),
         table(f"By class, {first}", ["class", *map(printed, metrics.CLASS_NAMES)], of_classes),
     ]

@@ -383,13 +383,18 @@ def test_run_that_gets_no_better_ends_early_and_stays_ended(job: Path, capsys: p
 
 
 def test_run_whose_time_is_over_stops_cleanly_and_goes_on_another_time(
-    job: Path, capsys: pytest.CaptureFixture[str]
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("robosat_pink.progress.LINE_S", 0.0)
     assert main(["runtime.max_seconds=0.001"]) == 0
     assert "stopped because runtime.max_seconds = 0.001 are over after 0 epochs and 1 steps" in capsys.readouterr().out
     assert [path.name for path in (job / "checkpoints").iterdir()] == ["resume-00000-000001.pth"]
+    assert not (job / "output/data/report.html").exists()  # there is no epoch to report on
     assert main([]) == 0
-    assert "0 epochs and 1 steps are done" in capsys.readouterr().out
+    log = capsys.readouterr().out
+    assert "0 epochs and 1 steps are done" in log
+    assert "epoch 1 train: 1 of 4 batches" not in log
+    assert "epoch 1 train: 2 of 4 batches" in log
 
 
 def test_batches_whose_loss_is_no_number_are_named_and_too_many_end_the_run(
