@@ -73,8 +73,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "step": {"device", "losses", "memory", "models.recomputation", "sources", "state", "transforms"},
     "loop": {"config", "container", "device", "metrics", "progress", "state", "step", "tally"},
     "resume": {"checkpoint", "config", "datasets", "state", "tiles"},
+    "leftovers": {"checkpoint", "config", "container"},
     "results": {
-        *("checkpoint", "config", "container", "datasets", "files", "machine", "metrics"),
+        *("checkpoint", "config", "container", "datasets", "files", "leftovers", "machine", "metrics"),
         *("resume", "state", "tiles", "writer"),
     },
     "assembly": {
