@@ -1,4 +1,4 @@
-"""When the memory of the device does not suffice for a step: what would. Called by `loop`."""
+"""When the memory of the device does not suffice for a step: what would. Called by `step` and `check`."""
 
 from __future__ import annotations
 

@@ -100,8 +100,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # What is said before a run.
     "survey": {"config", "datasets", "losses"},
     "check": {
-        *("assembly", "checkpoint", "config", "container", "datasets", "device", "distributed", "losses"),
-        *("resume", "scenes", "survey", "tiles"),
+        *("assembly", "config", "container", "datasets", "device", "distributed", "launch", "losses", "memory"),
+        *("resume", "scenes", "state", "survey", "tiles"),
     },
     "trained": {"checkpoint", "config", "datasets", "models", "reader", "schema", "transforms"},
     # Programs of their own.
