@@ -142,7 +142,7 @@ def duration(config: Config, split: Split, found: Survey, model: nn.Module, plac
     devices.prepare(device)
     one = step_seconds(config, model, device, precision, place.size)  # a tile's
     at_once = place.size if device.type == "cuda" else place.size // place.local_size  # processes share a host's cores
-    evaluated = len(split.val) * (found.side / config.model.tile_size) ** 2 * EVALUATION_SHARE
+    evaluated = len(split.val) * (found.padded_side / config.model.tile_size) ** 2 * EVALUATION_SHARE
     epoch = one * (len(split.train) + evaluated) / at_once
     reading = found.seconds / len(found.rows) * (len(split.train) + len(split.val)) / at_once
     whole = config.model.epochs * epoch + max(0.0, reading - epoch)

@@ -184,6 +184,28 @@ def test_check_without_a_file_takes_the_job_s(
         assert f"for {9 if len(arguments) > 1 else 2}; " in capsys.readouterr().out
 
 
+def test_padding_is_no_part_of_a_tile(
+    job: Callable[..., list[str]], opt_ml: Path, found: list[Survey], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = job()
+    for kind in ("imagery", "mask"):
+        shutil.rmtree(opt_ml / kind)
+    write_tiles(opt_ml, tiles=3, size=100)
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    (survey,) = found
+    tiles = tiles_of(opt_ml / "imagery", ".*")
+    by_row = sorted(tiles, key=lambda each: tuple(map(int, each)))
+    missing = 0
+    for row in survey.rows:
+        with rasterio.open(tiles[by_row[row]]) as image:
+            missing += int((image.read() == 0).all(axis=0).sum())
+    share = missing / (len(survey.rows) * 100 * 100)
+    assert f"in {len(survey.rows)} training tiles of 100 x 100: " in said
+    assert f"; {share:.2%} of all pixels have no data" in said
+    assert survey.decoded_bytes == len(survey.rows) * 100 * 100 * (4 * 2 + 1)
+
+
 def test_class_that_is_nowhere_is_warned_of(job: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
     arguments = job()
     classes = 'classes=[{"name": "ground", "values": [0]}, {"name": "snow", "values": [1]}, {"name": "ice"}]'

@@ -322,6 +322,36 @@ def test_report_that_fails_leaves_the_training_a_success(
     assert (opt_ml / "model/metrics.json").exists()
 
 
+def test_padding_is_no_part_of_a_tile(opt_ml: Path) -> None:
+    """Most tiles are of 100 pixels, some of 72: padded to 128 both, or to each other where a batch has some of each."""
+    for folder, size in (("20180528", 100), ("20180601", 72)):
+        write_tiles(opt_ml / folder, tiles=5 if size == 100 else 2, size=size)
+        for kind in ("imagery", "mask"):
+            (opt_ml / kind).mkdir(exist_ok=True)
+            (opt_ml / folder / kind / "20180528_sierra").rename(opt_ml / kind / f"{folder}_sierra")
+    lay_out(opt_ml, opt_ml, EXPERIMENT)
+    assert main(["model.epochs=1", "dataset.split.test_percent=0", "dataset.train_percent=0.3"]) == 0
+
+    missing = pixels = empty = 0
+    for name in (opt_ml / "model/test_ids.txt").read_text().split():
+        scene, x, y, z = name.removeprefix("channel:imagery_").rsplit("-", 3)
+        with rasterio.open(opt_ml / "imagery" / scene / z / x / f"{y}.tif") as image:
+            valid = (image.read() != 0).any(axis=0)
+        empty += not valid.any()
+        missing += int((~valid).sum()) * valid.any()
+        pixels += valid.size * valid.any()
+    assert missing
+    found = {row[0]: row[1] for row in tables(opt_ml)["What was found"][1:]}
+    assert found["tile size"] == "100 x 100 pixels"
+    assert found["ground resolution"] == "about 9.7 m"  # 40,075,017 m * cos 37.9° / 2^15 / 100
+    assert found["validation pixels with data"] == f"{1 - missing / pixels:.1%}"
+    assert found["validation tiles without any"] == str(empty)
+    assert "tiles of 100 x 100 pixels |" in (opt_ml / "model/MODEL_CARD.md").read_text()
+    for path in (opt_ml / "output/data/tiles").iterdir():
+        side = 72 if "20180601" in path.name else 100
+        assert Image.open(path).size == (4 * side + 3 * 8, side)
+
+
 class Clock:
     """The watch's, by which the time is over once an epoch has been evaluated."""
 

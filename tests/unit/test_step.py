@@ -171,7 +171,8 @@ def test_steps_give_the_same_losses_with_every_lever_and_without(name: str) -> N
 
 def batch_of(image: Tensor, mask: Tensor) -> Batch:
     rows = tuple(range(len(image)))
-    return Batch(image, mask, torch.ones(len(image), image.shape[1]), (0,) * len(image), rows, 0, 0, 0, 0)
+    sizes = ((image.shape[2], image.shape[3]),) * len(image)
+    return Batch(image, mask, torch.ones(len(image), image.shape[1]), (0,) * len(image), rows, sizes, 0, 0, 0, 0)
 
 
 class Normed(nn.Module):
