@@ -45,7 +45,9 @@ def render(facts: Facts) -> str:
     held = len(facts.split.holdout)
     holdout, lists = (f", {held} held out", ", `holdout_ids.txt`") if held else ("", "")
     chosen = (
-        "The held-out tiles were looked at once, at the end." if held else "The validation tiles chose the best epoch."
+        "The held-out tiles were looked at once, at the end."
+        if "held-out tiles" in facts.numbers
+        else "The validation tiles chose the best epoch."
     )
     return f"""---
 license: other            # fill in: the licence of these weights

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,17 +16,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 
 from robosat_pink import device as devices
-from robosat_pink import resume
-from robosat_pink.assembly import build_network, find_tiles
-from robosat_pink.checkpoint import load_weights
+from robosat_pink import launch, memory, resume
+from robosat_pink.assembly import build_network, check_processes, find_tiles
 from robosat_pink.config import ChannelConfig, Config, to_tree
 from robosat_pink.container import Container
 from robosat_pink.datasets import TilePairs, normalisation, store_options
 from robosat_pink.distributed import World
+from robosat_pink.launch import Place
 from robosat_pink.losses import build_loss
 from robosat_pink.scenes import truths
+from robosat_pink.state import State
 from robosat_pink.survey import Survey, survey
 from robosat_pink.tiles import Split
 
@@ -45,7 +46,13 @@ GB = 1e9
 
 
 def check(config: Config, container: Container) -> None:
-    """Log all there is to say. Writes nothing but the cache of tiles. Raises what a training would raise."""
+    """Log all there is to say. Writes nothing but the cache of tiles.
+
+    Raises what a training would raise at the experiment, the tiles it reads, what it starts from, and a step. Resume
+    points and full disks are of the folder, not of the experiment.
+    """
+    processes = launch.places(container, config.runtime)
+    check_processes(config, World(processes[0]))
     where = store_options(config.dataset, container.channels())
     start = resume.find(config, None, where)
     config = resume.with_scales_settled(config, start)
@@ -56,13 +63,15 @@ def check(config: Config, container: Container) -> None:
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=False))
     model, _ = build_network(config, start, torch.device("cpu"), where)
     if start:
-        load_weights(model, start.content, name=start.name)
+        state = State(model, torch.optim.Adam(model.parameters()), GradScaler("cpu", enabled=False))
+        resume.go_on(state, start, config, tiles, split)
+        del state, start
     for line in directories(tiles, split):
         log.info(line)
     found = survey(config, tiles, split.train)
     for line in (*balance(config, found), *bands(config, found)):
         log.info(line)
-    for line in (*duration(config, split, found, model), *room(container, tiles, found, model)):
+    for line in (*duration(config, split, found, model, processes[0]), *room(container, tiles, found, model)):
         log.info(line)
     log.info("checked; nothing was trained")
 
@@ -126,42 +135,59 @@ def bands(config: Config, found: Survey) -> Iterator[str]:
             yield "  mean, std and scale fit"
 
 
-def duration(config: Config, split: Split, found: Survey, model: nn.Module) -> Iterator[str]:
-    """How long an epoch and the run would take on this machine."""
+def duration(config: Config, split: Split, found: Survey, model: nn.Module, place: Place) -> Iterator[str]:
+    """How long an epoch and the run would take on this machine, or so many like it, given one process's place."""
     device = devices.choose_device(config.runtime.device)
     precision = devices.choose_precision(config.runtime.precision, device)
     devices.prepare(device)
-    one = step_seconds(config, model, device, precision)  # a tile's
-    evaluated = len(split.val) * (found.side / config.model.tile_size) ** 2 * EVALUATION_SHARE
-    epoch = one * (len(split.train) + evaluated)
-    reading = found.seconds / len(found.rows) * (len(split.train) + len(split.val))
+    one = step_seconds(config, model, device, precision, place.size)  # a tile's
+    at_once = place.size if device.type == "cuda" else place.size // place.local_size  # processes share a host's cores
+    evaluated = len(split.val) * (found.padded_side / config.model.tile_size) ** 2 * EVALUATION_SHARE
+    epoch = one * (len(split.train) + evaluated) / at_once
+    reading = found.seconds / len(found.rows) * (len(split.train) + len(split.val)) / at_once
     whole = config.model.epochs * epoch + max(0.0, reading - epoch)
+    by = f", by {place.size} processes" if place.size > 1 else ""
     yield (
-        f"time, on {device} in {precision or torch.float32}: about {_printed(epoch)} an epoch, "
+        f"time, on {device} in {precision or torch.float32}{by}: about {_printed(epoch)} an epoch, "
         f"{_printed(whole)} for {config.model.epochs}; {len(found.rows)} tiles were read in {found.seconds:.1f} s "
         f"({len(found.rows) / found.seconds:.1f} tiles/s)"
     )
 
 
-def step_seconds(config: Config, model: nn.Module, device: torch.device, precision: torch.dtype | None) -> float:
-    """What forward and backward take for one tile of training. The quickest of some; on a CPU, of a smaller tile."""
+def step_seconds(
+    config: Config, model: nn.Module, device: torch.device, precision: torch.dtype | None, processes: int
+) -> float:
+    """What forward and backward take for one tile of training. The quickest of some; on a CPU, of a smaller tile.
+
+    Of as many tiles as one of the processes computes at a time. Raises ContractError, with the settings that fit, where
+    the memory does not suffice for them.
+    """
     is_gpu = device.type == "cuda"
     side = config.model.tile_size if is_gpu else min(config.model.tile_size, PROBE_PIXELS)
-    size = config.model.batch_size if is_gpu else min(config.model.batch_size, max(1, 2 * (PROBE_PIXELS // side) ** 2))
-    model.to(device).train()
+    share = -(-config.model.batch_size // processes)
+    share = share if is_gpu else min(share, max(1, 2 * (PROBE_PIXELS // side) ** 2))
     loss = build_loss(config.model.loss, num_classes=config.num_classes).to(device)
-    image = torch.randn(size, config.num_channels, side, side, device=device)
-    mask = (torch.arange(side, device=device) * max(config.num_classes, 2) // side).byte().expand(size, side, side)
-    seconds = math.inf
-    for _ in range(STEPS):
+    layout = devices.choose_layout(device, precision)
+    model.to(device).to(memory_format=layout).train()  # type: ignore[call-overload]
+
+    def step(parts: int) -> float:
+        """Seconds a tile."""
+        size = -(-share // parts)
+        model.zero_grad()
+        moments = [torch.empty_like(each) for each in model.parameters() for _ in range(2)]  # Adam's
+        image = torch.randn(size, config.num_channels, side, side, device=device).contiguous(memory_format=layout)
+        mask = (torch.arange(side, device=device) * max(config.num_classes, 2) // side).byte().expand(size, side, side)
         started = time.monotonic()
         with devices.autocast(device, precision):
             logits = model(image)
         loss(logits, mask).backward()
         if is_gpu:
             torch.cuda.synchronize()
-        seconds = min(seconds, time.monotonic() - started)
-    return seconds / size * (config.model.tile_size / side) ** 2
+        del moments
+        return (time.monotonic() - started) / size
+
+    seconds = [memory.explained(config, processes, share, (side, side), step) for _ in range(STEPS)]
+    return min(seconds) * (config.model.tile_size / side) ** 2
 
 
 def room(container: Container, tiles: TilePairs, found: Survey, model: nn.Module) -> Iterator[str]:

@@ -159,7 +159,9 @@ class Container:
 class Stopped(BaseException):
     """The platform, or a person, wants the run to end. No error, and so nothing that `except Exception` may catch."""
 
-    def __init__(self, reason: str = "by a signal", is_agreed: bool = False) -> None:
+    BY_SIGNAL = "by a signal"  # then the platform ends the process soon; for other reasons there is time
+
+    def __init__(self, reason: str = BY_SIGNAL, is_agreed: bool = False) -> None:
         """`is_agreed`: all processes of the run stop at the same step, and nobody has to be told."""
         super().__init__(reason)
         self.reason, self.is_agreed = reason, is_agreed

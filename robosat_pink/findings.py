@@ -41,7 +41,7 @@ class Facts:
 
     title: str
     source: str
-    finished: str
+    ended: str  # when, and if it was stopped, why
     epochs: int
     best_epoch: int
     class_names: Sequence[str]

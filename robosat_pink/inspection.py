@@ -32,7 +32,7 @@ class Inspection(NamedTuple):
 
     rows: np.ndarray  # (N,) of the pairs
     counts: np.ndarray  # (N, K, K) int64 pixels, truth by prediction, as `metrics.Confusion` counts them
-    pixels: np.ndarray  # (N,) int64 of each tile, as it was padded
+    pixels: np.ndarray  # (N,) int64 of each tile, with data or without
     histogram: np.ndarray | None  # (2, BINS) int64 pixels, truth by probability, of a single class
     empty: int  # tiles without a valid pixel
     seconds: float
@@ -74,7 +74,7 @@ def inspect(model: nn.Module, task: Task, rows: np.ndarray) -> Inspection:
     for batch, logits, mask in _evaluated(model, task, rows):
         empty += batch.empty
         seen += batch.rows
-        pixels += [mask[0].numel() if len(mask) else 0] * len(batch)
+        pixels += [height * width for height, width in batch.sizes]
         for number in range(len(batch)):
             confusion = Confusion(task.config.num_classes, task.device)
             confusion.add(logits[number : number + 1], mask[number : number + 1])
@@ -98,9 +98,9 @@ def look(model: nn.Module, task: Task, rows: np.ndarray) -> dict[int, Look]:
     looks = {}
     for batch, logits, _ in _evaluated(model, task, rows):
         predicted = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
-        for number, row in enumerate(batch.rows):
-            image, mask = batch.image[number].numpy().copy(), batch.mask[number].numpy().copy()
-            looks[row] = Look(row, image, mask, predicted[number].byte().cpu().numpy())
+        for number, (row, (height, width)) in enumerate(zip(batch.rows, batch.sizes, strict=True)):
+            image, mask, found = (each[number, ..., :height, :width] for each in (batch.image, batch.mask, predicted))
+            looks[row] = Look(row, image.numpy().copy(), mask.numpy().copy(), found.byte().cpu().numpy())
     return looks
 
 

@@ -57,8 +57,9 @@ def train_epoch(state: State, task: Task, epoch: int, save: Callable[[State], No
     tally = Tally(task.config, task.device, "train", epoch, num_batches)
     state.enter_phase(tally, task.world)
     batches = tally.timed(task.loader.training(task.split.train, epoch, state.step))
+    shown = task.show(batches, num_batches, f"epoch {epoch} train", tally, state.step)
     try:
-        for number, batch in enumerate(task.show(batches, num_batches, f"epoch {epoch} train", tally), state.step):
+        for number, batch in enumerate(shown, state.step):
             for group in state.optimizer.param_groups:
                 done = (epoch - 1 + number / num_batches) / task.config.model.epochs
                 group["lr"] = learning_rate(task.config.model, done)

@@ -1,4 +1,4 @@
-"""When the memory of the device does not suffice for a batch: what would. Called by `step`."""
+"""When the memory of the device does not suffice for a batch: what would. Called by `step` and `check`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import TypeVar
 
 import torch
 
+from robosat_pink.config import Config
 from robosat_pink.errors import ContractError
-from robosat_pink.state import Task
 
 T = TypeVar("T")
 
 
 def explained(
-    task: Task,
+    config: Config,
+    processes: int,
     samples: int,
     size: tuple[int, int],
     work: Callable[[int], T],
@@ -25,7 +26,7 @@ def explained(
     Where the memory does not suffice, ContractError with the settings that fit. They are found by the same work in
     ever more parts; before each trial `forget` is called, for the run has failed and its state is of no more use.
     """
-    parts = task.config.runtime.accumulation
+    parts = config.runtime.accumulation
     try:
         return work(parts)
     except Exception as error:
@@ -37,11 +38,11 @@ def explained(
     at_once = -(-samples // parts)
     what = f"the memory does not suffice for {at_once} tile(s) of {height} x {width} at a time"
     less = "runtime.precision = bf16 or fp16 takes less, and so does, in training, runtime.recompute = blocks"
-    if task.world.size > 1 and at_once > 1:  # the others would have to take part in a trial
-        is_synchronised = task.config.model.batch_norm == "synchronised"  # and so is not computed in parts
+    if processes > 1 and at_once > 1:  # the others would have to take part in a trial
+        is_synchronised = config.model.batch_norm == "synchronised"  # and so is not computed in parts
         way = "a smaller model.batch_size" if is_synchronised else f"runtime.accumulation = {2 * parts}"
         raise ContractError(f"{what}; try {way}, or more processes; {less}. {reason}")
-    more = _more_parts(samples, parts) if task.world.size == 1 else []
+    more = _more_parts(samples, parts) if processes == 1 else []
     fitting = next((each for each in more if _fits(work, forget, each)), None)
     if fitting is None:
         raise ContractError(

@@ -22,12 +22,12 @@ class Running(Protocol):
     def so_far(self) -> tuple[float, float]: ...
 
 
-def bar(batches: Iterable[Any], total: int, phase: str, tally: Running | None = None) -> Iterator[Any]:
-    """The batches, with a bar on the terminal: loss, IoU, tiles a second and the time left."""
+def bar(batches: Iterable[Any], total: int, phase: str, tally: Running | None = None, first: int = 0) -> Iterator[Any]:
+    """The batches, with a bar on the terminal: loss, IoU, tiles a second, the time left. `first` are done already."""
     from tqdm import tqdm
 
     started, shown, tiles = time.monotonic(), 0.0, 0
-    with tqdm(total=total, desc=phase, unit="batch", leave=False) as drawn:
+    with tqdm(total=total, initial=first, desc=phase, unit="batch", leave=False) as drawn:
         for batch in batches:
             yield batch
             tiles += len(batch)
@@ -41,16 +41,20 @@ def bar(batches: Iterable[Any], total: int, phase: str, tally: Running | None = 
             drawn.update()
 
 
-def lines(batches: Iterable[Any], total: int, phase: str, tally: Running | None = None) -> Iterator[Any]:
-    """The batches, with a line a minute on where a long phase is; nothing is asked of the device."""
+def lines(
+    batches: Iterable[Any], total: int, phase: str, tally: Running | None = None, first: int = 0
+) -> Iterator[Any]:
+    """The batches, with a line a minute on where a long phase is; nothing is asked of the device.
+
+    `first` are done already.
+    """
     started = told = time.monotonic()
-    for number, batch in enumerate(batches):
+    for done, batch in enumerate(batches, first + 1):
         yield batch
         now = time.monotonic()
-        done = number + 1
         if now - told >= LINE_S and done < total:
             told = now
-            left = (now - started) / done * (total - done)
+            left = (now - started) / (done - first) * (total - done)
             log.info("%s: %d of %d batches, %s left, until %s", phase, done, total, spelt(left), clock(left))
 
 

@@ -52,6 +52,7 @@ class Sample(NamedTuple):
     scale: np.ndarray  # (C,) float32, what the numbers are divided by
     symmetry: int  # 0 to 7, to be applied to image and mask together
     row: int
+    size: tuple[int, int]  # (H, W) of what is the tile's, before it was padded
     fetched_bytes: int = 0  # so where the cache had it
     retries: int = 0
 
@@ -223,8 +224,9 @@ class TileReader:
             height = width = self.tile_size
         else:
             height, width = (-(-size // self.size_multiple) * self.size_multiple for size in mask.shape)
+        size = (mask.shape[0], mask.shape[1])
         image, mask = pad(image, mask, height, width)
-        return Sample(image, mask, scales_of(self.channels, image.dtype, order.image), symmetry, order.row)
+        return Sample(image, mask, scales_of(self.channels, image.dtype, order.image), symmetry, order.row, size)
 
     def _cache_key(self, order: Order) -> str:
         """Differs where anything differs that decides about the decoded pair."""

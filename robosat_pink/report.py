@@ -34,10 +34,17 @@ from robosat_pink.writer import Writer
 log = logging.getLogger(__name__)
 
 
-def leave(state: State, task: Task, holdout: Mapping[str, Any] | None, container: Container, stop: StopRequest) -> None:
+def leave(
+    state: State,
+    task: Task,
+    holdout: Mapping[str, Any] | None,
+    stopped: Stopped | None,
+    container: Container,
+    stop: StopRequest,
+) -> None:
     """Evaluate the best weights once more, tile by tile, and write all that. The network has these weights after it.
 
-    In one process: if there were others, their work has ended.
+    In one process: if there were others, their work has ended. Of a run that was `stopped`, it tells the epochs done.
     """
     try:
         watch = Watch(World(), stop, Writer())
@@ -45,7 +52,9 @@ def leave(state: State, task: Task, holdout: Mapping[str, Any] | None, container
             loader = TileLoader(task.loader.tiles, task.config.model.batch_size, workers=0, interrupt=watch.interrupt)
             task = dataclasses.replace(task, loader=loader)
         task = dataclasses.replace(task, watch=watch)
-        seconds = _seconds_of_the_run(state, holdout)
+        seconds = _seconds_of_epochs(state, holdout)
+        if not state.is_resumed and not stopped:  # then this process has made all of the run
+            seconds["start-up, listing tiles, writing"] = machine.process_seconds() - sum(seconds.values())
         state.model.load_state_dict(state.best_weights)
         parts = {"holdout": task.split.holdout} if holdout else {}
         found = {
@@ -57,7 +66,7 @@ def leave(state: State, task: Task, holdout: Mapping[str, Any] | None, container
         looks = inspection.look(state.model, task, rows)
         began = time.monotonic()
         seconds["evaluating for the report"] = sum(each.seconds for each in found.values())
-        _write(state, task, holdout, container, found, picked, looks, seconds)
+        _write(state, task, holdout, stopped, container, found, picked, looks, seconds)
         log.info("report in %s, made in %.1f s", container.output_data / "report.html", time.monotonic() - began)
     except Stopped:
         log.warning("warning: stopped by a signal before the report was made; model and metrics are whole")
@@ -71,6 +80,7 @@ def _write(
     state: State,
     task: Task,
     holdout: Mapping[str, Any] | None,
+    stopped: Stopped | None,
     container: Container,
     found: Mapping[str, Inspection],
     picked: Mapping[str, list[int]],
@@ -81,7 +91,7 @@ def _write(
     images = tiles.pairs.images
     names = [each.name for each in config.classes]
     numbers = columns(state, holdout)
-    finished = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    now = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     side = round(math.sqrt(np.median(found["val"].pixels))) if len(found["val"].pixels) else config.model.tile_size
     best = next(row for row in state.history if row["epoch"] == state.best_epoch)
     parts = [
@@ -100,7 +110,7 @@ def _write(
             state.best_epoch,
             numbers,
             side,
-            finished,
+            now,
         )
     )
     _put(container.model / "MODEL_CARD.md", masked(text).encode())
@@ -126,7 +136,7 @@ def _write(
             Facts(
                 title=f"{', '.join(names)} by {config.model.name}",
                 source=masked(f"images of {config.dataset.image_bucket}, masks of {config.dataset.mask_bucket}"),
-                finished=finished,
+                ended=f"Stopped {now} {stopped.reason}" if stopped else f"Finished {now}",
                 epochs=state.epoch,
                 best_epoch=state.best_epoch,
                 class_names=names,
@@ -244,8 +254,8 @@ def _threshold_words(curve: inspection.Curve) -> str:
     )
 
 
-def _seconds_of_the_run(state: State, holdout: Mapping[str, Any] | None) -> dict[str, float]:
-    """By part, over all attempts; the rest of this process is there if it made the whole run."""
+def _seconds_of_epochs(state: State, holdout: Mapping[str, Any] | None) -> dict[str, float]:
+    """By part, of whole epochs, over all attempts."""
     waited = sum(row["train"].get("waited_s", 0.0) for row in state.history)
     seconds = {
         "training": sum(row["train"]["seconds"] for row in state.history) - waited,
@@ -253,9 +263,6 @@ def _seconds_of_the_run(state: State, holdout: Mapping[str, Any] | None) -> dict
         "evaluating after each epoch": sum(row["val"]["seconds"] for row in state.history),
         "evaluating held-out tiles": holdout["seconds"] if holdout else 0.0,
     }
-    rest = machine.process_seconds() - sum(seconds.values())
-    if rest > 0:
-        seconds["start-up, listing tiles, writing"] = rest
     return {name: each for name, each in seconds.items() if each > 0}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from robosat_pink import checkpoint, machine, metrics
+from robosat_pink import checkpoint, leftovers, machine, metrics
 from robosat_pink.checkpoint import ResumePoints
 from robosat_pink.config import Config, class_values, to_tree
 from robosat_pink.container import Container
@@ -60,7 +60,7 @@ class Results:
     ) -> None:
         """`points` is where resume points go, `upsampling` the form of convolutions that the run goes on with."""
         self.writer = writer
-        self.model, self.checkpoints = container.model, container.checkpoints
+        self.container, self.model, self.checkpoints = container, container.model, container.checkpoints
         self.config, self.tiles, self.split = config, tiles, split
         self._points, self._upsampling = points, upsampling
         self._best_written = 0  # of which epoch
@@ -79,10 +79,15 @@ class Results:
         }
 
     def begin(self, state: State) -> None:
-        """What is known before the first step. Raises ContractError where there is no room for what will follow."""
+        """What is known before the first step, without an earlier run's results, unless this one goes on with it.
+
+        Raises ContractError where there is no room for what will follow.
+        """
         self._check_room(state)
         self._write_names()
         self._write("config.yml", yaml.safe_dump(to_tree(self.config), sort_keys=False, allow_unicode=True))
+        if not state.is_resumed:
+            leftovers.put_aside(self.container, self.config)
 
     def list_anew(self, tiles: TilePairs, split: Split) -> None:
         """The tiles are others from here on."""

@@ -92,6 +92,7 @@ def go_on(state: State, start: Start, config: Config, tiles: TilePairs, split: S
         log.info("starting from %s: %d tensors, epoch %s", start.name, loaded.tensors, loaded.epoch)
         return
     _check_same_experiment(start, config)
+    state.is_resumed = True
     epoch, epochs = start.content.get("epoch"), config.model.epochs
     step = start.content.get("step", 0)
     if not isinstance(epoch, int) or epoch + (step > 0 or not start.is_whole) > epochs:

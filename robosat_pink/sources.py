@@ -37,6 +37,8 @@ INTERRUPT_S = 0.5  # how often a wait is interrupted
 class Batch(NamedTuple):
     """Samples that have at least one valid pixel; `rows` tells which, `empty` how many had none.
 
+    `sizes` are their heights and widths before they were padded to those of the batch.
+
     `cached` of all came from the cache; the others took two requests each, `retries` more together, and
     `fetched_bytes`. The tensors are views of memory that is used again when the last of them is gone, not before.
     """
@@ -46,6 +48,7 @@ class Batch(NamedTuple):
     scale: Tensor  # (N, C) float32
     symmetry: tuple[int, ...]
     rows: tuple[int, ...]
+    sizes: tuple[tuple[int, int], ...]
     empty: int
     cached: int
     fetched_bytes: int
@@ -55,7 +58,7 @@ class Batch(NamedTuple):
         return len(self.rows)
 
 
-NO_TILES = Batch(torch.empty(0), torch.empty(0), torch.empty(0), (), (), 0, 0, 0, 0)
+NO_TILES = Batch(torch.empty(0), torch.empty(0), torch.empty(0), (), (), (), 0, 0, 0, 0)
 
 
 def batch_in(memory: np.ndarray, packed: Packed) -> Batch:

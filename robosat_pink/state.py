@@ -41,6 +41,7 @@ class State:
     best_epoch: int = 0
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
     skipped: int = 0  # batches whose loss was not a number
+    is_resumed: bool = False  # so this process goes on with another's work; no resume point holds it
 
     def to_content(self) -> dict[str, Any]:
         return {
@@ -62,10 +63,13 @@ class State:
         self.step, self.tallies, self.train = 0, None, None
 
     def restore(self, content: Mapping[str, Any]) -> None:
-        """Continue from the content of a resume point."""
+        """Continue from the content of a resume point, with this experiment's weight decay."""
         try:
             self.model.load_state_dict(content["state_dict"])
+            decay = self.optimizer.param_groups[0]["weight_decay"]
             self.optimizer.load_state_dict(content["optimizer"])
+            for group in self.optimizer.param_groups:  # its rate is set in each step
+                group["weight_decay"] = decay
             if content.get("scaler") and self.scaler.is_enabled():
                 self.scaler.load_state_dict(content["scaler"])
             self.epoch, self.step = content["epoch"], content["step"]
@@ -112,5 +116,5 @@ class Progress(Protocol):
     """Wraps the batches of a phase, to show a bar or nothing."""
 
     def __call__(
-        self, batches: Iterable[Batch], total: int, phase: str, tally: Running | None = None
+        self, batches: Iterable[Batch], total: int, phase: str, tally: Running | None = None, first: int = 0
     ) -> Iterable[Batch]: ...

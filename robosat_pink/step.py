@@ -39,7 +39,9 @@ def training_step(state: State, task: Task, batch: Batch, total: int) -> tuple[T
     size = task.config.model.tile_size
     learn = partial(training_step_in_parts, state, task, batch, total)
     # Adam cannot go on with half of its moments, where the memory ended while it made them.
-    return memory.explained(task, max(len(batch), 1), (size, size), learn, forget=state.optimizer.state.clear)
+    return memory.explained(
+        task.config, task.world.size, max(len(batch), 1), (size, size), learn, forget=state.optimizer.state.clear
+    )
 
 
 def training_step_in_parts(
@@ -86,7 +88,8 @@ def evaluation_step(state: State, task: Task, batch: Batch) -> tuple[Tensor, Ten
         found = [forward(state.model, task, *part) for part in in_parts(parts, image, mask)]
         return *together(found), mask
 
-    return memory.explained(task, len(batch), (batch.image.shape[2], batch.image.shape[3]), evaluate)
+    size = (batch.image.shape[2], batch.image.shape[3])
+    return memory.explained(task.config, task.world.size, len(batch), size, evaluate)
 
 
 def backward(state: State, task: Task, image: Tensor, mask: Tensor, total: int, parts: int) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,7 @@ class Survey:
     pixels: np.ndarray  # (K,) int64 by class, K = 2 for a single class (background first)
     ignored: int  # pixels that count nowhere
     side: int  # pixels, of the median tile
+    padded_side: int  # the same, as it is evaluated
     seconds: float
     fetched_bytes: int  # 0 where the cache had all
     decoded_bytes: int
@@ -78,20 +79,22 @@ def survey(config: Config, tiles: TilePairs, rows: np.ndarray) -> Survey:
     pixels, ignored = np.zeros(size, dtype=np.int64), 0
     moments, scale = Moments(config.num_channels), np.ones(config.num_channels)
     sampled: list[np.ndarray] = []
-    sides: list[int] = []
+    sides: list[tuple[int, int]] = []  # of each tile, and padded
     fetched = decoded = 0
     for first in range(0, len(chosen), AT_ONCE):
         for sample in tiles.__getitems__(chosen[first : first + AT_ONCE]):
             valid = sample.mask != IGNORE
             pixels += np.bincount(sample.mask[valid], minlength=size)
-            ignored += int((~valid).sum())
+            height, width = sample.size
+            ignored += height * width - int(valid.sum())
             values = sample.image[:, valid]
             moments.add(values)
             sampled.append(values[:, :: max(1, values.shape[1] // SAMPLED)])
-            sides.append(len(sample.mask))
+            sides.append((height, len(sample.mask)))
             scale = sample.scale
             fetched += sample.fetched_bytes
-            decoded += sample.image.nbytes + sample.mask.nbytes
+            decoded += height * width * (len(sample.image) * sample.image.itemsize + 1)
+    side, padded_side = np.median(sides, axis=0).astype(int).tolist()
     some = np.concatenate(sampled, axis=1)
     low, high = np.percentile(some, EXTREMES, axis=1) if some.size else np.zeros((2, config.num_channels))
     return Survey(
@@ -103,7 +106,8 @@ def survey(config: Config, tiles: TilePairs, rows: np.ndarray) -> Survey:
         high=high,
         pixels=pixels,
         ignored=ignored,
-        side=int(np.median(sides)),
+        side=side,
+        padded_side=padded_side,
         seconds=time.monotonic() - started,
         fetched_bytes=fetched,
         decoded_bytes=decoded,

@@ -16,7 +16,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from robosat_pink import launch
 from robosat_pink.container import Container, Stopped, StopRequest, cause_of
@@ -34,6 +34,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("robosat_pink")
 
 MOST_LISTINGS = 10  # that tiles which change during a run may cost it
+
+
+class Ended(NamedTuple):
+    """What a run has come to, with at least one epoch to report on."""
+
+    state: State
+    task: Task
+    holdout: dict[str, Any] | None  # the metrics of held-out tiles, if any and if the run got so far
+    stopped: Stopped | None  # by its time budget
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,20 +94,17 @@ def run_in(place: Place, config: Config, container: Container, stop: StopRequest
         handler.setFormatter(MaskingFormatter(f"process {place.rank}: %(message)s"))
         log.root.setLevel(logging.WARNING)
     with distributed.joined(container, place, config.runtime.peer_timeout_s) as world:
-        finished = run(config, container, stop, world)
+        ended = run(config, container, stop, world)
     if world.is_first:
         from robosat_pink import report
 
-        report.leave(*finished, container, stop)
+        report.leave(*ended, container, stop)
+    if ended.stopped:
+        raise ended.stopped
 
 
-def run(
-    config: Config, container: Container, stop: StopRequest, world: World
-) -> tuple[State, Task, dict[str, Any] | None]:
-    """Find the tiles, build the network, continue where an earlier attempt stopped, fit, and leave the results.
-
-    What these are of: the last state, the task, the metrics of held-out tiles, if any.
-    """
+def run(config: Config, container: Container, stop: StopRequest, world: World) -> Ended:
+    """Find the tiles, build the network, continue where an earlier attempt stopped, and fit."""
     with stop.postponed():
         import torch
         from torch.amp.grad_scaler import GradScaler
@@ -169,32 +175,35 @@ def run(
         log.info(progress.summary(model, len(split.train), config.model.batch_size, config.model.epochs))
         world.shared(lambda: outcome.begin(state))
         stop.waits_to_be_asked = True
-        try:
-            stop.raise_if_requested()
-            task, holdout = fit_and_evaluate(state, task, outcome, container, stop)
-        except Stopped as stopped:
-            outcome.save_stopped(state, stopped.reason)
-            raise
-        outcome.finish(state, holdout)
+        ended = fit_and_evaluate(state, task, outcome, container, stop)
     log.info("model and metrics are in %s; best epoch %d of %d", container.model, state.best_epoch, state.epoch)
-    return state, task, holdout
+    return ended
 
 
 def fit_and_evaluate(
     state: State, task: Task, outcome: Results | NoResults, container: Container, stop: StopRequest
-) -> tuple[Task, dict[str, Any] | None]:
-    """Train to the last epoch; the metrics of held-out tiles, if any. Tiles that changed meanwhile are listed again.
+) -> Ended:
+    """Train to the last epoch or until the time is over, evaluate held-out tiles, and leave the results.
 
-    The task is the given one, but for tiles that were listed again.
+    Tiles that changed meanwhile are listed again; the task is then another one. Raises Stopped where a signal came, or
+    where no epoch is done.
     """
     from robosat_pink import assembly, loop
     from robosat_pink.reader import Changed
 
     for attempt in itertools.count():
         try:
+            stop.raise_if_requested()
             loop.fit(state, task, outcome.save, outcome.save_epoch)
             outcome.complete(state)
-            return task, evaluate_held_out(state, task)
+            holdout = evaluate_held_out(state, task)
+            outcome.finish(state, holdout)
+            return Ended(state, task, holdout, stopped=None)
+        except Stopped as stopped:
+            outcome.save_stopped(state, stopped.reason)
+            if stopped.reason == Stopped.BY_SIGNAL or not state.history:
+                raise
+            return Ended(state, task, None, stopped)
         except Changed as error:
             if task.config.dataset.if_changed == "error" or attempt == MOST_LISTINGS:
                 raise

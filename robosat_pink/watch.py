@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-from robosat_pink.container import StopRequest
+from robosat_pink.container import Stopped, StopRequest
 from robosat_pink.distributed import World
 from robosat_pink.writer import Writer
 
@@ -41,7 +41,7 @@ class Watch:
         if saves:
             self._saved = now
         reason = f"because runtime.max_seconds = {self._max_seconds or 0:g} are over" if over else None
-        return Due("by a signal" if asked else reason, bool(saves))
+        return Due(Stopped.BY_SIGNAL if asked else reason, bool(saves))
 
     def interrupt(self) -> None:
         """Called during a wait for tiles. Alone, a run ends there; several end together, after the step."""

@@ -57,6 +57,7 @@ class Packed(NamedTuple):
     scale: np.ndarray  # (N, C) float32
     symmetry: tuple[int, ...]
     rows: tuple[int, ...]
+    sizes: tuple[tuple[int, int], ...]  # (H, W) of each, before it was padded
     empty: int
     cached: int  # of all, those that the cache had; the others took two requests each
     fetched_bytes: int
@@ -93,6 +94,7 @@ class Packing:
             scale=np.stack([sample.scale for sample in full]) if full else np.zeros((0, bands), dtype=np.float32),
             symmetry=tuple(sample.symmetry for sample in full),
             rows=tuple(sample.row for sample in full),
+            sizes=tuple(sample.size for sample in full),
             empty=len(samples) - len(full),
             cached=sum(sample.fetched_bytes == 0 for sample in samples),
             fetched_bytes=sum(sample.fetched_bytes for sample in samples),

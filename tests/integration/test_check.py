@@ -8,10 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import torch
 import yaml
+from torch import Tensor, nn
 
 from conftest import S3Server
 from robosat_pink import check
+from robosat_pink.config import ChannelConfig, ClassConfig, Config, DatasetConfig, ModelConfig, RuntimeConfig
+from robosat_pink.errors import ContractError
 from robosat_pink.sample import write_tiles
 from robosat_pink.survey import Moments, Survey
 from robosat_pink.train import main
@@ -180,6 +184,28 @@ def test_check_without_a_file_takes_the_job_s(
         assert f"for {9 if len(arguments) > 1 else 2}; " in capsys.readouterr().out
 
 
+def test_padding_is_no_part_of_a_tile(
+    job: Callable[..., list[str]], opt_ml: Path, found: list[Survey], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = job()
+    for kind in ("imagery", "mask"):
+        shutil.rmtree(opt_ml / kind)
+    write_tiles(opt_ml, tiles=3, size=100)
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    (survey,) = found
+    tiles = tiles_of(opt_ml / "imagery", ".*")
+    by_row = sorted(tiles, key=lambda each: tuple(map(int, each)))
+    missing = 0
+    for row in survey.rows:
+        with rasterio.open(tiles[by_row[row]]) as image:
+            missing += int((image.read() == 0).all(axis=0).sum())
+    share = missing / (len(survey.rows) * 100 * 100)
+    assert f"in {len(survey.rows)} training tiles of 100 x 100: " in said
+    assert f"; {share:.2%} of all pixels have no data" in said
+    assert survey.decoded_bytes == len(survey.rows) * 100 * 100 * (4 * 2 + 1)
+
+
 def test_class_that_is_nowhere_is_warned_of(job: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
     arguments = job()
     classes = 'classes=[{"name": "ground", "values": [0]}, {"name": "snow", "values": [1]}, {"name": "ice"}]'
@@ -195,6 +221,74 @@ def test_checkpoint_of_another_band_count_is_refused_before_a_run(
     capsys.readouterr()
     assert main([*arguments, f"checkpoint.path={opt_ml}/model/best.pth", "channels.0.bands=[1, 2]"]) == 4
     assert "trained for 4 band(s)" in capsys.readouterr().out
+
+
+def test_what_a_resume_would_refuse_is_refused_before_it(
+    job: Callable[..., list[str]], opt_ml: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (opt_ml / "checkpoints").mkdir()
+    arguments = job()
+    assert main(["--config", arguments[1], "model.epochs=1"]) == 0
+    assert main([*arguments, f"checkpoint.resume={opt_ml}/model/best.pth"]) == 4
+    assert "holds no optimizer" in capsys.readouterr().out
+    (point,) = (opt_ml / "checkpoints").glob("resume-00001-000000.pth")
+    assert main([*arguments, f"checkpoint.resume={point}", "model.lr=0.5"]) == 4
+    assert "is of another experiment: model.lr = 0.5" in capsys.readouterr().out
+    assert main([*arguments, f"checkpoint.resume={point}"]) == 0
+    assert f"continuing from {point}: 1 epochs and 0 steps are done" in capsys.readouterr().out
+
+
+def test_processes_are_counted(job: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*job(), "runtime.processes=2"]) == 0
+    assert ", by 2 processes: about" in capsys.readouterr().out
+    assert main([*job(), "runtime.processes=8"]) == 2
+    assert "model.batch_size = 7: is that of all 8 processes together" in capsys.readouterr().out
+
+
+class Network(nn.Conv2d):
+    """With memory for so many tiles at a time."""
+
+    def __init__(self, most: int = 99) -> None:
+        super().__init__(2, 1, 1)
+        self.most = most
+        self.seen: set[int] = set()
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.seen.add(len(image))
+        if len(image) > self.most:
+            raise torch.OutOfMemoryError("Tried to allocate 20 MiB")
+        return super().forward(image)
+
+
+def stepped_through(network: Network, processes: int, accumulation: int) -> None:
+    config = Config(
+        dataset=DatasetConfig(image_bucket="imagery", mask_bucket="mask"),
+        classes=(ClassConfig(name="snow"),),
+        channels=(ChannelConfig(bands=(1, 2)),),
+        model=ModelConfig(name="albunet", tile_size=64, batch_size=12),
+        runtime=RuntimeConfig(accumulation=accumulation),
+    )
+    assert check.step_seconds(config, network, torch.device("cpu"), None, processes) > 0
+
+
+@pytest.mark.parametrize(
+    ("processes", "accumulation", "at_once"), [(1, 1, 12), (1, 5, 3), (5, 1, 3), (2, 4, 2), (5, 2, 2)]
+)
+def test_check_steps_through_as_many_tiles_as_a_process_computes_at_a_time(
+    processes: int, accumulation: int, at_once: int
+) -> None:
+    network = Network()
+    stepped_through(network, processes, accumulation)
+    assert network.seen == {at_once}
+
+
+def test_memory_that_a_training_would_run_out_of_is_explained_before_it() -> None:
+    with pytest.raises(
+        ContractError, match=r"for 12 tile.* of 64 x 64 at a time; 2 fit: set runtime\.accumulation = 8"
+    ):
+        stepped_through(Network(most=2), 1, 1)
+    with pytest.raises(ContractError, match=r"for 3 tile.* try runtime\.accumulation = 4, or more processes"):
+        stepped_through(Network(most=2), 2, 2)
 
 
 def test_moments_of_parts_are_those_of_the_whole() -> None:

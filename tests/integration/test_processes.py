@@ -194,6 +194,14 @@ def test_error_of_one_process_ends_all_with_its_cause(job: Path) -> None:
     assert "failed: " in out  # so the other says
 
 
+def test_processes_whose_time_is_over_end_together_and_the_first_leaves_the_report(job: Path) -> None:
+    out = train("runtime.processes=2", "model.epochs=10000", "runtime.max_seconds=8")
+    assert "stopped because runtime.max_seconds = 8 are over" in out
+    assert "report in " in out
+    assert (job / "output/data/report.html").exists()
+    assert not (job / "output/failure").exists()
+
+
 def test_more_processes_than_tiles_of_a_batch_are_refused(job: Path) -> None:
     train("runtime.processes=2", "model.batch_size=1", code=2)
     assert "model.batch_size = 1" in (job / "output/failure").read_text()

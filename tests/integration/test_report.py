@@ -7,9 +7,11 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,9 @@ from PIL import Image
 
 from chromium import Chromium
 from robosat_pink import checkpoint, inspection, metrics
+from robosat_pink.distributed import World
 from robosat_pink.sample import write_tiles
+from robosat_pink.tally import Tally
 from robosat_pink.train import main
 
 EXPERIMENT = {
@@ -227,7 +231,10 @@ def test_page_names_what_was_run(run: Path) -> None:
     counts = {row[0]: row[1] for row in tables(run)["What was found"][1:]}
     assert (counts["pairs of image and mask"], counts["scenes"], counts["tile zoom"]) == ("32", "2", "15")
     times = tables(run)["Where the time went"]
-    assert [row[0] for row in times[1:3]] == ["training", "waiting for tiles, in training"]
+    assert [row[0] for row in times[1:]] == [
+        *("training", "waiting for tiles, in training", "evaluating after each epoch", "evaluating held-out tiles"),
+        *("start-up, listing tiles, writing", "evaluating for the report", "all"),
+    ]
     assert 'href="https://www.openstreetmap.org/?mlat=37.' in page
     assert page.count('aria-label="Map of the tiles: 16 train, 8 val, 8 holdout"') == 1
 
@@ -313,6 +320,80 @@ def test_report_that_fails_leaves_the_training_a_success(
     assert f"warning: no report: {type(error).__name__}: no; model and metrics are whole" in capsys.readouterr().out
     assert not (opt_ml / "output/failure").exists()
     assert (opt_ml / "model/metrics.json").exists()
+
+
+def test_padding_is_no_part_of_a_tile(opt_ml: Path) -> None:
+    """Most tiles are of 100 pixels, some of 72: padded to 128 both, or to each other where a batch has some of each."""
+    for folder, size in (("20180528", 100), ("20180601", 72)):
+        write_tiles(opt_ml / folder, tiles=5 if size == 100 else 2, size=size)
+        for kind in ("imagery", "mask"):
+            (opt_ml / kind).mkdir(exist_ok=True)
+            (opt_ml / folder / kind / "20180528_sierra").rename(opt_ml / kind / f"{folder}_sierra")
+    lay_out(opt_ml, opt_ml, EXPERIMENT)
+    assert main(["model.epochs=1", "dataset.split.test_percent=0", "dataset.train_percent=0.3"]) == 0
+
+    missing = pixels = empty = 0
+    for name in (opt_ml / "model/test_ids.txt").read_text().split():
+        scene, x, y, z = name.removeprefix("channel:imagery_").rsplit("-", 3)
+        with rasterio.open(opt_ml / "imagery" / scene / z / x / f"{y}.tif") as image:
+            valid = (image.read() != 0).any(axis=0)
+        empty += not valid.any()
+        missing += int((~valid).sum()) * valid.any()
+        pixels += valid.size * valid.any()
+    assert missing
+    found = {row[0]: row[1] for row in tables(opt_ml)["What was found"][1:]}
+    assert found["tile size"] == "100 x 100 pixels"
+    assert found["ground resolution"] == "about 9.7 m"  # 40,075,017 m * cos 37.9° / 2^15 / 100
+    assert found["validation pixels with data"] == f"{1 - missing / pixels:.1%}"
+    assert found["validation tiles without any"] == str(empty)
+    assert "tiles of 100 x 100 pixels |" in (opt_ml / "model/MODEL_CARD.md").read_text()
+    for path in (opt_ml / "output/data/tiles").iterdir():
+        side = 72 if "20180601" in path.name else 100
+        assert Image.open(path).size == (4 * side + 3 * 8, side)
+
+
+class Clock:
+    """The watch's, by which the time is over once an epoch has been evaluated."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+
+    def monotonic(self) -> float:
+        return time.monotonic() + 1e6 * self.is_over
+
+
+def test_run_whose_time_is_over_leaves_the_report_of_its_epochs_and_later_that_of_all(
+    scenes: Path, opt_ml: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lay_out(opt_ml, scenes, EXPERIMENT)
+    (opt_ml / "checkpoints").mkdir()
+    clock, finish = Clock(), Tally.finish
+
+    def finished(tally: Tally, world: World) -> dict[str, Any]:
+        clock.is_over = tally.phase == "val"
+        return finish(tally, world)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("robosat_pink.watch.time", clock)
+        patch.setattr(Tally, "finish", finished)
+        assert main(["runtime.max_seconds=1000"]) == 0
+    log = capsys.readouterr().out
+    assert "stopped because runtime.max_seconds = 1000 are over after 1 epochs and 1 steps" in log
+    assert "phase=holdout" not in log
+    page, card = (opt_ml / "output/data/report.html").read_text(), (opt_ml / "model/MODEL_CARD.md").read_text()
+    assert re.search(r"Stopped [-\d]+ [\d:]+ UTC because runtime\.max_seconds = 1000 are over\.", page)
+    assert tables(opt_ml)["All metrics"][0][:3] == ["", "validation tiles", "training, last epoch"]
+    assert "The held-out tiles are looked at once, after the last epoch." in page
+    assert "16 trained on, 8 for validation, 8 held out" in card
+    assert "The validation tiles chose the best epoch. Pixels" in card
+    begun = "start-up, listing tiles, writing"  # nobody knows it of several attempts
+    assert begun not in page
+
+    assert main(["runtime.max_seconds=1000"]) == 0
+    page = (opt_ml / "output/data/report.html").read_text()
+    assert tables(opt_ml)["All metrics"][0][1] == "held-out tiles"
+    assert "Finished " in page
+    assert begun not in page
 
 
 def test_report_of_a_hundred_tiles_is_made_in_seconds_and_stays_small(

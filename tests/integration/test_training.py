@@ -118,6 +118,50 @@ def test_same_seed_same_result_to_the_last_bit_whatever_the_workers(job: Path, t
     assert results[0][1] == results[1][1]
 
 
+def files_in(*folders: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for folder in folders for path in folder.rglob("*") if path.is_file()}
+
+
+def test_new_run_in_a_used_folder_puts_the_results_of_the_earlier_one_aside_and_nothing_else(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = job / "model", job / "output/data"
+    arguments = ["dataset.split.test_percent=0.2", "model.epochs=1"]
+    known = ["config.yml", "holdout_ids.txt", "test_ids.txt", "train_ids.txt"]
+    assert main(arguments) == 0
+    left = files_in(*folders)
+    for name in ("model/checkpoint-1.pth", "model/card.md", "output/data/report.html.orig", "output/data/tiles/x.txt"):
+        (job / name).touch()
+    others = {"checkpoint-1.pth", "card.md", "report.html.orig", "tiles/x.txt"}
+    capsys.readouterr()
+
+    assert main(arguments) == 0  # goes on, with nothing left to do
+    assert "an earlier run had left" not in capsys.readouterr().out
+
+    shutil.rmtree(job / "checkpoints")
+    assert main([*arguments, "model.lr=0.5", "runtime.max_seconds=0.000001"]) == 0
+    assert (
+        f"files that an earlier run had left in {job / 'model'} to {job / 'model/earlier-1'}" in capsys.readouterr().out
+    )
+    aside = {f"earlier-1/{name}" for name in left - {*known}}
+    assert files_in(*folders) == others | aside | {*known, "best.pth", "checkpoint-00000-of-00001.pth"}
+    assert checkpoint.load(job / "model/best.pth")["metadata"]["config"]["model"]["lr"] == 0.5
+
+
+def test_file_that_the_experiment_names_is_not_put_aside(
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["model.epochs=1"]) == 0
+    shutil.rmtree(job / "checkpoints")
+    weights_before = (job / "model/best.pth").read_bytes()
+    monkeypatch.chdir(job)
+    named = "./model/best.pth"
+    assert main(["model.epochs=1", f"checkpoint.path={named}", "runtime.max_seconds=0.000001"]) == 0
+    assert f"starting from {named}" in capsys.readouterr().out
+    assert (job / "model/best.pth").read_bytes() == weights_before
+    assert not (job / "model/metrics.json").exists()
+
+
 def test_another_seed_is_another_run(job: Path) -> None:
     assert main(["model.epochs=1", "runtime.seed=0"]) == 0
     first = weights(job / "model")
@@ -383,13 +427,18 @@ def test_run_that_gets_no_better_ends_early_and_stays_ended(job: Path, capsys: p
 
 
 def test_run_whose_time_is_over_stops_cleanly_and_goes_on_another_time(
-    job: Path, capsys: pytest.CaptureFixture[str]
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("robosat_pink.progress.LINE_S", 0.0)
     assert main(["runtime.max_seconds=0.001"]) == 0
     assert "stopped because runtime.max_seconds = 0.001 are over after 0 epochs and 1 steps" in capsys.readouterr().out
     assert [path.name for path in (job / "checkpoints").iterdir()] == ["resume-00000-000001.pth"]
+    assert not (job / "output/data/report.html").exists()  # there is no epoch to report on
     assert main([]) == 0
-    assert "0 epochs and 1 steps are done" in capsys.readouterr().out
+    log = capsys.readouterr().out
+    assert "0 epochs and 1 steps are done" in log
+    assert "epoch 1 train: 1 of 4 batches" not in log
+    assert "epoch 1 train: 2 of 4 batches" in log
 
 
 def test_batches_whose_loss_is_no_number_are_named_and_too_many_end_the_run(

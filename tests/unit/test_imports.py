@@ -66,15 +66,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "losses.weighted_sum": set(),
     "metrics": {"losses"},
     # The run: `train`, of which `loop` and `results` are parts.
-    "memory": {"state"},
+    "memory": {"config"},
     "progress": set(),
     "tally": {"config", "distributed", "metrics", "sources"},
     "state": {"config", "distributed", "loader", "progress", "sources", "tally", "tiles", "transforms", "watch"},
     "step": {"device", "losses", "memory", "models.recomputation", "sources", "state", "transforms"},
     "loop": {"config", "container", "metrics", "progress", "state", "step", "tally"},
     "resume": {"checkpoint", "config", "datasets", "state", "tiles"},
+    "leftovers": {"checkpoint", "config", "container"},
     "results": {
-        *("checkpoint", "config", "container", "datasets", "files", "machine", "metrics"),
+        *("checkpoint", "config", "container", "datasets", "files", "leftovers", "machine", "metrics"),
         *("resume", "state", "tiles", "writer"),
     },
     "assembly": {
@@ -99,8 +100,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # What is said before a run.
     "survey": {"config", "datasets", "losses"},
     "check": {
-        *("assembly", "checkpoint", "config", "container", "datasets", "device", "distributed", "losses"),
-        *("resume", "scenes", "survey", "tiles"),
+        *("assembly", "config", "container", "datasets", "device", "distributed", "launch", "losses", "memory"),
+        *("resume", "scenes", "state", "survey", "tiles"),
     },
     "trained": {"checkpoint", "config", "datasets", "models", "reader", "schema", "transforms"},
     # Programs of their own.

@@ -356,7 +356,8 @@ def pack(samples: Sequence[Sample]) -> Batch:
 
 def sample(dtype: str, height: int = 2, width: int = 2, value: float = 1, row: int = 0) -> Sample:
     image = np.full((2, height, width), value, dtype=dtype)
-    return Sample(image, np.zeros((height, width), dtype=np.uint8), np.ones(2, dtype=np.float32), 0, row)
+    mask = np.zeros((height, width), dtype=np.uint8)
+    return Sample(image, mask, np.ones(2, dtype=np.float32), 0, row, (height, width))
 
 
 @pytest.mark.parametrize(
@@ -387,6 +388,20 @@ def test_sizes_that_differ_are_padded_to_the_largest_height_and_width() -> None:
     assert (batch.mask[1, :4, :2] == 0).all()
     assert ((batch.mask == 255) == (batch.image[:, 0] == 0)).all()
     assert batch.rows == (4, 6)
+    assert batch.sizes == ((3, 5), (4, 2))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_size_of_each_tile_before_it_was_padded_is_known(tmp_path: Path, workers: int) -> None:
+    for x, (height, width) in enumerate([(12, 12), (5, 9), (16, 3), (12, 12)]):
+        write_pair(tmp_path, x, image=pattern(2, height, width))
+    write_pair(tmp_path, 3, image=np.zeros((2, 12, 12), dtype=np.uint16), image_nodata=0)
+    loader = TileLoader(pairs_in(tmp_path), 2, workers)
+    first, second = loader.evaluation(np.arange(4))
+    assert (first.mask.shape, first.sizes) == ((2, 16, 16), ((12, 12), (5, 9)))
+    assert (second.mask.shape, second.sizes) == ((1, 16, 8), ((16, 3),))
+    cut = [pair for batch in loader.training(np.arange(4), 1) for pair in zip(batch.rows, batch.sizes, strict=True)]
+    assert dict(cut) == {0: (8, 8), 1: (5, 8), 2: (8, 3)}  # of what is cut from them
 
 
 def test_batch_of_tiles_of_different_types_keeps_the_scale_of_each(tmp_path: Path) -> None:

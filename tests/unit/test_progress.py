@@ -62,6 +62,22 @@ def test_long_phase_tells_once_a_minute_where_it_is(clock: Clock, caplog: pytest
     ]
 
 
+def test_phase_that_goes_on_counts_what_was_done_before_and_its_own_time_only(
+    clock: Clock, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO)
+    for show in (progress.lines, progress.bar):
+        for _ in show(iter(["tile"] * 10), 100, "epoch 1 train", first=90):
+            clock.now += 30
+    assert caplog.messages == [
+        "epoch 1 train: 92 of 100 batches, 4 min left, until 08:05 UTC",
+        "epoch 1 train: 94 of 100 batches, 3 min left, until 08:05 UTC",
+        "epoch 1 train: 96 of 100 batches, 2 min left, until 08:05 UTC",
+        "epoch 1 train: 98 of 100 batches, 60 s left, until 08:05 UTC",
+    ]
+    assert "90%|" in capsys.readouterr().err
+
+
 def test_bar_shows_loss_iou_and_tiles_and_passes_everything_on(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:

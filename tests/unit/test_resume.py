@@ -160,6 +160,14 @@ def test_resume_point_of_another_experiment_is_refused_with_the_keys_unless_told
     assert torch.equal(state.model.state_dict()["final.weight"], start.content["state_dict"]["final.weight"])
 
 
+def test_another_weight_decay_is_what_a_run_goes_on_with() -> None:
+    model = Network()
+    state = State(model, torch.optim.Adam(model.parameters(), weight_decay=0.25), GradScaler("cpu", enabled=False))
+    config = experiment(model={"decay": 0.25}, checkpoint={"if_different": "continue"})
+    resume.go_on(state, point_of(experiment()), config, Tiles(), SPLIT)  # type: ignore[arg-type]
+    assert [group["weight_decay"] for group in state.optimizer.param_groups] == [0.25]
+
+
 def test_how_a_run_goes_and_how_long_may_change() -> None:
     start = point_of(experiment())
     other = experiment(

@@ -74,7 +74,8 @@ def batch(samples: int = 7) -> tuple[Tensor, Tensor]:
 
 def batch_of(image: Tensor, mask: Tensor) -> Batch:
     rows = tuple(range(len(image)))
-    return Batch(image, mask, torch.ones(len(image), image.shape[1]), (0,) * len(image), rows, 0, 0, 0, 0)
+    sizes = ((image.shape[2], image.shape[3]),) * len(image)
+    return Batch(image, mask, torch.ones(len(image), image.shape[1]), (0,) * len(image), rows, sizes, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("parts", [2, 3, 5, 7, 20])
