@@ -41,7 +41,7 @@ class State:
     best_epoch: int = 0
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
     skipped: int = 0  # batches whose loss was not a number
-    is_resumed: bool = False  # so this process goes on with another's work; no resume point holds it
+    is_resumed: bool = False  # this process goes on with an earlier one's work; no resume point holds that
 
     def to_content(self) -> dict[str, Any]:
         return {
