@@ -244,7 +244,7 @@ def _list_tiles(location: Location, expression: str, key: str) -> TileFiles:
         raise DataError(f"{key} = {expression!r} matches no directory of {location}; there are: {_some(there)}")
 
     def parse(page: Page) -> tuple[np.ndarray, int]:
-        return parse_names(page.prefix, page.paths, page.descriptions), len(page.paths)
+        return parse_names(page.prefix, page.paths, page.etags, page.sizes), len(page.paths)
 
     def find(directory: str) -> tuple[list[np.ndarray], int]:
         pages = location.pages(directory, parse)

@@ -263,7 +263,7 @@ def _fetch(location: Location, path: str, version: int) -> Fetched:
         fetched = location.fetch(path)
     except NotFound as error:
         raise Changed(f"{error}. It was there when listed; start again to train on today's tiles") from error
-    if version_of(fetched.description) != version:
+    if version_of(fetched.file.etag, fetched.file.size) != version:
         raise Changed(f"{location}/{path}: has changed since it was listed; start again to train on today's tiles")
     return fetched
 

@@ -138,7 +138,7 @@ class Location:
             return content, file
 
         (content, file), retries = self._persistently(path, get)
-        return Fetched(content, file.description, retries)
+        return Fetched(content, file, retries)
 
     def _persistently(
         self, path: str, work: Callable[[], T], is_to_retry: Callable[[Exception], bool] = may_pass
@@ -166,12 +166,7 @@ class Location:
 class StoredFile:
     path: str
     size: int
-    etag: str
-
-    @property
-    def description(self) -> str:
-        """Differs where contents differ, as far as the store tells them apart."""
-        return f"{self.etag} {self.size}"
+    etag: str  # empty where the store gives none
 
 
 class Page(NamedTuple):
@@ -182,15 +177,10 @@ class Page(NamedTuple):
     sizes: list[int]
     etags: list[str | None]
 
-    @property
-    def descriptions(self) -> list[str]:
-        """As `StoredFile.description` has them."""
-        return [f"{etag or ''} {size}" for etag, size in zip(self.etags, self.sizes, strict=True)]
-
 
 class Fetched(NamedTuple):
     content: memoryview  # the client's own, not copied
-    description: str  # as `StoredFile.description` has it
+    file: StoredFile
     retries: int
 
 

@@ -37,12 +37,12 @@ class Tile(NamedTuple):
     y: int
 
 
-def version_of(description: str) -> int:
-    """64 bits that stand for what a store says of an object's content (ETag and size)."""
-    return xxhash.xxh3_64_intdigest(description.encode())
+def version_of(etag: str | None, size: int) -> int:
+    """64 bits that differ where contents differ, as far as the store tells them apart."""
+    return xxhash.xxh3_64_intdigest((etag or "").encode(), size)
 
 
-def parse_names(prefix: str, paths: Sequence[str], descriptions: Sequence[str]) -> np.ndarray:
+def parse_names(prefix: str, paths: Sequence[str], etags: Sequence[str | None], sizes: Sequence[int]) -> np.ndarray:
     """The tiles (N,) of type TILE among files of one directory, by their paths, which begin with the prefix.
 
     Mostly they are all z/x/y.tif, and then a million are parsed in a second.
@@ -53,13 +53,13 @@ def parse_names(prefix: str, paths: Sequence[str], descriptions: Sequence[str]) 
         table = np.empty(len(paths), dtype=TILE)
         table["zxy"] = np.fromstring(numbers[1:], dtype=np.int64, sep="/").reshape(-1, 3)
         table["suffix"] = SUFFIXES.index("tif")
-        table["version"] = list(map(version_of, descriptions))
+        table["version"] = list(map(version_of, etags, sizes))
         return table
     rows: list[tuple[tuple[int, ...], int, int]] = []
-    for path, description in zip(paths, descriptions, strict=True):
+    for path, etag, size in zip(paths, etags, sizes, strict=True):
         if match := TILE_PATH.fullmatch(path, len(prefix)):
             *place, suffix = match.groups()
-            rows.append((tuple(map(int, place)), SUFFIXES.index(suffix), version_of(description)))
+            rows.append((tuple(map(int, place)), SUFFIXES.index(suffix), version_of(etag, size)))
     return np.array(rows, dtype=TILE)
 
 
@@ -71,7 +71,7 @@ class TileFiles:
     directory: np.ndarray  # (N,) int32
     zxy: np.ndarray  # (N, 3) int32
     suffix: np.ndarray  # (N,) uint8, into SUFFIXES
-    version: np.ndarray  # (N,) uint64, `version_of` what the store says of the content
+    version: np.ndarray  # (N,) uint64, `version_of` the content
 
     def __len__(self) -> int:
         return len(self.directory)

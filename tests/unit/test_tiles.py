@@ -30,7 +30,8 @@ def files(**listing: Sequence[str]) -> TileFiles:
 
 def parse(directory: str, *paths: str, versions: Sequence[str] = ()) -> np.ndarray:
     prefix = f"{directory}/"
-    return parse_names(prefix, [prefix + path for path in paths], versions or ["v1"] * len(paths))
+    etags = versions or ["v1"] * len(paths)
+    return parse_names(prefix, [prefix + path for path in paths], etags, [7] * len(paths))
 
 
 def paths(found: TileFiles) -> list[str]:
@@ -129,7 +130,7 @@ def test_version_tells_contents_apart_by_what_the_store_says() -> None:
     table = parse("scene", "5/1/2.tif", "5/1/3.tif", "5/1/4.tif", versions=["etag a", "etag b", "etag a"])
     first, second, third = table["version"].tolist()
     assert first == third != second
-    assert first == version_of("etag a")
+    assert first == version_of("etag a", 7) != version_of("etag a", 8)
 
 
 def test_no_directory_and_no_tile_is_an_empty_collection() -> None:
