@@ -238,7 +238,7 @@ def _data(task: Task, found: Inspection, side: int) -> list[tuple[str, int | str
         ("ground resolution", f"about {maps.metres_per_pixel(pairs.images.zxy, side):.2g} m"),
         ("validation pixels with data", f"{int(total.sum()) / pixels:.1%}"),
         ("of them", shares),
-        ("validation tiles without any", found.empty),
+        ("validation tiles without data", found.empty),
     ]
 
 

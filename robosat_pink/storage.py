@@ -260,7 +260,8 @@ def _process_with_clients() -> int:
 def _client_here(location: Location, retries: int) -> S3Store | LocalStore:
     if location.bucket is None:
         if not Path(location.path).is_dir():
-            raise NotFound(f"{location}: no such folder")
+            where = "" if location.name == location.path else f"; it was looked for at {location.path}"
+            raise NotFound(f"{location}: no such folder{where}")
         return LocalStore(location.path)
     endpoint = _endpoint(location)
     return S3Store(

@@ -117,7 +117,7 @@ def test_worker_that_is_killed_while_it_fills_the_cache_leaves_only_right_entrie
     loader = TileLoader(pairs_on(server, tmp_path), 4, 1)
     (source,) = loader._sources
     assert isinstance(source, Worker)
-    batches = loader.evaluation(ROWS)
+    batches = loader.training(ROWS, epoch=1)
     next(batches)
     wait_for_entries(tmp_path, count)
     os.kill(source._process.pid or 0, signal.SIGKILL)

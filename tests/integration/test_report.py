@@ -345,7 +345,7 @@ def test_padding_is_no_part_of_a_tile(opt_ml: Path) -> None:
     assert found["tile size"] == "100 x 100 pixels"
     assert found["ground resolution"] == "about 9.7 m"  # 40,075,017 m * cos 37.9° / 2^15 / 100
     assert found["validation pixels with data"] == f"{1 - missing / pixels:.1%}"
-    assert found["validation tiles without any"] == str(empty)
+    assert found["validation tiles without data"] == str(empty)
     assert "tiles of 100 x 100 pixels |" in (opt_ml / "model/MODEL_CARD.md").read_text()
     for path in (opt_ml / "output/data/tiles").iterdir():
         side = 72 if "20180601" in path.name else 100

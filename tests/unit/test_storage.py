@@ -194,6 +194,14 @@ def test_folder_that_does_not_exist_is_an_error_that_says_so(tmp_path: Path) -> 
             call()
 
 
+def test_relative_folder_that_does_not_exist_is_told_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=f"^tiles: no such folder; it was looked for at {tmp_path}/tiles"):
+        Location.parse("./tiles").directories()
+
+
 def test_folder_that_is_made_after_a_failure_is_found(tmp_path: Path) -> None:
     location = Location.parse(f"{tmp_path}/tiles")
     with pytest.raises(DataError):
