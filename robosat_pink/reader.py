@@ -28,8 +28,7 @@ from robosat_pink.storage import Fetched, Location
 from robosat_pink.tiles import version_of
 
 REQUESTS = 32  # in flight, in one process
-DECODERS = 2  # threads that decode, in one process
-KEEPERS = 2  # threads that write the cache, in one process
+DECODERS = 3  # threads that decode and read and write the cache, in one process
 CACHE_VERSION = 2  # to be raised when the same tile would be decoded otherwise
 AUTO_SCALE = {"uint8": 255.0, "uint16": 10000.0, "int16": 10000.0, "float32": 1.0}
 SYMMETRIES = 8  # of the square, the identity included
@@ -81,7 +80,7 @@ class TileReader:
         table = self._look_up(np.arange(1 << 8))  # class by value, of masks of 8 bits
         self._table = table.tobytes()
         self._same = int((table == np.arange(1 << 8)).argmin()) - 1  # up to this value, values are class numbers
-        self._threads: tuple[ThreadPoolExecutor, ThreadPoolExecutor, ThreadPoolExecutor] | None = None
+        self._threads: tuple[ThreadPoolExecutor, ThreadPoolExecutor] | None = None
         self._of_thread: Any = None
         self._process = 0  # that has the threads: a fork of it has none
 
@@ -99,14 +98,13 @@ class TileReader:
             self._threads = (
                 ThreadPoolExecutor(REQUESTS, "fetch"),
                 ThreadPoolExecutor(DECODERS, "decode"),
-                ThreadPoolExecutor(KEEPERS, "keep"),
             )
             self._of_thread = threading.local()
         return [self._begin(order, number, use) for number, order in enumerate(orders)]
 
     def _begin(self, order: Order, number: int, use: Callable[[int, Sample], None]) -> Future[None]:
         assert self._threads is not None
-        fetchers, decoders, keepers = self._threads
+        fetchers, decoders = self._threads
         done: Future[None] = Future()
 
         def settle(work: Callable[[], None]) -> None:
@@ -146,13 +144,7 @@ class TileReader:
             fetched_bytes = len(image_file.content) + len(mask_file.content)
             use(number, sample._replace(fetched_bytes=fetched_bytes, retries=image_file.retries + mask_file.retries))
             if self.cache:
-                keepers.submit(settle, lambda: keep(image, mask))
-            else:
-                done.set_result(None)
-
-        def keep(image: np.ndarray, mask: np.ndarray) -> None:
-            assert self.cache is not None
-            self.cache.put(key, image, mask)
+                self.cache.put(key, image, mask)
             done.set_result(None)
 
         key = self._cache_key(order) if self.cache else ""
