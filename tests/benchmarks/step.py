@@ -103,14 +103,17 @@ def looped_lovasz_hinge(logits: Tensor, mask: Tensor) -> Tensor:
 class Step:
     """A network with its batch and optimizer, under some levers."""
 
-    def __init__(self, levers: Levers, network: str, batch: int, size: int, device: str) -> None:
+    def __init__(
+        self, levers: Levers, network: str, batch: int, size: int, device: str, dtype: torch.dtype = torch.float32
+    ) -> None:
         torch.manual_seed(0)
         self.levers, self.device = levers, device
         layout = torch.channels_last if levers.channels_last else torch.contiguous_format
         self.model = build_model(network, num_classes=1, num_channels=CHANNELS[network])
-        self.model.to(device).to(memory_format=layout)  # type: ignore[call-overload]
+        self.model.to(device, dtype).to(memory_format=layout)  # type: ignore[call-overload]
         choose_execution(self.model, Execution(levers.form, levers.recompute))
-        self.image = torch.randn(batch, CHANNELS[network], size, size, device=device).to(memory_format=layout)
+        image = torch.randn(batch, CHANNELS[network], size, size, device=device)
+        self.image = image.to(dtype, memory_format=layout)
         self.mask = (torch.rand(batch, size, size, device=device) < 0.3).to(torch.uint8)
         self.loss: Callable[[Tensor, Tensor], Tensor] | nn.Module = looped_lovasz_hinge
         if levers.loss:
@@ -268,6 +271,30 @@ def losses(batch: int, size: int, rounds: int, device: str) -> None:
         print(f"| {share:.1%} | {1e3 * loop:.0f} | {1e3 * fast:.0f} | {loop / fast:.2f} | {off:.1e} |", flush=True)
 
 
+def equal(steps: int, network: str, batch: int, size: int, device: str) -> None:
+    """How far losses of a training with all levers part from those without, and what one other rounding does to them.
+
+    Training multiplies what differs: Adam's first steps have the gradients' signs alone, and norms share it out.
+    """
+    print("| beside the straightforward step | first loss | last | apart by at most |")
+    print("|---|---:|---:|---:|")
+    exact = replace(ALL, bf16=False)
+    for name, levers, dtype in (
+        ("all levers, float32", exact, torch.float32),
+        ("itself, its first weights off by 2^-23 of them, float32", Levers(), torch.float32),
+        ("all levers, float64", exact, torch.float64),
+        ("itself, its first weights off by 2^-23 of them, float64", Levers(), torch.float64),
+    ):
+        base, other = (Step(each, network, batch, size, device, dtype) for each in (Levers(), levers))
+        if levers == Levers():
+            with torch.no_grad():
+                for each in other.model.parameters():
+                    each.mul_(1 + 2.0**-23 * torch.randn_like(each).sign().to(torch.float64))
+        pairs = [(base.run(), other.run()) for _ in range(steps)]
+        apart = max(abs(first - second) for first, second in pairs)
+        print(f"| {name} | {pairs[0][0]:.6f} | {pairs[-1][0]:.6f} | {apart:.1e} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="What a training step costs, lever by lever.")
     parser.add_argument("--network", choices=list(CHANNELS), default="albunet")
@@ -279,16 +306,15 @@ def main() -> None:
     parser.add_argument("--brief", action="store_true", help="only without levers, with all, and in each form: 6 GB")
     parser.add_argument("--losses", action="store_true", help="only the Lovász loss")
     parser.add_argument(
-        "--equal", type=int, metavar="STEPS", help="only how far losses of float32 part in so many steps"
+        "--equal", type=int, metavar="STEPS", help="only how far losses part in so many steps, levers on and off"
     )
     options = parser.parse_args()
     if options.equal:
-        off, on = (
-            Step(each, options.network, options.batch, options.size, options.device)
-            for each in (Levers(), replace(ALL, bf16=False))
+        equal(options.equal, options.network, options.batch, options.size, options.device)
+        print(
+            f"\n{name_of_machine()}; {options.network}, {options.device}, {options.size} x {options.size}, "
+            f"batch {options.batch}, {options.equal} steps"
         )
-        pairs = [(off.run(), on.run()) for _ in range(options.equal)]
-        print(f"loss {pairs[0][0]:.6f} to {pairs[-1][0]:.6f}; apart by at most {max(abs(a - b) for a, b in pairs):.1e}")
         return
     if options.losses:
         losses(options.batch, options.size, options.rounds, options.device)
