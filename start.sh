@@ -80,6 +80,19 @@ choose_python() {
     fi
 }
 
+# put_aside FOLDER: removes it if it is empty; otherwise it becomes FOLDER-1 and so on, for it may hold a trained network.
+put_aside() {
+    local number=1
+    if rmdir "$1" 2>/dev/null; then
+        return
+    fi
+    while [ -e "$1-$number" ]; do
+        number=$((number + 1))
+    done
+    mv "$1" "$1-$number"
+    echo "start.sh: the earlier $1 is now $1-$number" >&2
+}
+
 verb=${1:-}
 shift || true
 case $verb in
@@ -94,12 +107,18 @@ check)
     exec "$python" -m robosat_pink.train --check "$@"
     ;;
 demo)
+    case " $* " in
+    *" -h "* | *" --help "*)
+        usage
+        exit
+        ;;
+    esac
     choose_python
     folder=$here/demo
     if ! mkdir -p "$folder" 2>/dev/null; then
         fail 73 "cannot write $folder"
     fi
-    rm -rf "${folder:?}"
+    put_aside "$folder"
     "$python" -m robosat_pink.sample "$folder" --experiment "$here/experiments/demo.yml"
     echo "The experiment is $here/experiments/demo.yml, its tiles are in $folder/input/data;"
     echo "look into $folder/model for the network and its numbers: best.pth, metrics.json, history.csv;"

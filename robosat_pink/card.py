@@ -30,6 +30,7 @@ class Facts:
     epochs: int
     best_epoch: int
     numbers: Mapping[str, Mapping[str, Any]]  # metrics by the words of a column, held-out ones first
+    beside: str  # what the first of these are to be compared with
     tile_pixels: int
     finished: str
 
@@ -95,7 +96,8 @@ Which tile was which: `train_ids.txt`, `test_ids.txt` (validation){lists}. Every
 
 {_by_class(first, scores)}
 
-{chosen} Pixels without data count nowhere. Scene by scene: `report.html` and
+{chosen} {facts.beside}
+Pixels without data count nowhere. Scene by scene: `report.html` and
 `scenes.csv` in the run's output.
 
 ## Licence

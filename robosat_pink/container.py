@@ -118,10 +118,16 @@ class Container:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ContractError(f"{folder} cannot be made: {error.strerror}; set SAGEMAKER_BASE_DIR?") from error
-        for folder in filter(None, (self.model, self.checkpoints)):
-            for leftover in folder.glob(f"*{TEMPORARY}"):
+        leftovers = [
+            each for folder in filter(None, (self.model, self.checkpoints)) for each in folder.glob(f"*{TEMPORARY}")
+        ]
+        for leftover in (*leftovers, self._failure):
+            try:
                 leftover.unlink(missing_ok=True)
-        self._failure.unlink(missing_ok=True)
+            except OSError as error:
+                raise ContractError(
+                    f"{leftover} cannot be removed: {error.strerror}; set SAGEMAKER_BASE_DIR?"
+                ) from error
 
     def write_failure(self, error: BaseException) -> None:
         """Tell the platform why: the cause first, the end of the traceback in what room is left.
@@ -135,7 +141,7 @@ class Container:
             self._failure.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self._failure, lambda file: file.write(text.encode("ascii")))
         except (OSError, ContractError) as no_room:
-            log.error("error: the failure file %s cannot be written: %s", self._failure, no_room)  # noqa: TRY400
+            log.error("error: there is no failure file: %s", no_room)  # noqa: TRY400
 
     @property
     def _failure(self) -> Path:

@@ -238,7 +238,13 @@ def _give_back_memory() -> None:
 
 def _list_tiles(location: Location, expression: str, key: str) -> TileFiles:
     """The tiles in the directories right below `location` that match, listed side by side."""
-    there = location.directories()
+    bucket = key.replace("imagery_directory_regex", "image_bucket").replace("directory_regex", "bucket")
+    try:
+        there = location.directories()
+    except NotFound as error:
+        raise NotFound(f"{bucket}: {error}") from error
+    if not there:
+        raise DataError(f"{bucket}: no directories lie below {location}; check bucket and prefix")
     matching = [name for name in there if re.match(expression, name)]
     if not matching:
         raise DataError(f"{key} = {expression!r} matches no directory of {location}; there are: {_some(there)}")

@@ -30,9 +30,10 @@ def read_tree(path: Path, sections: Iterable[str]) -> dict[str, Any]:
     try:
         tree = readers[path.suffix.lower()](path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        where = "" if path.is_absolute() else f"; it was looked for at {path.absolute()}"
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}{where}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).replace('in "<unicode string>",', "at").split())
         raise ConfigError(f"{path.name}: not readable as {path.suffix[1:].upper()}: {reason}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path.name}: holds no sections; accepted at the top level: {', '.join(sections)}")

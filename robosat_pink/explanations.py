@@ -23,7 +23,7 @@ PERMANENT = (
     exceptions.NotSupportedError,
 )
 ADVICE = {
-    "NoSuchBucket": "the bucket {bucket} does not exist; check its name",
+    "NoSuchBucket": "the bucket {bucket} does not exist; check its name (a folder begins with / or ./)",
     "NoSuchKey": "not found; check bucket, prefix and name",
     "AccessDenied": "access denied (403); check that {identity} may s3:ListBucket and s3:GetObject in {bucket}",
     "InvalidAccessKeyId": "the access key does not exist; check AWS_ACCESS_KEY_ID, or the profile that holds it",

@@ -47,6 +47,7 @@ class Facts:
     class_names: Sequence[str]
     class_colors: Sequence[str]
     numbers: Mapping[str, Mapping[str, Any]]  # metrics by the words of a column, held-out ones first
+    beside: str  # what the first of these are to be compared with
     parts: Sequence[Part]  # in the same order
     curves: Mapping[str, str]  # data URIs by metric
     threshold_curve: str | None  # a data URI

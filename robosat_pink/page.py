@@ -102,7 +102,7 @@ def _metrics(facts: Facts) -> list[Html]:
         [name, *(values[each] for each in metrics.CLASS_NAMES)] for name, values in scores["per_class"].items()
     ]
     parts = [
-        paragraph(words, "soft"),
+        paragraph(f"{words} {facts.beside}".rstrip(), "soft"),
         table("All metrics", ["", *facts.numbers, Html('<span class="words">what it says</span>')], rows),
         table(f"By class, {first}", ["class", *map(printed, metrics.CLASS_NAMES)], of_classes),
     ]

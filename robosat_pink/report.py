@@ -11,7 +11,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from robosat_pink.watch import Watch
 from robosat_pink.writer import Writer
 
 log = logging.getLogger(__name__)
+
+NO_BETTER = 0.001  # of IoU, that a network must be better by
 
 
 def leave(
@@ -98,6 +100,7 @@ def _write(
         _part(name, holdout if name == "holdout" and holdout else best["val"], each, task, images)
         for name, each in found.items()
     ]
+    beside = _beside_knowing_nothing(parts[0], names)
     rows_of_scenes = [scene for part in parts for scene in part.scenes]
 
     text = card.render(
@@ -109,6 +112,7 @@ def _write(
             state.epoch,
             state.best_epoch,
             numbers,
+            beside,
             side,
             now,
         )
@@ -142,6 +146,7 @@ def _write(
                 class_names=names,
                 class_colors=pictures.class_colors([each.color for each in config.classes]),
                 numbers=numbers,
+                beside=beside,
                 parts=parts,
                 curves=by_metric,
                 threshold_curve=threshold_curve,
@@ -184,6 +189,21 @@ def _part(name: str, known: Mapping[str, Any], found: Inspection, task: Task, im
         scenes=scenes.by_scene(name, rows, found, images, class_names),
         differing=max((each for each in differences if not math.isnan(each)), default=0.0),
     )
+
+
+def _beside_knowing_nothing(part: Part, names: Sequence[str]) -> str:
+    """What calling every pixel the one class would score; it is said in the log, too. Empty for several classes."""
+    if len(names) > 1:
+        return ""
+    score = float(part.total[1].sum() / part.total.sum()) if part.total.sum() else math.nan
+    words = f"Calling every pixel {names[0]} would score an IoU of {score:.4f}"
+    if part.scores["iou"] > score + NO_BETTER:
+        words += "."
+        log.info("best weights, %s tiles: IoU %.4f. %s", part.name, part.scores["iou"], words)
+    else:
+        words += ": this network knows no more than that."
+        log.warning("warning: best weights, %s tiles: IoU %.4f. %s", part.name, part.scores["iou"], words)
+    return words
 
 
 def _tiles(

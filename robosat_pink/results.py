@@ -84,10 +84,10 @@ class Results:
         Raises ContractError where there is no room for what will follow.
         """
         self._check_room(state)
-        self._write_names()
-        self._write("config.yml", yaml.safe_dump(to_tree(self.config), sort_keys=False, allow_unicode=True))
         if not state.is_resumed:
             leftovers.put_aside(self.container, self.config)
+        self._write_names()
+        self._write("config.yml", yaml.safe_dump(to_tree(self.config), sort_keys=False, allow_unicode=True))
 
     def list_anew(self, tiles: TilePairs, split: Split) -> None:
         """The tiles are others from here on."""

@@ -109,7 +109,8 @@ def go_on(state: State, start: Start, config: Config, tiles: TilePairs, split: S
         adopt_optimizer(state.optimizer, state.model, start)
         state.epoch = epoch
         log.warning("warning: %s holds weights, optimizer and epoch; its history is not known", start.name)
-    log.info("continuing from %s: %d epochs and %d steps are done", start.name, state.epoch, state.step)
+    left = "" if state.epoch < epochs else "; nothing is left to train: for more, raise model.epochs"
+    log.info("continuing from %s: %d epochs and %d steps are done%s", start.name, state.epoch, state.step, left)
 
 
 def adopt_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, start: Start) -> None:

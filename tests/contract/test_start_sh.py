@@ -286,6 +286,14 @@ def test_demo_writes_tiles_trains_on_them_and_says_where_to_look(machine: Machin
     assert train.process == shown.process  # so that signals reach it
     assert f"look into {demo}/model for the network and its numbers" in shown.stdout
     assert not (demo / "model").exists()
+    assert (machine.clone / "demo-1/model").is_dir()  # an earlier one's network may be worth something
+    assert f"the earlier {demo} is now {demo}-1" in shown.stderr
+
+
+def test_help_of_the_demo_leaves_an_earlier_one_alone(machine: Machine) -> None:
+    (machine.clone / "demo/model").mkdir(parents=True)
+    assert machine.run("demo", "--help").stdout.startswith("usage: start.sh VERB")
+    assert (machine.clone / "demo/model").exists()
 
 
 def test_demo_that_fails_to_train_exits_with_its_code(machine: Machine) -> None:

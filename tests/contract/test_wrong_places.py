@@ -122,7 +122,7 @@ def test_full_model_volume_is_told_with_numbers_before_anything_is_trained(job: 
     [
         (lambda folder: shutil.rmtree(folder), "no such folder"),
         (lambda folder: (shutil.rmtree(folder), folder.write_text("")), "no such folder"),
-        (lambda folder: (shutil.rmtree(folder), folder.mkdir()), "matches no directory"),
+        (lambda folder: (shutil.rmtree(folder), folder.mkdir()), "no directories lie below channel:mask"),
     ],
     ids=["missing", "a file", "empty"],
 )

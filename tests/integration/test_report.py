@@ -20,8 +20,9 @@ import yaml
 from PIL import Image
 
 from chromium import Chromium
-from robosat_pink import checkpoint, inspection, metrics
+from robosat_pink import checkpoint, inspection, metrics, report
 from robosat_pink.distributed import World
+from robosat_pink.findings import Part
 from robosat_pink.sample import write_tiles
 from robosat_pink.tally import Tally
 from robosat_pink.train import main
@@ -289,6 +290,13 @@ def test_card_says_bands_scale_zoom_and_numbers(run: Path) -> None:
     assert "32 pairs of tiles: 16 trained on, 8 for validation, 8 held out" in card
 
 
+@pytest.mark.parametrize(("iou", "words"), [(0.95, "of 0.9000."), (0.9, "of 0.9000: this network knows no more")])
+def test_score_stands_beside_that_of_calling_every_pixel_the_class(iou: float, words: str) -> None:
+    part = Part("val", {"iou": iou}, np.array([[0, 10], [0, 90]]), (), 0.0)
+    assert f"Calling every pixel snow would score an IoU {words}" in report._beside_knowing_nothing(part, ["snow"])
+    assert report._beside_knowing_nothing(part, ["snow", "ice"]) == ""
+
+
 def test_several_classes_have_their_own_rows_and_no_threshold(scenes: Path, opt_ml: Path) -> None:
     experiment = EXPERIMENT | {"classes": [{"name": "ground"}, {"name": "snow <i>"}]}
     experiment["model"] = EXPERIMENT["model"] | {"epochs": 1, "loss": "cross_entropy"}  # type: ignore[operator]
@@ -385,7 +393,7 @@ def test_run_whose_time_is_over_leaves_the_report_of_its_epochs_and_later_that_o
     assert tables(opt_ml)["All metrics"][0][:3] == ["", "validation tiles", "training, last epoch"]
     assert "The held-out tiles are looked at once, after the last epoch." in page
     assert "16 trained on, 8 for validation, 8 held out" in card
-    assert "The validation tiles chose the best epoch. Pixels" in card
+    assert "The validation tiles chose the best epoch. Calling every pixel" in card
     begun = "start-up, listing tiles, writing"  # nobody knows it of several attempts
     assert begun not in page
 

@@ -143,9 +143,11 @@ def test_new_run_in_a_used_folder_puts_the_results_of_the_earlier_one_aside_and_
     assert (
         f"files that an earlier run had left in {job / 'model'} to {job / 'model/earlier-1'}" in capsys.readouterr().out
     )
-    aside = {f"earlier-1/{name}" for name in left - {*known}}
+    aside = {f"earlier-1/{name}" for name in left}
     assert files_in(*folders) == others | aside | {*known, "best.pth", "checkpoint-00000-of-00001.pth"}
     assert checkpoint.load(job / "model/best.pth")["metadata"]["config"]["model"]["lr"] == 0.5
+    told = [yaml.safe_load((job / folder / "config.yml").read_text()) for folder in ("model/earlier-1", "model")]
+    assert [each["model"]["lr"] == 0.5 for each in told] == [False, True]
 
 
 def test_file_that_the_experiment_names_is_not_put_aside(

@@ -1,5 +1,6 @@
 """The /opt/ml tree: what the platform puts there is read as it is meant, what a run leaves is where it belongs."""
 
+import errno
 import json
 import os
 import subprocess
@@ -249,6 +250,17 @@ def test_folder_that_cannot_be_made_is_an_error_that_names_it(
     (base / blocked).write_text("a file where a folder should be")
     with pytest.raises(ContractError, match=f"^{base / folder} cannot be made: .*SAGEMAKER_BASE_DIR"):
         Container.here().prepare()
+
+
+def test_failure_of_an_earlier_attempt_that_cannot_be_removed_is_an_error_that_names_it(
+    opt_ml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(ContractError, match=f"^{opt_ml}/output/failure cannot be removed: Read-only file system"):
+        Container(opt_ml).prepare()
 
 
 def test_failure_starts_with_the_cause_and_ends_with_the_end_of_the_traceback() -> None:

@@ -51,7 +51,7 @@ def cause_of(run: Job, code: int, *arguments: str, options: Options = (), networ
             "dataset.mask_directory_regex = 'x' matches no directory of channel:mask",
         ),
         ({"dataset": {"image_bucket": "channel:images"}}, CONFIG, "channel:images: there is no channel 'images'"),
-        ({"dataset": {"image_bucket": "/opt/ml/tiles"}}, DATA, "/opt/ml/tiles: no such folder"),
+        ({"dataset": {"image_bucket": "/opt/ml/tiles"}}, DATA, "dataset.image_bucket: /opt/ml/tiles: no such folder"),
         (
             {"dataset": {"image_bucket": "My Bucket"}},
             CONFIG,
@@ -139,8 +139,8 @@ def take_the_masks_away(run: Job) -> None:
         (put_a_pointer_among_the_tiles, DATA, ".tif: not a readable tile (GTiff, PNG, JPEG, WEBP)"),
         (write_a_7, DATA, ".tif: mask value 7"),
         (move_the_masks, DATA, "no image has a mask of the same z/x/y"),
-        (empty_the_masks, DATA, "matches no directory of channel:mask"),
-        (take_the_masks_away, DATA, "channel:mask: no such folder"),
+        (empty_the_masks, DATA, "dataset.mask_bucket: no directories lie below channel:mask"),
+        (take_the_masks_away, DATA, "dataset.mask_bucket: channel:mask: no such folder"),
     ],
 )
 def test_spoilt_channel_is_told(run: Job, spoil: Callable[[Job], None], code: int, cause: str) -> None:
