@@ -221,7 +221,7 @@ def test_bucket_that_does_not_exist_is_told_by_name(run: Job, s3: S3Server) -> N
     }
     options = tuple(word for each in variables.items() for word in ("--env", "=".join(each)))
     cause = cause_of(run, DATA, options=options, network="host")
-    assert cause.startswith("s3://planet-snowcover-imagrey: ")
+    assert cause.startswith("dataset.image_bucket: s3://planet-snowcover-imagrey: ")
     assert "does not exist" in cause
 
 
