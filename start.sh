@@ -12,7 +12,8 @@ usage: start.sh VERB [ARGUMENT ...]
   train   train what the experiment file in /opt/ml/input/data/config says (SAGEMAKER_BASE_DIR moves /opt/ml);
           arguments: KEY=VALUE overrides such as model.epochs=1, or --config FILE
   check   say what `train` would find and take, and train nothing; arguments: FILE, an experiment file, and overrides
-  demo    write sample tiles into ./demo, train on them for some minutes on a CPU, and say where to look
+  demo    write sample tiles into ./demo, train on them for some minutes on a CPU, and say where to look;
+          an earlier one becomes ./demo-1 and so on
   test    run the tests; arguments go to pytest
   help    this text
 

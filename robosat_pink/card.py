@@ -96,9 +96,8 @@ Which tile was which: `train_ids.txt`, `test_ids.txt` (validation){lists}. Every
 
 {_by_class(first, scores)}
 
-{chosen} {facts.beside}
-Pixels without data count nowhere. Scene by scene: `report.html` and
-`scenes.csv` in the run's output.
+{chosen} Pixels without data count nowhere. Scene by scene: `report.html` and
+`scenes.csv` in the run's output. {facts.beside}
 
 ## Licence
 

@@ -154,6 +154,7 @@ class TilePairs(Dataset[Sample]):
                 _list_tiles,
                 (self.image_location, self.mask_location),
                 (config.imagery_directory_regex, config.mask_directory_regex),
+                ("dataset.image_bucket", "dataset.mask_bucket"),
                 ("dataset.imagery_directory_regex", "dataset.mask_directory_regex"),
             )
             images, masks = listings
@@ -236,9 +237,11 @@ def _give_back_memory() -> None:
     ctypes.CDLL(None).malloc_trim(0)
 
 
-def _list_tiles(location: Location, expression: str, key: str) -> TileFiles:
-    """The tiles in the directories right below `location` that match, listed side by side."""
-    bucket = key.replace("imagery_directory_regex", "image_bucket").replace("directory_regex", "bucket")
+def _list_tiles(location: Location, expression: str, bucket: str, key: str) -> TileFiles:
+    """The tiles in the directories right below `location` that match, listed side by side.
+
+    `bucket` and `key` are the experiment's names of location and expression.
+    """
     try:
         there = location.directories()
     except NotFound as error:

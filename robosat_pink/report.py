@@ -101,6 +101,8 @@ def _write(
         for name, each in found.items()
     ]
     beside = _beside_knowing_nothing(parts[0], names)
+    if beside:
+        log.info("best weights, %s tiles: IoU %.4f. %s", parts[0].name, parts[0].scores["iou"], beside)
     rows_of_scenes = [scene for part in parts for scene in part.scenes]
 
     text = card.render(
@@ -192,18 +194,12 @@ def _part(name: str, known: Mapping[str, Any], found: Inspection, task: Task, im
 
 
 def _beside_knowing_nothing(part: Part, names: Sequence[str]) -> str:
-    """What calling every pixel the one class would score; it is said in the log, too. Empty for several classes."""
-    if len(names) > 1:
+    """What calling every pixel the one class would score. Empty for several classes, and where no pixel has data."""
+    if len(names) > 1 or not part.total.sum():
         return ""
-    score = float(part.total[1].sum() / part.total.sum()) if part.total.sum() else math.nan
-    words = f"Calling every pixel {names[0]} would score an IoU of {score:.4f}"
-    if part.scores["iou"] > score + NO_BETTER:
-        words += "."
-        log.info("best weights, %s tiles: IoU %.4f. %s", part.name, part.scores["iou"], words)
-    else:
-        words += ": this network knows no more than that."
-        log.warning("warning: best weights, %s tiles: IoU %.4f. %s", part.name, part.scores["iou"], words)
-    return words
+    score = part.total[1].sum() / part.total.sum()
+    verdict = ": this network is no better" if part.scores["iou"] <= score + NO_BETTER else ""
+    return f"Calling every pixel {names[0]} would score an IoU of {score:.4f}{verdict}."
 
 
 def _tiles(

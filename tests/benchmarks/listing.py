@@ -44,7 +44,7 @@ def client_alone(url: str) -> None:
 
 
 def list_a_bucket(url: str) -> None:
-    _list_tiles(Location.parse("imagery", endpoint_url=url), SCENE, "dataset.imagery_directory_regex")
+    _list_tiles(Location.parse("imagery", endpoint_url=url), SCENE, "image_bucket", "imagery_directory_regex")
 
 
 def list_and_pair(url: str) -> None:

@@ -290,10 +290,10 @@ def test_card_says_bands_scale_zoom_and_numbers(run: Path) -> None:
     assert "32 pairs of tiles: 16 trained on, 8 for validation, 8 held out" in card
 
 
-@pytest.mark.parametrize(("iou", "words"), [(0.95, "of 0.9000."), (0.9, "of 0.9000: this network knows no more")])
+@pytest.mark.parametrize(("iou", "words"), [(0.95, "of 0.9000."), (0.9, "of 0.9000: this network is no better.")])
 def test_score_stands_beside_that_of_calling_every_pixel_the_class(iou: float, words: str) -> None:
     part = Part("val", {"iou": iou}, np.array([[0, 10], [0, 90]]), (), 0.0)
-    assert f"Calling every pixel snow would score an IoU {words}" in report._beside_knowing_nothing(part, ["snow"])
+    assert report._beside_knowing_nothing(part, ["snow"]) == f"Calling every pixel snow would score an IoU {words}"
     assert report._beside_knowing_nothing(part, ["snow", "ice"]) == ""
 
 
@@ -393,7 +393,9 @@ def test_run_whose_time_is_over_leaves_the_report_of_its_epochs_and_later_that_o
     assert tables(opt_ml)["All metrics"][0][:3] == ["", "validation tiles", "training, last epoch"]
     assert "The held-out tiles are looked at once, after the last epoch." in page
     assert "16 trained on, 8 for validation, 8 held out" in card
-    assert "The validation tiles chose the best epoch. Calling every pixel" in card
+    assert "The validation tiles chose the best epoch. Pixels" in card
+    assert "Calling every pixel snow would score an IoU of 0." in card
+    assert "Calling every pixel snow would score an IoU of 0." in page
     begun = "start-up, listing tiles, writing"  # nobody knows it of several attempts
     assert begun not in page
 

@@ -136,7 +136,9 @@ def test_new_run_in_a_used_folder_puts_the_results_of_the_earlier_one_aside_and_
     capsys.readouterr()
 
     assert main(arguments) == 0  # goes on, with nothing left to do
-    assert "an earlier run had left" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "an earlier run had left" not in said
+    assert "nothing is left to train: for more, raise model.epochs" in said
 
     shutil.rmtree(job / "checkpoints")
     assert main([*arguments, "model.lr=0.5", "runtime.max_seconds=0.000001"]) == 0

@@ -799,7 +799,7 @@ def test_file_is_not_blamed_for_what_an_override_says(tmp_path: Path, key: str, 
         ("a.yml", "model: {name: a}\n---\nmodel: {name: b}\n", "a.yml: not readable as YML: .*another document"),
         ("a.yml", "model: !!python/object/apply:os.getcwd []", "a.yml: not readable as YML: .*python/object"),
         ("a.toml", "[model\nname = 'a'", r"a.toml: not readable as TOML: .*line 1"),
-        ("a.yml", "model: {name: albunet}\nmodel: {lr: 1}\n", "a.yml: not readable as YML: the key 'model' stands"),
+        ("a.yml", "model: {name: albunet}\nmodel: {lr: 1}\n", "a.yml: .*: the key 'model' stands twice at line 2, "),
         ("a.yml", "model: {name: albunet, lr: 1, lr: 1}\n", "a.yml: not readable as YML: the key 'lr' stands twice"),
         ("a.yml", "classes: [{name: a, name: b}]\n", "a.yml: not readable as YML: the key 'name' stands twice"),
         ("a.json", '{"model": {"lr": 1, "lr": 2}}', "a.json: not readable as JSON: the key 'lr' stands twice"),
@@ -818,6 +818,14 @@ def test_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.yml").write_bytes(b"\xff\xfe\x00\x01")
     [line] = problems_of(tmp_path / "a.yml")
     assert line.startswith("a.yml: not readable as YML: ")
+
+
+def test_missing_file_of_a_relative_path_is_told_with_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    [line] = problems_of(Path("a.yml"))
+    assert line == f"a.yml: cannot be read: No such file or directory; it was looked for at {tmp_path}/a.yml"
 
 
 def test_missing_file_and_folder_are_refused_by_their_path(tmp_path: Path) -> None:

@@ -17,6 +17,13 @@ NETWORK = ("--network", "host")
 SHARING = ("--env", "OMP_WAIT_POLICY=PASSIVE")
 
 
+def mounted_profile(folder: Path) -> tuple[str, ...]:
+    """Options by which a container reads the profiles in a folder, as the README has them."""
+    files = {"AWS_CONFIG_FILE": "config", "AWS_SHARED_CREDENTIALS_FILE": "credentials"}
+    variables = [word for name, file in files.items() for word in ("--env", f"{name}=/aws/{file}")]
+    return ("--volume", f"{folder}:/aws:ro", *variables)
+
+
 def docker(*arguments: object, timeout_s: int = 900, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["/usr/bin/docker", *map(str, arguments)],

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from container.engine import Job, docker
+from container.engine import Job, docker, mounted_profile
 
 pytestmark = pytest.mark.docker
 
@@ -220,7 +220,7 @@ def test_named_profile_is_read_from_a_mounted_folder(run: Job, tmp_path: Path) -
     (tmp_path / "aws").mkdir()
     (tmp_path / "aws/credentials").write_text("[esip]\naws_access_key_id = KEY\naws_secret_access_key = word\n")
     run.experiment(dataset={"aws_profile": "esip"})
-    code, log = run.run("train", "model.epochs=1", options=("--volume", f"{tmp_path}/aws:/root/.aws:ro"))
+    code, log = run.run("train", "model.epochs=1", options=mounted_profile(tmp_path / "aws"))
     assert code == 0, log
     assert "aws_profile" not in "".join(line for line in log.splitlines() if line.startswith("warning"))
     code, log = run.run("train", "model.epochs=1")

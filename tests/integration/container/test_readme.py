@@ -34,7 +34,9 @@ def with_the_host_s_network(command: str) -> str:
 @pytest.fixture
 def clone(image: str, tmp_path: Path) -> Path:
     """The source tree as cloned, with no environment in it, and a user with ~/.aws."""
-    ignored = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "demo", "build", "*.egg-info")
+    ignored = shutil.ignore_patterns(
+        ".git", ".venv", ".*_cache", "__pycache__", "demo", "demo-*", "build", "*.egg-info"
+    )
     shutil.copytree(ROOT, tmp_path / "clone", ignore=ignored)
     (tmp_path / "home/.aws").mkdir(parents=True)
     return tmp_path / "clone"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import S3Server, write_tile
-from container.engine import Job
+from container.engine import Job, mounted_profile
 from robosat_pink.models import build_model
 from s3_answers import Store
 
@@ -232,6 +232,6 @@ def test_bucket_that_refuses_is_told_with_the_permission_that_the_mounted_profil
     (tmp_path / "aws/credentials").write_text("[esip]\naws_access_key_id = ESIPKEY\naws_secret_access_key = word\n")
     place = {"image_bucket": "planet-closed", "aws_profile": "esip", "endpoint_url": refusing_store.url}
     run.experiment(dataset=place)
-    cause = cause_of(run, DATA, options=("--volume", f"{tmp_path}/aws:/root/.aws:ro"), network="host")
+    cause = cause_of(run, DATA, options=mounted_profile(tmp_path / "aws"), network="host")
     assert cause.startswith("s3://planet-closed: access denied (403); check that profile esip may s3:ListBucket")
     assert refusing_store.asked_as() == "ESIPKEY"
