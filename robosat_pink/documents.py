@@ -58,7 +58,7 @@ def _mapping_once(loader: _YamlLoader, node: yaml.MappingNode) -> dict[Any, Any]
     # `<<` merges another mapping, whose keys may well be overridden.
     key_nodes = [key_node for key_node, _ in node.value if key_node.tag != "tag:yaml.org,2002:merge"]
     names = [loader.construct_object(key_node) for key_node in key_nodes]
-    for name, key_node in zip(names, key_nodes, strict=True):
+    for name, key_node in reversed(list(zip(names, key_nodes, strict=True))):
         if names.count(name) > 1:
             raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} stands twice", key_node.start_mark)
     return loader.construct_mapping(node, deep=True)
