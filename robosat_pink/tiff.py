@@ -36,8 +36,37 @@ class Plain(NamedTuple):
     nodata: float | None
 
 
+class _Header(NamedTuple):
+    """Of a file whose pixels lie in it as they shall be in memory: where, and all that was read to know so."""
+
+    parts: tuple[tuple[int, bytes], ...]  # place in the file, bytes
+    dtype: np.dtype
+    shape: tuple[int, int, int]  # as it lies there
+    is_planar: bool
+    place: int  # of the first pixel
+    nodata: float | None
+
+    def is_of(self, data: memoryview) -> bool:
+        """Whether a file of the same size has the same in all these places, and so would be read alike."""
+        return all(data[place : place + len(part)] == part for place, part in self.parts)
+
+    def lay_over(self, data: memoryview) -> Plain:
+        values = np.frombuffer(data, self.dtype, math.prod(self.shape), self.place).reshape(self.shape)
+        return Plain(values if self.is_planar else values.transpose(2, 0, 1), self.nodata)
+
+
+_headers: dict[tuple[int, int], _Header] = {}  # by size of file and limit: uncompressed tiles mostly share one
+
+
 def decode(data: bytes | memoryview, max_pixels: int) -> Plain | None:
-    """None where the file is not plain, has more pixels than that, or cannot be read."""
+    """None where the file is not plain, has more pixels than that, or cannot be read.
+
+    The array may lie in the data, and then at an odd place, for GDAL begins pixels there, too; NumPy does not mind.
+    """
+    data = memoryview(data)
+    header = _headers.get((len(data), max_pixels))
+    if header and header.is_of(data):
+        return header.lay_over(data)
     stream: Any = _Stream(data)
     content: Any = data
     try:
@@ -50,14 +79,14 @@ def decode(data: bytes | memoryview, max_pixels: int) -> Plain | None:
             height, width, bands = page.imagelength, page.imagewidth, page.samplesperpixel
             is_planar = page.planarconfig == 2
             expected = (bands, height, width) if is_planar else (height, width, bands)
-            if _lies_as_it_is(page):
-                values = np.frombuffer(data, page.dtype, math.prod(expected), page.dataoffsets[0]).reshape(expected)
-                values = values if values.flags.aligned else values.copy()  # GDAL begins pixels at odd places, too
-            elif page.compression in DEFLATES:
-                # Of damaged deflate libtiff gives what it has, without a word, where more comes out than it has room.
-                values = page.asarray(maxworkers=1)
-            else:
-                values = imagecodecs.tiff_decode(content)
+            if page.dtype is not None and _lies_as_it_is(page):
+                parts = tuple(stream.parts)
+                header = _Header(parts, page.dtype, expected, is_planar, page.dataoffsets[0], nodata)
+                _headers[len(data), max_pixels] = header
+                return header.lay_over(data)
+            # Of damaged deflate libtiff gives what it has, without a word, where more comes out than it has room.
+            is_deflated = page.compression in DEFLATES
+            values = page.asarray(maxworkers=1) if is_deflated else imagecodecs.tiff_decode(content)
     except Exception:  # whatever either reader dislikes: GDAL says what is wrong with it
         return None
     if values.dtype != page.dtype or _without_ones(values.shape) != _without_ones(expected):
@@ -67,11 +96,12 @@ def decode(data: bytes | memoryview, max_pixels: int) -> Plain | None:
 
 
 class _Stream(io.RawIOBase):
-    """Bytes as a file, without a copy of them."""
+    """Bytes as a file, without a copy of them; remembers what was read."""
 
-    def __init__(self, data: bytes | memoryview) -> None:
-        self._data = memoryview(data)
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
         self._place = 0
+        self.parts: list[tuple[int, bytes]] = []
 
     def readable(self) -> bool:
         return True
@@ -89,6 +119,7 @@ class _Stream(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         end = len(self._data) if size < 0 else self._place + size
         found = bytes(self._data[self._place : end])
+        self.parts.append((self._place, found))
         self._place += len(found)
         return found
 

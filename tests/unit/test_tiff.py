@@ -122,6 +122,29 @@ def test_axes_of_length_one_are_kept_apart(encode: Encode, bands: int, size: tup
             assert_is_what_gdal_reads(encode(pattern(bands, *size), compress, interleave=interleave))
 
 
+@pytest.mark.parametrize("bands", [1, 3])
+def test_files_of_one_size_are_each_decoded_to_their_own(encode: Encode, bands: int) -> None:
+    """The header of one is remembered, and must serve only those that have it, too."""
+    first, second = pattern(bands, 32, 48), pattern(bands, 32, 48)[:, ::-1] + 1
+    files = [
+        encode(first),
+        encode(second),
+        encode(second.transpose(0, 2, 1)),
+        encode(second, interleave="band"),
+        encode(second, nodata=3),
+        encode(second, nodata=4),
+    ]
+    assert len(set(map(len, files))) < len(files)
+    for _ in range(2):
+        for file in files:
+            plain = tiff.decode(file, MAX_PIXELS)
+            assert plain is not None
+            with MemoryFile(file).open() as dataset:
+                assert plain.nodata == dataset.nodata
+                np.testing.assert_array_equal(plain.values, dataset.read(), strict=True)
+    assert tiff.decode(files[0], 32 * 48 - 1) is None
+
+
 @pytest.mark.parametrize("compress", COMPRESSIONS)
 def test_rgb_bigtiff_and_the_other_byte_order_are_decoded_to_what_gdal_reads(encode: Encode, compress: str) -> None:
     assert_is_what_gdal_reads(encode(pixels("uint8"), compress, photometric="RGB"))
