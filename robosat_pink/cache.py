@@ -41,10 +41,7 @@ MAGIC = b"RSP3"
 USED_SHARE = 0.5  # of the free disk, unless max_gb says otherwise
 SMALLEST_BYTES = 1 << 30  # a smaller cache by default is none
 COUNT = "bytes"  # the file in the folder that tells how many bytes all entries take, 8 bytes, low ones first
-MOST_UNTAKEN = 16 << 20  # bytes that a thread has counted for entries to come
 GB = 10**9
-
-_of_thread = threading.local()
 
 
 @dataclass
@@ -126,28 +123,11 @@ class TileCache:
         return used
 
     def _take(self, size: int) -> bool:
-        """Take so many bytes (or give them back) of those this thread may fill; False if the limit does not allow it.
-
-        It asks for several entries' at a time: the count that all processes share takes longer than to digest an entry.
-        """
-        untaken: dict[Path, int] = _of_thread.__dict__.setdefault("untaken", {})
-        left = untaken.get(self.folder, 0) - size
-        if left < 0:
-            more = max(-left, min(MOST_UNTAKEN, self.max_bytes // 1024))
-            if not self._count_more(more):
-                more = -left
-                if not self._count_more(more):
-                    return False
-            left += more
-        untaken[self.folder] = left
-        return True
-
-    def _count_more(self, size: int) -> bool:
-        """Count so many bytes more for all processes together; not if that were more than the limit."""
+        """Count so many bytes more (or less) for all processes together; not if that were more than the limit."""
         with self._count() as file:
             counted = os.pread(file, 8, 0)
             used = (int.from_bytes(counted, "little") if counted else _held_bytes(self.folder)) + size
-            if used > self.max_bytes:
+            if size > 0 and used > self.max_bytes:
                 return False
             _write_count(file, used)
             return True
@@ -234,6 +214,9 @@ def _read(path: str, allocate: Callable[[int], bytearray]) -> memoryview | None:
         return None
     finally:
         os.close(file)
+
+
+_of_thread = threading.local()
 
 
 def _pack(image: np.ndarray, mask: np.ndarray) -> memoryview:

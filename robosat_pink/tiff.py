@@ -56,6 +56,7 @@ class _Header(NamedTuple):
 
 
 _headers: dict[tuple[int, int], _Header] = {}  # by size of file and limit: uncompressed tiles mostly share one
+MOST_HEADERS = 64  # tiles with longer or shorter texts in them have other sizes
 
 
 def decode(data: bytes | memoryview, max_pixels: int) -> Plain | None:
@@ -79,7 +80,10 @@ def decode(data: bytes | memoryview, max_pixels: int) -> Plain | None:
             height, width, bands = page.imagelength, page.imagewidth, page.samplesperpixel
             is_planar = page.planarconfig == 2
             expected = (bands, height, width) if is_planar else (height, width, bands)
-            if page.dtype is not None and _lies_as_it_is(page):
+            assert page.dtype is not None
+            if _lies_as_it_is(page):
+                if len(_headers) >= MOST_HEADERS:
+                    _headers.clear()
                 parts = tuple(stream.parts)
                 header = _Header(parts, page.dtype, expected, is_planar, page.dataoffsets[0], nodata)
                 _headers[len(data), max_pixels] = header
