@@ -181,8 +181,9 @@ def wait_until_quiet(cache: Path) -> None:
 def test_run_that_is_killed_again_and_again_while_it_fills_the_cache_ends_right(
     server: S3Server, tmp_path: Path, expected: list[Arrays]
 ) -> None:
-    server.set(delay_ms=20, bandwidth_mb=0.3)
     cache = tmp_path / "cache"
+    last = pairs_on(server, tmp_path / "other").pairs.images.path(PAIRS - 1)  # never comes, so that no run ends first
+    server.set(delay_ms=20, bandwidth_mb=0.3, faults={"stall": 1.0}, fault_keys=f"imagery/{last}$")
     for count, workers in ((5, 0), (25, 1), (40, 0)):
         run = start(server, cache, workers)
         wait_for_entries(cache, count)
