@@ -3,8 +3,10 @@ ARG BASE_IMAGE=debian:bookworm-slim
 FROM ${BASE_IMAGE}
 
 # Python, and bash for start.sh. pip lives in a virtual environment: Debian keeps its own Python for itself.
+# EXTRA_PACKAGES="g++ libpython3-dev" is what runtime.compile needs.
+ARG EXTRA_PACKAGES=""
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends bash ca-certificates python3 python3-venv \
+    && apt-get install --yes --no-install-recommends bash ca-certificates python3 python3-venv ${EXTRA_PACKAGES} \
     && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/*
 ENV PATH=/opt/program/venv/bin:$PATH \
     PYTHONUNBUFFERED=1

@@ -88,7 +88,9 @@ def build_network(
     upsampling = settled_upsampling(config.runtime.upsampling, device.type)
     if start and start.is_whole and config.runtime.upsampling == "auto":
         upsampling = start.content["upsampling"]
-    choose_execution(model, Execution(upsampling, config.runtime.recompute))
+    # A compiler chooses by itself what is sooner computed than read.
+    recompute = "none" if config.runtime.compile else config.runtime.recompute
+    choose_execution(model, Execution(upsampling, recompute))
     if is_synchronised:
         synchronise(model)
     return model, upsampling

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sysconfig
+from pathlib import Path
 
 import torch
 
@@ -64,11 +67,18 @@ def prepare(device: torch.device, sharers: int = 1) -> None:
         machine.keep_freed_memory()
 
 
-def check_compiler() -> None:
-    """ContractError where torch.compile would find no compiler for what it writes."""
-    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+def check_compiler(device: torch.device) -> None:
+    """ContractError where torch.compile would not find what it needs: on a GPU, Triton builds a launcher in C."""
+    has_header = (Path(sysconfig.get_path("include")) / "Python.h").exists()
+    if device.type == "cuda":
+        missing = "" if any(map(shutil.which, ("gcc", "clang"))) or "CC" in os.environ else "C compiler, such as gcc"
+        missing = missing or ("" if has_header else "header of Python, Python.h")
+    else:
+        missing = "" if any(map(shutil.which, ("c++", "g++", "clang++"))) else "C++ compiler, such as g++"
+    if missing:
         raise ContractError(
-            "runtime.compile = true: there is no C++ compiler, such as g++; leave it out, or take an image with one"
+            f"runtime.compile = true: there is no {missing}; leave it out, install one (on Debian: g++ and "
+            'libpython3-dev), or build the image with --build-arg EXTRA_PACKAGES="g++ libpython3-dev"'
         )
 
 

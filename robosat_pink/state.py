@@ -108,7 +108,7 @@ class Task:
     memory_format: torch.memory_format
     show: Progress
     watch: Watch
-    network: nn.Module  # state.model as training calls it: with several processes, it averages gradients
+    network: nn.Module  # state.model as training calls it: compiled or not; of several processes, averages gradients
     world: World = field(default_factory=World)
 
 

@@ -6,6 +6,7 @@ where it is not.
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from typing import Any
 
@@ -132,9 +133,22 @@ def to_device(batch: Batch, task: Task, transform: EvaluationTransform) -> tuple
 
 def forward(network: nn.Module, task: Task, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The mean loss and the logits (N, K, H, W)."""
-    with autocast(task.device, task.autocast):
+    with autocast(task.device, task.autocast), compiled_or_not(task, len(image)):
         logits = network(image)
     return task.loss(logits, mask), logits
+
+
+def compiled_or_not(task: Task, samples: int) -> contextlib.AbstractContextManager[Any]:
+    """Where the network is compiled, it is for as many samples as almost all steps have.
+
+    Another number, as an epoch's last batch has, would take a minute or more of compiling, too; it computes as if there
+    were no compiler.
+    """
+    if not task.config.runtime.compile:
+        return contextlib.nullcontext()
+    share = -(-task.config.model.batch_size // task.world.size)
+    is_usual = samples == -(-share // task.config.runtime.accumulation)
+    return torch.compiler.set_stance("default" if is_usual else "force_eager")
 
 
 def in_parts(parts: int, *tensors: Tensor) -> list[tuple[Tensor, ...]]:

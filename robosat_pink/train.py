@@ -138,9 +138,11 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
     is_synchronised = config.model.batch_norm == "synchronised" and world.size > 1
     model, upsampling = assembly.build_network(config, start, device, where, is_synchronised)
     model.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
+    network: Any = model
     if config.runtime.compile:
-        devices.check_compiler()
-        model.compile()
+        devices.check_compiler(device)
+        network = torch.compile(model, dynamic=False)
+        log.info("the network is compiled in the first step, which takes a minute or more")
     class_weights = [each.weight for each in config.classes]
     loss = build_loss(config.model.loss, num_classes=config.num_classes, class_weights=class_weights)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.model.lr, weight_decay=config.model.decay, fused=True)
@@ -164,7 +166,7 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
         memory_format=memory_format,
         show=progress.bar if container.is_interactive() and world.is_first else progress.lines,
         watch=watch,
-        network=world.parallel(model, device, config.runtime.accumulation),
+        network=world.parallel(network, device, config.runtime.accumulation),
         world=world,
     )
     with writer:

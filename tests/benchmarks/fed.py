@@ -1,7 +1,7 @@
 """What the loader costs a training step: tiles a second from a warm cache, beside those of one batch again and again.
 
     python tests/benchmarks/fed.py [--network albunet] [--size 512] [--batch 32] [--pairs 512] [--rounds 3]
-                                   [--device cuda]
+                                   [--device cuda] [--compiled]
 
 Whole steps as training takes them: batches to the device, symmetries, normalisation, forward, loss, backward and
 optimizer, in the precision and layout that `auto` gives. Tiles are 4 bands of uint16 and a mask, in batches by as many
@@ -26,7 +26,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from robosat_pink import device as devices
 from robosat_pink import progress
-from robosat_pink.assembly import make_loader
+from robosat_pink.assembly import build_network, make_loader
 from robosat_pink.config import (
     CacheConfig,
     ChannelConfig,
@@ -34,13 +34,13 @@ from robosat_pink.config import (
     Config,
     DatasetConfig,
     ModelConfig,
+    RuntimeConfig,
 )
 from robosat_pink.container import StopRequest
 from robosat_pink.datasets import TilePairs, normalisation
 from robosat_pink.distributed import World
 from robosat_pink.launch import ALONE
 from robosat_pink.losses import build_loss
-from robosat_pink.models import build_model
 from robosat_pink.sources import Batch
 from robosat_pink.state import State, Task
 from robosat_pink.step import training_step
@@ -66,6 +66,7 @@ def experiment(options: argparse.Namespace, cache: Path) -> Config:
         classes=(ClassConfig(name="noise"),),
         channels=(ChannelConfig(bands=tuple(range(1, BANDS + 1)), scale=10000),),
         model=ModelConfig(name=options.network, batch_size=options.batch, tile_size=options.size),
+        runtime=RuntimeConfig(compile=options.compiled),
     )
 
 
@@ -77,6 +78,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--compiled", action="store_true", help="with runtime.compile: some minutes")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -92,7 +94,7 @@ def report(options: argparse.Namespace, config: Config) -> str:
     devices.prepare(device)
     tiles = TilePairs(config.dataset, config.channels, config.classes, tile_size=options.size, augmentation=0.75)
     layout = devices.choose_layout(device, precision)
-    model = build_model(options.network, num_classes=1, num_channels=BANDS)
+    model, _ = build_network(config, None, device, {})
     model.to(device).to(memory_format=layout).train()  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.parameters(), lr=2.5e-5, fused=True)
     state = State(model, optimizer, GradScaler(device.type, enabled=precision == torch.float16))
@@ -110,7 +112,7 @@ def report(options: argparse.Namespace, config: Config) -> str:
         memory_format=layout,
         show=progress.lines,
         watch=Watch(World(), stop, Writer()),
-        network=model,
+        network=torch.compile(model, dynamic=False) if options.compiled else model,
     )
     rows = task.split.train[: len(task.split.train) // options.batch * options.batch]
     steps = len(rows) // options.batch
@@ -125,7 +127,8 @@ def report(options: argparse.Namespace, config: Config) -> str:
     speeds = [len(rows) / statistics.median(each) for each in (alone, fed)]
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     return (
-        f"{options.network}, {options.size} x {options.size}, batch {options.batch}, {precision or torch.float32}: one "
+        f"{options.network}{', compiled' * options.compiled}, {options.size} x {options.size}, batch {options.batch}, "
+        f"{precision or torch.float32}: one "
         f"batch again and again {speeds[0]:.1f} tiles/s, fed from a warm cache {speeds[1]:.1f} tiles/s, loss "
         f"{1 - speeds[1] / speeds[0]:.1%}\n{machine()}; {name}, {steps} steps, medians of {options.rounds} rounds"
     )

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -234,7 +235,8 @@ def table(results: dict[str, list[Result]]) -> Iterator[str]:
 def machine() -> str:
     """Cores, processor, date and versions: what a table of times needs beside it."""
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    versions = ", ".join(f"{name} {version(name)}" for name in ("obstore", "rasterio", "boto3", "torch"))
+    installed = [name for name in ("obstore", "rasterio", "boto3", "torch") if find_spec(name)]
+    versions = ", ".join(f"{name} {version(name)}" for name in installed)
     processor = names[0].partition(": ")[2] if names else "unknown processor"
     return f"{len(os.sched_getaffinity(0))} cores, {processor}, {time.strftime('%Y-%m-%d')}; {versions}"
 

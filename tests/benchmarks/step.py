@@ -1,16 +1,16 @@
 """What a training step costs, ours beside a straightforward one: arithmetic, memory kept for backward, time.
 
     python tests/benchmarks/step.py [--network albunet] [--size 512] [--batch 2] [--rounds 3] [--device cpu]
-                                    [--brief | --blocks | --losses | --equal 50]
+                                    [--brief | --blocks | --losses | --equal 50] [--compiled]
 
 The straightforward step computes in float32 and NCHW, upsamples before each convolution, and loops over images for a
 Lovász loss in float64 whose steps are differences. Then each lever is turned on alone, then all together, then all but
-one. Times are medians of alternating steps, forward, loss, backward and optimizer; what is kept for backward is counted
-once a storage, parameters aside; `peak` is what the process, or the GPU, takes at most during a step beyond what it had
-before. `prepared` is what `device.prepare` sets: freed memory is kept on a CPU; on a GPU cuDNN chooses by trial, and
-float32 takes TF32. bfloat16 is left out on a CPU without instructions for it. `of peak rate` is the arithmetic a
-second, three times the forward's, by what the device does in a matrix product of 4096 x 4096 of that type, TF32 where
-the step takes it. Asserts nothing.
+one. Times are medians of alternating steps, forward, loss, backward and optimizer; on a GPU of five at a time, for
+nothing in training waits for it. What is kept for backward is counted once a storage, parameters aside; `peak` is what
+the process, or the GPU, takes at most during a step beyond what it had before. `prepared` is what `device.prepare`
+sets: freed memory is kept on a CPU; on a GPU cuDNN chooses by trial, and float32 takes TF32. bfloat16 is left out on a
+CPU without instructions for it. `of peak rate` is the arithmetic a second, three times the forward's, by what the
+device does in a matrix product of 4096 x 4096 of that type, TF32 where the step takes it. Asserts nothing.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from robosat_pink.models.recomputation import Recompute, Upsampling, conv_of
 
 CHANNELS = {"albunet": 4, "ternausnetv2": 11}
 MATRIX = 4096
+AT_A_TIME = {"cpu": 1, "cuda": 5}  # steps
 # AlbuNet-50 on 512 x 512: channels in and out, and the size of the input.
 BLOCKS = ((2048, 256, 8), (2304, 256, 16), (1280, 256, 32), (768, 64, 64), (320, 128, 128), (128, 32, 256))
 
@@ -52,11 +53,14 @@ class Levers:
     loss: bool = False  # ours
     fused: bool = False  # Adam
     prepared: bool = False  # the process, for the device
+    compiled: bool = False  # the network
 
     def __str__(self) -> str:
         names = [self.form] * (self.form != "plain")
         names += [f"recompute {self.recompute}"] * (self.recompute != "none")
-        names += [name for name in ("bf16", "channels_last", "loss", "fused", "prepared") if getattr(self, name)]
+        names += [
+            name for name in ("bf16", "channels_last", "loss", "fused", "prepared", "compiled") if getattr(self, name)
+        ]
         return ", ".join(names) or "none: the straightforward step"
 
 
@@ -112,6 +116,9 @@ class Step:
         self.model = build_model(network, num_classes=1, num_channels=CHANNELS[network])
         self.model.to(device, dtype).to(memory_format=layout)  # type: ignore[call-overload]
         choose_execution(self.model, Execution(levers.form, levers.recompute))
+        self.network: Callable[[Tensor], Tensor] = self.model
+        if levers.compiled:
+            self.network = torch.compile(self.model, dynamic=False)
         image = torch.randn(batch, CHANNELS[network], size, size, device=device)
         self.image = image.to(dtype, memory_format=layout)
         self.mask = (torch.rand(batch, size, size, device=device) < 0.3).to(torch.uint8)
@@ -123,34 +130,39 @@ class Step:
 
     def forward(self) -> Tensor:
         with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.levers.bf16):
-            logits = self.model(self.image)
+            logits = self.network(self.image)
         found: Tensor = self.loss(logits, self.mask)
         return found
 
-    def run(self) -> float:
+    def run(self) -> Tensor:
         """One step; its loss."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.forward()
         loss.backward()
         self.optimizer.step()
-        return loss.item()
+        return loss.detach()
 
     def measure(self) -> None:
         prepare(self.device, self.levers.prepared)
         if self.levers.prepared:
             self.run()  # fetches what is to be kept
+        wait_for(self.device)
         started = time.perf_counter()
-        self.run()
-        self.seconds.append(time.perf_counter() - started)
+        for _ in range(AT_A_TIME[self.device]):
+            self.run()
+        wait_for(self.device)
+        self.seconds.append((time.perf_counter() - started) / AT_A_TIME[self.device])
 
     def peak_bytes(self) -> int:
-        prepare(self.device, False)
         self.optimizer.zero_grad(set_to_none=True)
         if self.device == "cuda":
+            prepare(self.device, self.levers.prepared)
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
             self.run()
+            wait_for(self.device)
             return torch.cuda.max_memory_allocated() - before
+        prepare(self.device, False)
         Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
         before = resident_bytes("VmRSS")
         self.run()
@@ -177,6 +189,11 @@ class Step:
             loss = self.forward()
         assert loss.requires_grad
         return sum(kept.values())
+
+
+def wait_for(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def prepare(device: str, is_prepared: bool) -> None:
@@ -213,15 +230,15 @@ def peak_flops(device: str, name: str) -> float:
     for _ in range(4):
         started = time.perf_counter()
         first @ second
-        if device == "cuda":
-            torch.cuda.synchronize()
+        wait_for(device)
         seconds.append(time.perf_counter() - started)
     return 2 * MATRIX**3 / min(seconds)
 
 
 def blocks(batch: int, device: str) -> None:
     """Of each of AlbuNet's upsampling blocks, how long the transposed form takes beside the plain one."""
-    print("| channels | input | float32, plain, s | transposed | x | bfloat16, plain, s | transposed | x |")
+    prepare(device, True)
+    print("| channels | input | float32, plain, ms | transposed | x | bfloat16, plain, ms | transposed | x |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for num_in, num_out, size in BLOCKS:
         cells = []
@@ -235,12 +252,12 @@ def blocks(batch: int, device: str) -> None:
             for _ in range(4):
                 for form, found in seconds.items():
                     started = time.perf_counter()
-                    conv_of(features, weight, None, form, (1, 1), (1, 1)).sum().backward()
-                    if device == "cuda":
-                        torch.cuda.synchronize()
-                    found.append(time.perf_counter() - started)
+                    for _ in range(AT_A_TIME[device]):
+                        conv_of(features, weight, None, form, (1, 1), (1, 1)).sum().backward()
+                    wait_for(device)
+                    found.append((time.perf_counter() - started) / AT_A_TIME[device])
             plain, transposed = (statistics.median(found[1:]) for found in seconds.values())
-            cells.append(f"{plain:.3f} | {transposed:.3f} | {transposed / plain:.2f}")
+            cells.append(f"{1e3 * plain:.3f} | {1e3 * transposed:.3f} | {transposed / plain:.2f}")
         print(f"| {num_in} to {num_out} | {size} x {size} | {' | '.join(cells)} |", flush=True)
 
 
@@ -261,8 +278,7 @@ def losses(batch: int, size: int, rounds: int, device: str) -> None:
                 given = logits.clone().requires_grad_()
                 started = time.perf_counter()
                 loss(given, mask).backward()
-                if device == "cuda":
-                    torch.cuda.synchronize()
+                wait_for(device)
                 found.append(time.perf_counter() - started)
                 gradients.append(given.grad)
         expected, got = (each.double() for each in gradients)
@@ -290,7 +306,7 @@ def equal(steps: int, network: str, batch: int, size: int, device: str) -> None:
             with torch.no_grad():
                 for each in other.model.parameters():
                     each.mul_(1 + 2.0**-23 * torch.randn_like(each).sign().to(torch.float64))
-        pairs = [(base.run(), other.run()) for _ in range(steps)]
+        pairs = [(base.run().item(), other.run().item()) for _ in range(steps)]
         apart = max(abs(first - second) for first, second in pairs)
         print(f"| {name} | {pairs[0][0]:.6f} | {pairs[-1][0]:.6f} | {apart:.1e} |", flush=True)
 
@@ -304,6 +320,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--blocks", action="store_true", help="only the two forms of each upsampling block")
     parser.add_argument("--brief", action="store_true", help="only without levers, with all, and in each form: 6 GB")
+    parser.add_argument("--compiled", action="store_true", help="with all levers and compiled, too: some minutes")
     parser.add_argument("--losses", action="store_true", help="only the Lovász loss")
     parser.add_argument(
         "--equal", type=int, metavar="STEPS", help="only how far losses part in so many steps, levers on and off"
@@ -325,16 +342,21 @@ def main() -> None:
         print(f"\n{name_of_machine()}; {options.device}, batch {options.batch}, channels_last, forward and backward")
         return
     has_bf16 = options.device == "cuda" or choose_precision("auto", torch.device("cpu")) == torch.bfloat16
-    chosen = (Levers(), *(replace(ALL, form=form) for form in FORMS)) if options.brief else CONTENDERS
+    chosen = [Levers(), *(replace(ALL, form=form) for form in FORMS)] if options.brief else [*CONTENDERS]
+    if options.compiled:
+        chosen.append(replace(ALL, recompute="none", compiled=True))
     if not has_bf16:  # and then ours computes in the plain layout, too
-        chosen = tuple(replace(each, bf16=False, channels_last=False) for each in chosen)
+        chosen = [replace(each, bf16=False, channels_last=False) for each in chosen]
     contenders = dict.fromkeys(chosen)
     types = dict.fromkeys(type_of(levers, options.device) for levers in contenders)
     peaks = {name: peak_flops(options.device, name) for name in types}
     steps = [Step(levers, options.network, options.batch, options.size, options.device) for levers in contenders]
     for step in steps:
+        prepare(options.device, step.levers.prepared)
         step.run()  # Adam's moments are there from here on
-    counts = [(step.forward_flops(), step.kept_bytes(), step.peak_bytes()) for step in steps]
+    with torch.compiler.set_stance("force_eager"):  # what a compiler keeps is its own affair, and not counted
+        counted = [(step.forward_flops(), step.kept_bytes()) for step in steps]
+    counts = [(*each, step.peak_bytes()) for each, step in zip(counted, steps, strict=True)]
     for number in range(options.rounds + 1):
         for step in steps:
             step.measure()

@@ -11,6 +11,7 @@ import pytest
 import rasterio
 import torch
 import yaml
+from torch._dynamo.utils import counters
 
 from conftest import SMALL_DATASET, SMALL_MODEL, S3Server, write_tile
 from robosat_pink import checkpoint, machine, metrics
@@ -488,3 +489,27 @@ def test_checkpoint_of_an_earlier_run_is_resumed_with_its_optimizer_and_epoch(
     assert f"continuing from {job}/first.pth: 1 epochs and 0 steps are done" in capsys.readouterr().out
     assert identical(weights(job / "model", "checkpoint-00002-of-00002.pth"), whole)
     assert [row["epoch"] for row in history(job / "model")] == ["2"]
+
+
+def test_compiled_network_is_compiled_once_for_the_batches_that_most_are(
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither for the last batch, which is smaller, nor for evaluation; and it learns the same."""
+    assert main(["model.epochs=1"]) == 0
+    plain = weights(job / "model")
+    for folder in ("model", "checkpoints"):
+        shutil.rmtree(job / folder)
+        (job / folder).mkdir()
+    compile_ = torch.compile
+    monkeypatch.setattr(  # inductor takes minutes for what does not matter here
+        torch, "compile", lambda model, **how: compile_(model, backend="aot_eager", fullgraph=True, **how)
+    )
+    torch._dynamo.reset()
+    counters.clear()
+    assert main(["model.epochs=1", "runtime.compile=true"]) == 0
+    assert counters["stats"]["unique_graphs"] == 1
+    assert "the network is compiled in the first step" in capsys.readouterr().out
+    compiled = weights(job / "model")
+    assert plain.keys() == compiled.keys()
+    for key, value in plain.items():
+        torch.testing.assert_close(compiled[key], value, rtol=1e-3, atol=1e-4, msg=key)

