@@ -88,9 +88,7 @@ def build_network(
     upsampling = settled_upsampling(config.runtime.upsampling, device.type)
     if start and start.is_whole and config.runtime.upsampling == "auto":
         upsampling = start.content["upsampling"]
-    # A compiler chooses by itself what is sooner computed than read.
-    recompute = "none" if config.runtime.compile else config.runtime.recompute
-    choose_execution(model, Execution(upsampling, recompute))
+    choose_execution(model, Execution(upsampling, config.runtime.recompute))
     if is_synchronised:
         synchronise(model)
     return model, upsampling

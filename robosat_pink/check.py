@@ -140,6 +140,8 @@ def duration(config: Config, split: Split, found: Survey, model: nn.Module, plac
     device = devices.choose_device(config.runtime.device)
     precision = devices.choose_precision(config.runtime.precision, device)
     devices.prepare(device)
+    if config.runtime.compile:
+        devices.check_compiler(device)
     one = step_seconds(config, model, device, precision, place.size)  # a tile's
     at_once = place.size if device.type == "cuda" else place.size // place.local_size  # processes share a host's cores
     evaluated = len(split.val) * (found.padded_side / config.model.tile_size) ** 2 * EVALUATION_SHARE
@@ -147,6 +149,7 @@ def duration(config: Config, split: Split, found: Survey, model: nn.Module, plac
     reading = found.seconds / len(found.rows) * (len(split.train) + len(split.val)) / at_once
     whole = config.model.epochs * epoch + max(0.0, reading - epoch)
     by = f", by {place.size} processes" if place.size > 1 else ""
+    by += ", not compiled" * config.runtime.compile
     yield (
         f"time, on {device} in {precision or torch.float32}{by}: about {_printed(epoch)} an epoch, "
         f"{_printed(whole)} for {config.model.epochs}; {len(found.rows)} tiles were read in {found.seconds:.1f} s "

@@ -68,16 +68,16 @@ def prepare(device: torch.device, sharers: int = 1) -> None:
 
 
 def check_compiler(device: torch.device) -> None:
-    """ContractError where torch.compile would not find what it needs: on a GPU, Triton builds a launcher in C."""
-    has_header = (Path(sysconfig.get_path("include")) / "Python.h").exists()
-    if device.type == "cuda":
-        missing = "" if any(map(shutil.which, ("gcc", "clang"))) or "CC" in os.environ else "C compiler, such as gcc"
-        missing = missing or ("" if has_header else "header of Python, Python.h")
-    else:
-        missing = "" if any(map(shutil.which, ("c++", "g++", "clang++"))) else "C++ compiler, such as g++"
+    """ContractError where torch.compile would not find what it needs: Triton, on a GPU, builds its launcher in C."""
+    compilers = ("gcc", "clang", os.environ.get("CC", "")) if device.type == "cuda" else ("c++", "g++", "clang++")
+    missing = ""
+    if not any(map(shutil.which, compilers)):
+        missing = f"a compiler ({' or '.join(filter(None, compilers))})"
+    elif not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        missing = "Python.h, Python's C header,"
     if missing:
         raise ContractError(
-            f"runtime.compile = true: there is no {missing}; leave it out, install one (on Debian: g++ and "
+            f"runtime.compile = true: {missing} is missing; leave it out, install one (on Debian: g++ and "
             'libpython3-dev), or build the image with --build-arg EXTRA_PACKAGES="g++ libpython3-dev"'
         )
 

@@ -38,6 +38,7 @@ def explained(
     at_once = -(-samples // parts)
     what = f"the memory does not suffice for {at_once} tile(s) of {height} x {width} at a time"
     less = "runtime.precision = bf16 or fp16 takes less, and so does, in training, runtime.recompute = blocks"
+    less += " without runtime.compile" * config.runtime.compile
     if processes > 1 and at_once > 1:  # the others would have to take part in a trial
         is_synchronised = config.model.batch_norm == "synchronised"  # and so is not computed in parts
         way = "a smaller model.batch_size" if is_synchronised else f"runtime.accumulation = {2 * parts}"

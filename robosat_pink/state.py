@@ -108,7 +108,9 @@ class Task:
     memory_format: torch.memory_format
     show: Progress
     watch: Watch
-    network: nn.Module  # state.model as training calls it: compiled or not; of several processes, averages gradients
+    network: (
+        nn.Module
+    )  # state.model as training calls it: compiled if asked for, averaging several processes' gradients
     world: World = field(default_factory=World)
 
 

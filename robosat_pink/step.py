@@ -103,7 +103,8 @@ def backward(state: State, task: Task, image: Tensor, mask: Tensor, total: int, 
     found = []
     pairs = in_parts(parts, image, mask)
     for number, (some, truth) in enumerate(pairs, start=1):
-        with task.world.without_averaging(task.network, number < len(pairs)):
+        is_last = number == len(pairs)
+        with task.world.without_averaging(task.network, not is_last), compiled_or_not(task, len(some)):
             loss, logits = forward(task.network, task, some, truth)
             state.scaler.scale(loss * (len(some) * task.world.size / total)).backward()  # type: ignore[no-untyped-call]
         found.append((loss.detach(), logits.detach()))
@@ -117,7 +118,7 @@ def backward_of_nothing(state: State, task: Task) -> tuple[Tensor, Tensor, Tenso
     image = torch.zeros(1, task.config.num_channels, size, size, device=task.device)
     image = image.contiguous(memory_format=task.memory_format)
     mask = torch.full((1, size, size), IGNORE, dtype=torch.uint8, device=task.device)
-    with counting_nothing(state.model):
+    with counting_nothing(state.model), compiled_or_not(task, 0):
         loss, logits = forward(task.network, task, image, mask)
         loss = loss * 0
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -133,22 +134,29 @@ def to_device(batch: Batch, task: Task, transform: EvaluationTransform) -> tuple
 
 def forward(network: nn.Module, task: Task, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The mean loss and the logits (N, K, H, W)."""
-    with autocast(task.device, task.autocast), compiled_or_not(task, len(image)):
+    with autocast(task.device, task.autocast):
         logits = network(image)
     return task.loss(logits, mask), logits
 
 
 def compiled_or_not(task: Task, samples: int) -> contextlib.AbstractContextManager[Any]:
-    """Where the network is compiled, it is for as many samples as almost all steps have.
+    """Where the network is compiled, it is for as many samples as almost all steps have in this process.
 
     Another number, as an epoch's last batch has, would take a minute or more of compiling, too; it computes as if there
     were no compiler.
     """
     if not task.config.runtime.compile:
         return contextlib.nullcontext()
-    share = -(-task.config.model.batch_size // task.world.size)
-    is_usual = samples == -(-share // task.config.runtime.accumulation)
+    batch = range(min(task.config.model.batch_size, len(task.split.train)))
+    share = len(batch[task.world.rank :: task.world.size])
+    is_usual = samples in sizes_of_parts(share, task.config.runtime.accumulation)
     return torch.compiler.set_stance("default" if is_usual else "force_eager")
+
+
+def sizes_of_parts(samples: int, parts: int) -> set[int]:
+    """How many samples are in the parts that `in_parts` makes."""
+    size = -(-samples // parts)
+    return {size, samples % size or size} if samples else set()
 
 
 def in_parts(parts: int, *tensors: Tensor) -> list[tuple[Tensor, ...]]:

@@ -27,11 +27,15 @@ class Execution:
     `upsampling` is the form of convolutions after upsampling; `auto` takes one by device and size alone, so that runs
     repeat, and a number is that of input pixels from which on it is the transposed one. `recompute` is what is computed
     again in backward instead of kept: nothing; norms, activations, concatenations and pooling, which are cheap; or
-    whole blocks, which costs about a forward pass more.
+    whole blocks, which costs about a forward pass more. A compiler chooses that by itself.
     """
 
     upsampling: Literal["auto", "plain", "transposed"] | int = "auto"
     recompute: Recompute = "norms"
+
+    @property
+    def again(self) -> Recompute:
+        return "none" if torch.compiler.is_compiling() else self.recompute
 
     def conv(self, conv: Any, *parts: Tensor) -> Tensor:
         """conv of parts (N, C, H, W) laid side by side along C."""
@@ -43,19 +47,19 @@ class Execution:
 
     def norm_act_conv(self, features: Tensor, norm: Any, slope: float, conv: Any) -> Tensor:
         """conv(leaky_relu(norm(features))), with a slope of 0 for ReLU; `norm` is a batch norm without activation."""
-        if self.recompute != "none":
+        if self.again != "none":
             return recomputation.norm_act_conv(features, norm, slope, conv)
         found: Tensor = conv(functional.leaky_relu(recomputation.batch_norm(features, norm), slope, inplace=True))
         return found
 
     def cheap(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """function(*inputs), for what is sooner computed than read."""
-        again = self.recompute != "none"
+        again = self.again != "none"
         return recomputation.once_more_in_backward(function, *inputs) if again else function(*inputs)
 
     def block(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """function(*inputs), for a block of a network."""
-        again = self.recompute == "blocks"
+        again = self.again == "blocks"
         return recomputation.once_more_in_backward(function, *inputs) if again else function(*inputs)
 
     def form(self, features: Tensor) -> Upsampling:
@@ -66,7 +70,7 @@ class Execution:
         return "transposed" if height * width >= least else "plain"
 
     def _conv(self, conv: Any, parts: tuple[Tensor, ...], upsampling: Upsampling) -> Tensor:
-        if self.recompute != "none":
+        if self.again != "none":
             return recomputation.cat_conv(parts, conv, upsampling)
         features = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
         return recomputation.conv_of(features, conv.weight, conv.bias, upsampling, conv.stride, conv.padding)

@@ -56,11 +56,8 @@ def cat_conv(parts: tuple[Tensor, ...], conv: nn.Conv2d, upsampling: Upsampling 
 
 
 def once_more_in_backward(block: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """block(*inputs), of which only the inputs are kept: the whole block is computed again in backward.
-
-    A compiler chooses by itself what to compute again.
-    """
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    """block(*inputs), of which only the inputs are kept: the whole block is computed again in backward."""
+    if not torch.is_grad_enabled():
         return block(*inputs)
     found: Tensor = checkpoint(
         block, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=_first_and_second_time

@@ -37,7 +37,7 @@ from robosat_pink.models import build_model
 from robosat_pink.models.blocks import Execution, choose_execution
 from robosat_pink.models.recomputation import Recompute, Upsampling, conv_of
 
-CHANNELS = {"albunet": 4, "ternausnetv2": 11}
+CHANNELS = {"albunet": 4, "albunet resnet18": 4, "ternausnetv2": 11}
 MATRIX = 4096
 AT_A_TIME = {"cpu": 1, "cuda": 5}  # steps
 # AlbuNet-50 on 512 x 512: channels in and out, and the size of the input.
@@ -113,7 +113,8 @@ class Step:
         torch.manual_seed(0)
         self.levers, self.device = levers, device
         layout = torch.channels_last if levers.channels_last else torch.contiguous_format
-        self.model = build_model(network, num_classes=1, num_channels=CHANNELS[network])
+        name, _, encoder = network.partition(" ")
+        self.model = build_model(name, num_classes=1, num_channels=CHANNELS[network], encoder=encoder or None)
         self.model.to(device, dtype).to(memory_format=layout)  # type: ignore[call-overload]
         choose_execution(self.model, Execution(levers.form, levers.recompute))
         self.network: Callable[[Tensor], Tensor] = self.model
@@ -319,13 +320,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--blocks", action="store_true", help="only the two forms of each upsampling block")
-    parser.add_argument("--brief", action="store_true", help="only without levers, with all, and in each form: 6 GB")
+    parser.add_argument(
+        "--brief", action="store_true", help="only without levers, with all, and with all but one or other"
+    )
     parser.add_argument("--compiled", action="store_true", help="with all levers and compiled, too: some minutes")
     parser.add_argument("--losses", action="store_true", help="only the Lovász loss")
     parser.add_argument(
         "--equal", type=int, metavar="STEPS", help="only how far losses part in so many steps, levers on and off"
     )
     options = parser.parse_args()
+    if options.compiled and (options.equal or options.losses or options.blocks):
+        parser.error("--compiled goes with --brief, or alone")
     if options.equal:
         equal(options.equal, options.network, options.batch, options.size, options.device)
         print(
@@ -342,7 +347,9 @@ def main() -> None:
         print(f"\n{name_of_machine()}; {options.device}, batch {options.batch}, channels_last, forward and backward")
         return
     has_bf16 = options.device == "cuda" or choose_precision("auto", torch.device("cpu")) == torch.bfloat16
-    chosen = [Levers(), *(replace(ALL, form=form) for form in FORMS)] if options.brief else [*CONTENDERS]
+    chosen = [*CONTENDERS]
+    if options.brief:
+        chosen = [Levers(), *(replace(ALL, form=form) for form in FORMS), replace(ALL, recompute="none")]
     if options.compiled:
         chosen.append(replace(ALL, recompute="none", compiled=True))
     if not has_bf16:  # and then ours computes in the plain layout, too

@@ -245,6 +245,18 @@ def test_processes_are_counted(job: Callable[..., list[str]], capsys: pytest.Cap
     assert "model.batch_size = 7: is that of all 8 processes together" in capsys.readouterr().out
 
 
+def test_compiler_that_a_run_would_lack_is_told_before_it(
+    job: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as all_there:
+        all_there.setattr("robosat_pink.device.check_compiler", lambda device: None)
+        assert main([*job(), "runtime.compile=true"]) == 0
+    assert ", not compiled: about" in capsys.readouterr().out
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert main([*job(), "runtime.compile=true", "runtime.device=cpu"]) != 0
+    assert "runtime.compile = true: a compiler (c++ or g++ or clang++) is missing" in capsys.readouterr().out
+
+
 class Network(nn.Conv2d):
     """With memory for so many tiles at a time."""
 

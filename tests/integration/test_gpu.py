@@ -152,9 +152,11 @@ def test_pinned_batches_are_those_of_this_process(tmp_path: Path) -> None:
         expected += [(batch.image.clone(), batch.mask.clone()) for batch in plain.loader.training(rows, epoch)]
         for batch in pinned.loader.training(rows, epoch):
             assert batch.image.is_pinned()
-            busy = busy @ busy
+            for _ in range(20):  # takes longer than reading a batch
+                busy = busy @ busy
             found.append([each.to("cuda", non_blocking=True) for each in (batch.image, batch.mask)])
             del batch
+    assert not torch.cuda.current_stream().query(), "the GPU has kept up, and so nothing was shown"
     assert len(found) == len(expected)
     for got, wanted in zip(found, expected, strict=True):
         assert all(torch.equal(one.cpu(), other) for one, other in zip(got, wanted, strict=True))
@@ -184,8 +186,13 @@ def test_memory_that_does_not_suffice_is_an_error_that_names_what_fits(tmp_path:
 
 @pytest.mark.parametrize("runtime", [{"precision": "bf16"}, {"precision": "fp16", "compile": True}], ids=str)
 def test_a_run_goes_on_where_it_stopped(
-    opt_ml: Path, run_train: Callable[..., subprocess.CompletedProcess[str]], runtime: dict[str, Any]
+    opt_ml: Path,
+    run_train: Callable[..., subprocess.CompletedProcess[str]],
+    runtime: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     experiment = {
         "dataset": SMALL_DATASET,
         "classes": [{"name": "snow", "color": "white"}],
@@ -205,3 +212,4 @@ def test_a_run_goes_on_where_it_stopped(
     content = torch.load(opt_ml / "model/checkpoint-00004-of-00004.pth", weights_only=True)
     assert content["epoch"] == 4
     assert {each.device.type for each in content["state_dict"].values()} == {"cpu"}
+    assert any(tmp_path.glob("compiled/*")) == ("compile" in runtime)

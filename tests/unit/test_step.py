@@ -1,5 +1,6 @@
 """One batch at a time: in parts, in fewer bits, and where the memory does not suffice."""
 
+import contextlib
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -289,3 +290,37 @@ def test_frozen_batch_norm_keeps_its_statistics_while_the_rest_trains() -> None:
     assert (model.training, model.norm.training) == (True, False)
     step.set_training(model, is_frozen=False)
     assert model.norm.training
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "tiles", "place", "accumulation", "compiled"),
+    [
+        (7, 100, Place(), 1, {7}),
+        (7, 100, Place(), 2, {4, 3}),
+        (7, 5, Place(), 1, {5}),  # all there are
+        (3, 100, Place(0, 2), 1, {2}),
+        (3, 100, Place(1, 2), 1, {1}),
+        (1, 100, Place(1, 2), 1, set()),  # this process has none
+    ],
+)
+def test_network_is_compiled_for_the_numbers_of_samples_that_most_steps_have(
+    monkeypatch: pytest.MonkeyPatch,
+    batch_size: int,
+    tiles: int,
+    place: Place,
+    accumulation: int,
+    compiled: set[int],
+) -> None:
+    monkeypatch.setattr(torch.compiler, "set_stance", contextlib.nullcontext)
+    _, task = setup(Small(), accumulation)
+    task.config.model = replace(task.config.model, batch_size=batch_size)
+    task.world, task.split = World(place), SimpleNamespace(train=range(tiles))
+
+    def stance(samples: int) -> Any:
+        with step.compiled_or_not(task, samples) as found:
+            return found
+
+    assert {stance(samples) for samples in range(10)} == {None}
+    task.config.runtime = replace(task.config.runtime, compile=True)
+    assert {samples for samples in range(10) if stance(samples) == "default"} == compiled
+    assert {stance(samples) for samples in range(10)} <= {"default", "force_eager"}
