@@ -149,7 +149,7 @@ def duration(config: Config, split: Split, found: Survey, model: nn.Module, plac
     reading = found.seconds / len(found.rows) * (len(split.train) + len(split.val)) / at_once
     whole = config.model.epochs * epoch + max(0.0, reading - epoch)
     by = f", by {place.size} processes" if place.size > 1 else ""
-    by += ", not compiled" * config.runtime.compile
+    by += ", not compiled (which takes a minute or more)" * config.runtime.compile
     yield (
         f"time, on {device} in {precision or torch.float32}{by}: about {_printed(epoch)} an epoch, "
         f"{_printed(whole)} for {config.model.epochs}; {len(found.rows)} tiles were read in {found.seconds:.1f} s "

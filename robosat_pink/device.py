@@ -69,10 +69,11 @@ def prepare(device: torch.device, sharers: int = 1) -> None:
 
 def check_compiler(device: torch.device) -> None:
     """ContractError where torch.compile would not find what it needs: Triton, on a GPU, builds its launcher in C."""
-    compilers = ("gcc", "clang", os.environ.get("CC", "")) if device.type == "cuda" else ("c++", "g++", "clang++")
+    chosen, usual = ("CC", ("gcc", "clang")) if device.type == "cuda" else ("CXX", ("g++",))
+    compilers = (os.environ[chosen],) if chosen in os.environ else usual  # as Triton and torch take them
     missing = ""
     if not any(map(shutil.which, compilers)):
-        missing = f"a compiler ({' or '.join(filter(None, compilers))})"
+        missing = f"a compiler ({' or '.join(compilers)})"
     elif not (Path(sysconfig.get_path("include")) / "Python.h").exists():
         missing = "Python.h, Python's C header,"
     if missing:

@@ -142,7 +142,7 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
     if config.runtime.compile:
         devices.check_compiler(device)
         network = torch.compile(model, dynamic=False)
-        log.info("the network is compiled in the first step, which takes a minute or more")
+        log.info("the network is compiled in the first step: a minute or more on a GPU, some on a CPU, of silence")
     class_weights = [each.weight for each in config.classes]
     loss = build_loss(config.model.loss, num_classes=config.num_classes, class_weights=class_weights)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.model.lr, weight_decay=config.model.decay, fused=True)

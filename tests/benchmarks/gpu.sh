@@ -3,7 +3,7 @@
 # loss, the two forms of upsampling, and what the loader costs a step. Some 7 minutes on an H100, 3 of them compiling.
 # An argument replaces the device:
 #
-#     bash tests/benchmarks/gpu.sh [cuda | cpu]          # on a cpu with small tiles, to try the script
+#     bash tests/benchmarks/gpu.sh [cuda | cpu]          # on a cpu with small tiles, to try the script: 6 minutes
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -19,6 +19,7 @@ fi
 run() { # run NAME ARGUMENT ...
     local name=$1
     shift
+    echo "$name.py $*" >&2
     "$python" "tests/benchmarks/$name.py" --device "$device" --size "$size" "$@"
 }
 

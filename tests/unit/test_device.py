@@ -48,7 +48,8 @@ def test_layout_is_channels_last_but_for_float32_on_a_cpu() -> None:
 def test_compiling_without_what_it_needs_is_refused_before_the_first_step(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, compiler: str
 ) -> None:
-    monkeypatch.delenv("CC", raising=False)
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(
@@ -60,3 +61,7 @@ def test_compiling_without_what_it_needs_is_refused_before_the_first_step(
         device.check_compiler(torch.device(kind))
     (tmp_path / "Python.h").touch()
     device.check_compiler(torch.device(kind))
+    for name in ("CC", "CXX"):
+        monkeypatch.setenv(name, "/opt/gone")
+    with pytest.raises(ContractError, match=r"a compiler \(/opt/gone\) is missing"):
+        device.check_compiler(torch.device(kind))
