@@ -37,3 +37,13 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             )
             raise ContractError(f"{path}: cannot be written: {reason.strerror}; {advice}") from error
         raise
+
+
+def is_in_memory(folder: Path) -> bool:
+    """Whether the folder lies on a tmpfs, as /proc/mounts tells."""
+    try:
+        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    except OSError:
+        return False
+    inside = [(point, kind) for point, kind in mounts if folder.resolve().is_relative_to(point)]
+    return bool(inside) and max(inside, key=lambda each: len(each[0]))[1] in ("tmpfs", "ramfs")

@@ -28,7 +28,7 @@ from robosat_pink.storage import Fetched, Location
 from robosat_pink.tiles import version_of
 
 REQUESTS = 32  # in flight, in one process
-DECODERS = 3  # threads that decode and read and write the cache, in one process
+DECODERS = 5  # threads that decode and read and write the cache, in one process
 CACHE_VERSION = 2  # to be raised when the same tile would be decoded otherwise
 AUTO_SCALE = {"uint8": 255.0, "uint16": 10000.0, "int16": 10000.0, "float32": 1.0}
 SYMMETRIES = 8  # of the square, the identity included
@@ -81,11 +81,10 @@ class TileReader:
         self._table = table.tobytes()
         self._same = int((table == np.arange(1 << 8)).argmin()) - 1  # up to this value, values are class numbers
         self._threads: tuple[ThreadPoolExecutor, ThreadPoolExecutor] | None = None
-        self._of_thread: Any = None
         self._process = 0  # that has the threads: a fork of it has none
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_threads": None, "_of_thread": None}
+        return self.__dict__ | {"_threads": None}
 
     def begin(self, orders: Sequence[Order], use: Callable[[int, Sample], None]) -> list[Future[None]]:
         """Read these pairs, all side by side, and call `use(number, sample)` for each as it comes, in any order.
@@ -95,11 +94,7 @@ class TileReader:
         """
         if self._threads is None or self._process != os.getpid():
             self._process = os.getpid()
-            self._threads = (
-                ThreadPoolExecutor(REQUESTS, "fetch"),
-                ThreadPoolExecutor(DECODERS, "decode"),
-            )
-            self._of_thread = threading.local()
+            self._threads = ThreadPoolExecutor(REQUESTS, "fetch"), ThreadPoolExecutor(DECODERS, "decode")
         return [self._begin(order, number, use) for number, order in enumerate(orders)]
 
     def _begin(self, order: Order, number: int, use: Callable[[int, Sample], None]) -> Future[None]:
@@ -116,7 +111,7 @@ class TileReader:
 
         def read_kept() -> None:
             assert self.cache is not None
-            found = self.cache.get(key, self._allocate)
+            found = self.cache.get(key)
             if found is None:
                 fetch_both()
                 return
@@ -153,13 +148,6 @@ class TileReader:
         else:
             fetch_both()
         return done
-
-    def _allocate(self, size: int) -> bytearray:
-        """This thread's memory, used again and again: fresh memory for every tile costs more than reading it."""
-        if len(getattr(self._of_thread, "memory", b"")) < size:
-            self._of_thread.memory = bytearray(size)
-        memory: bytearray = self._of_thread.memory
-        return memory
 
     def _decode(self, order: Order, image_file: memoryview, mask_file: memoryview) -> tuple[np.ndarray, np.ndarray]:
         """image (C, H, W) and mask (H, W) uint8 with every ignored pixel at 255."""

@@ -76,13 +76,14 @@ def kept_rows(tiles: TilePairs, expected: list[Arrays]) -> list[int]:
     """Rows that the cache has, after a look that each is right, and that nothing else counts as an entry."""
     cache = tiles.reader.cache
     assert cache is not None
-    found = {row: cache.get(tiles.reader._cache_key(tiles.order(row))) for row in range(len(tiles))}
-    kept = {row: pair for row, pair in found.items() if pair is not None}
-    for row, (image, mask) in kept.items():
-        assert np.array_equal(image, expected[row][0])
-        assert np.array_equal(mask, expected[row][1])
+    kept = []
+    for row in range(len(tiles)):
+        if pair := cache.get(tiles.reader._cache_key(tiles.order(row))):
+            assert np.array_equal(pair[0], expected[row][0])
+            assert np.array_equal(pair[1], expected[row][1])
+            kept.append(row)
     assert len(list(cache.folder.glob(f"*{SUFFIX}"))) == len(kept)
-    return list(kept)
+    return kept
 
 
 def assert_next_run_is_right(server: S3Server, cache: Path, expected: list[Arrays]) -> None:

@@ -183,7 +183,7 @@ def test_folder_that_cannot_be_written_only_means_that_nothing_is_kept(
 def test_default_is_half_of_the_free_disk_and_none_where_that_is_little(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(cache, "_is_in_memory", lambda folder: False)
+    monkeypatch.setattr(cache, "is_in_memory", lambda folder: False)
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=40 * 10**9))
     opened = open_cache(None, None)
     assert opened is not None
@@ -197,7 +197,7 @@ def test_default_is_half_of_the_free_disk_and_none_where_that_is_little(
 
 
 def test_default_is_none_where_temporary_files_are_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "_is_in_memory", lambda folder: True)
+    monkeypatch.setattr(cache, "is_in_memory", lambda folder: True)
     assert open_cache(None, None) is None
 
 
