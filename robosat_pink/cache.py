@@ -11,24 +11,20 @@ the bytes of all of them together.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import logging
-import mmap
 import os
 import shutil
-import struct
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
-import xxhash
 
+from robosat_pink import entry
 from robosat_pink.errors import ConfigError
 from robosat_pink.files import TEMPORARY, is_in_memory
 
@@ -36,8 +32,6 @@ log = logging.getLogger(__name__)
 
 DEFAULT_FOLDER = Path(tempfile.gettempdir()) / "robosat_pink_cache"
 SUFFIX = ".tile"
-HEADER = struct.Struct("<4s8sIII4xQ")  # magic, image type, bands, height, width, xxh3 of what follows
-MAGIC = b"RSP3"
 USED_SHARE = 0.5  # of the free disk, unless max_gb says otherwise
 SMALLEST_BYTES = 1 << 30  # a smaller cache by default is none
 COUNT = "bytes"  # the file in the folder that tells how many bytes all entries take, 8 bytes, low ones first
@@ -63,10 +57,10 @@ class TileCache:
 
         They lie in memory of the calling thread, until its next `get` or `put`.
         """
-        data = _read(self._path(key))
+        data = entry.read(self._path(key))
         if data is None:
             return None
-        found = _unpack(data)
+        found = entry.unpack(data)
         if found is None:
             log.warning("warning: the cache entry %s is damaged and will be fetched again", self._path(key))
             return None
@@ -76,15 +70,16 @@ class TileCache:
         """Keep a pair if there is room. A disk that is full or cannot be written only means that nothing is kept."""
         if not self._is_writable:
             return
-        content = _pack(image, mask)
+        parts = entry.pack(image, mask)
         path = self._path(key)
         temporary = f"{path}.{os.getpid()}-{threading.get_ident()}{TEMPORARY}"
         try:
-            added = len(content) - _size(path)  # of a damaged entry, or one that another process was faster to keep
+            # Less what there is, of a damaged entry, or one that another process was faster to keep.
+            added = sum(map(len, parts)) - _size(path)
             if not self._take(added):
                 return
             try:
-                _write(temporary, content)
+                entry.write(temporary, parts)
                 os.replace(temporary, path)
             except BaseException:
                 with contextlib.suppress(FileNotFoundError):
@@ -179,106 +174,6 @@ def open_cache(directory: str | None, max_gb: float | None) -> TileCache | None:
     held = cache.make_room()
     log.info("cache: %s, up to %.1f GB, holds %.2f GB", folder, cache.max_bytes / GB, held / GB)
     return cache
-
-
-_of_thread = threading.local()
-
-
-def _memory_of_thread(size: int) -> memoryview:
-    """The calling thread's own, until it asks again: new memory for every tile costs more than reading it does.
-
-    It begins with a page, as O_DIRECT wants. To a few bytes behind one, some kernels copy at a quarter of the speed.
-    """
-    if not hasattr(_of_thread, "memory") or len(_of_thread.memory) < size:
-        _of_thread.memory = mmap.mmap(-1, max(size, mmap.PAGESIZE), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        with contextlib.suppress(OSError):  # where the system has none, pages of 4 KB, at 1.5 times the cost of a write
-            _of_thread.memory.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(_of_thread.memory)[:size]
-
-
-def _write(path: str, content: memoryview) -> None:
-    """Past the system's page cache where the file system can: filling that takes more of a core than decoding does."""
-    try:
-        _write_by(os.O_DIRECT, path, content)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        _write_by(0, path, content)
-
-
-def _write_by(way: int, path: str, content: memoryview) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | way, 0o644)
-    try:
-        if os.write(file, content) < len(content):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    finally:
-        os.close(file)
-
-
-def _read(path: str) -> memoryview | None:
-    """The file's bytes; None if there is no such file."""
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        data = _memory_of_thread(os.fstat(file).st_size)
-        return data[: os.readv(file, [data])]
-    except OSError:
-        return None
-    finally:
-        os.close(file)
-
-
-def _pack(image: np.ndarray, mask: np.ndarray) -> memoryview:
-    """Header, image (H, W, C), mask, and zeros to whole pages, in memory of this thread."""
-    about = (MAGIC, image.dtype.str.encode(), *image.shape)
-    layout = _Layout(image.dtype, *image.shape)
-    content = _memory_of_thread(-(-layout.size // mmap.PAGESIZE) * mmap.PAGESIZE)
-    images, masks = layout.arrays(content)
-    images[:], masks[:] = image, mask
-    content[layout.size :] = bytes(len(content) - layout.size)
-    digest = xxhash.xxh3_64_intdigest(content[HEADER.size :], seed=_seed(about))
-    HEADER.pack_into(content, 0, *about, digest)
-    return content
-
-
-def _unpack(content: memoryview) -> tuple[np.ndarray, np.ndarray] | None:
-    if len(content) < HEADER.size:
-        return None
-    *about, digest = HEADER.unpack_from(content)
-    if about[0] != MAGIC or xxhash.xxh3_64_intdigest(content[HEADER.size :], seed=_seed(tuple(about))) != digest:
-        return None
-    _, dtype, *shape = about
-    return _Layout(np.dtype(dtype.rstrip(b"\0").decode()), *shape).arrays(content)
-
-
-def _seed(about: tuple[Any, ...]) -> int:
-    """Makes the digest one of header and pixels alike."""
-    return xxhash.xxh3_64_intdigest(HEADER.pack(*about, 0))
-
-
-class _Layout(NamedTuple):
-    """Where in an entry image and mask are."""
-
-    dtype: np.dtype
-    bands: int
-    height: int
-    width: int
-
-    @property
-    def image_end(self) -> int:
-        return HEADER.size + self.bands * self.height * self.width * self.dtype.itemsize
-
-    @property
-    def size(self) -> int:
-        return self.image_end + self.height * self.width
-
-    def arrays(self, content: memoryview) -> tuple[np.ndarray, np.ndarray]:
-        """image (C, H, W), whose memory is (H, W, C), and mask (H, W) uint8, as views."""
-        image = np.frombuffer(content[HEADER.size : self.image_end], dtype=self.dtype)
-        mask = np.frombuffer(content[self.image_end : self.size], dtype=np.uint8)
-        return image.reshape(self.height, self.width, self.bands).transpose(2, 0, 1), mask.reshape(self.height, -1)
 
 
 def _held_bytes(folder: Path) -> int:

@@ -29,7 +29,7 @@ from robosat_pink.tiles import version_of
 
 REQUESTS = 32  # in flight, in one process
 DECODERS = 5  # threads that decode and read and write the cache, in one process
-CACHE_VERSION = 2  # to be raised when the same tile would be decoded otherwise
+CACHE_VERSION = 3  # to be raised when the same tile would be decoded otherwise
 AUTO_SCALE = {"uint8": 255.0, "uint16": 10000.0, "int16": 10000.0, "float32": 1.0}
 SYMMETRIES = 8  # of the square, the identity included
 
@@ -54,6 +54,9 @@ class Sample(NamedTuple):
     size: tuple[int, int]  # (H, W) of what is the tile's, before it was padded
     fetched_bytes: int = 0  # so where the cache had it
     retries: int = 0
+
+
+Use = Callable[[int, Sample], tuple[np.ndarray, np.ndarray] | None]
 
 
 class Changed(DataError):
@@ -86,18 +89,18 @@ class TileReader:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_threads": None}
 
-    def begin(self, orders: Sequence[Order], use: Callable[[int, Sample], None]) -> list[Future[None]]:
+    def begin(self, orders: Sequence[Order], use: Use) -> list[Future[None]]:
         """Read these pairs, all side by side, and call `use(number, sample)` for each as it comes, in any order.
 
-        `use` runs in a decoding thread; the sample's arrays are its until it returns. The futures tell the end, and
-        raise what went wrong.
+        `use` runs in a decoding thread; the sample's arrays are its until it returns. It may return where it has copied
+        image and mask to. The futures tell the end, and raise what went wrong.
         """
         if self._threads is None or self._process != os.getpid():
             self._process = os.getpid()
             self._threads = ThreadPoolExecutor(REQUESTS, "fetch"), ThreadPoolExecutor(DECODERS, "decode")
         return [self._begin(order, number, use) for number, order in enumerate(orders)]
 
-    def _begin(self, order: Order, number: int, use: Callable[[int, Sample], None]) -> Future[None]:
+    def _begin(self, order: Order, number: int, use: Use) -> Future[None]:
         assert self._threads is not None
         fetchers, decoders = self._threads
         done: Future[None] = Future()
@@ -137,9 +140,11 @@ class TileReader:
             image, mask = self._decode(order, image_file.content, mask_file.content)
             sample = self._prepare(order, image, mask)
             fetched_bytes = len(image_file.content) + len(mask_file.content)
-            use(number, sample._replace(fetched_bytes=fetched_bytes, retries=image_file.retries + mask_file.retries))
+            retries = image_file.retries + mask_file.retries
+            used = use(number, sample._replace(fetched_bytes=fetched_bytes, retries=retries))
             if self.cache:
-                self.cache.put(key, image, mask)
+                is_whole = sample.image is image and sample.mask is mask
+                self.cache.put(key, *(used if used and is_whole else (image, mask)))
             done.set_result(None)
 
         key = self._cache_key(order) if self.cache else ""

@@ -112,7 +112,7 @@ class ThisProcess:
         return batch_in(memory[0], packed)
 
     def abandon(self, number: int) -> None:
-        del self._begun[number]
+        self._begun.pop(number, None)  # `close` may have been before
 
     def close(self) -> None:
         self._begun.clear()

@@ -101,16 +101,18 @@ class Packing:
             retries=sum(sample.retries for sample in samples),
         )
 
-    def _put(self, number: int, sample: Sample) -> None:
-        """The first to come decides type and size of all; one that has others is kept aside."""
+    def _put(self, number: int, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+        """The first to come decides type and size of all; one that has others is kept aside. Where it is now."""
         with self._lock:
             if self._layout is None:
                 self._lay_out(sample.image.dtype, len(self._samples), *sample.image.shape)
         if self._is_in_place(sample):
-            self._images[number], self._masks[number] = sample.image, sample.mask
-            self._samples[number] = sample._replace(image=self._images[number], mask=self._masks[number])
+            image, mask = self._images[number], self._masks[number]
+            image[:], mask[:] = sample.image, sample.mask
         else:
-            self._samples[number] = sample._replace(image=sample.image.copy(), mask=sample.mask.copy())
+            image, mask = sample.image.copy(), sample.mask.copy()
+        self._samples[number] = sample._replace(image=image, mask=mask)
+        return image, mask
 
     def _is_in_place(self, sample: Sample) -> bool:
         """Whether type and size are those of the places."""

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 
 from conftest import S3Server, pattern
-from robosat_pink import cache
+from robosat_pink import cache, entry
 from robosat_pink.cache import TileCache, open_cache
 from robosat_pink.errors import ConfigError
 from scenes import mask_pattern, pairs_in, write_pair
 
 MANY = 10**9
+ENTRY_BYTES = 2 * mmap.PAGESIZE  # of a pair of 16 x 16 pixels: a page for the header, and one for the pixels
 
 
 def pair(dtype: str = "uint16", size: int = 16) -> tuple[np.ndarray, np.ndarray]:
@@ -40,7 +41,36 @@ def test_pair_comes_back_to_the_last_bit_in_its_own_type(tmp_path: Path, dtype: 
     assert other.get("abd") is None
 
 
-@pytest.mark.parametrize("place", [0, 3, 20, 36, 500, -1])
+def in_pages(array: np.ndarray, behind: int = 0) -> np.ndarray:
+    """The same values, in memory that begins so many bytes behind a page."""
+    memory = np.frombuffer(mmap.mmap(-1, behind + array.nbytes), dtype=np.uint8)[behind:]
+    copied = memory.view(array.dtype).reshape(array.shape)
+    copied[:] = array
+    return copied
+
+
+@pytest.mark.parametrize(("size", "behind", "parts"), [(64, 0, 3), (64, 8, 2), (60, 0, 2)])
+def test_pixels_that_fill_whole_pages_are_written_from_where_they_are(
+    tmp_path: Path, size: int, behind: int, parts: int
+) -> None:
+    image, mask = pattern(4, size, size).astype("uint16"), mask_pattern(size, size)
+    image = in_pages(np.ascontiguousarray(image.transpose(1, 2, 0)), behind).transpose(2, 0, 1)
+    mask = in_pages(mask)
+    packed = entry.pack(image, mask)
+    assert len(packed) == parts
+    is_there = [
+        np.may_share_memory(np.frombuffer(part, np.uint8), pixels) for part in packed for pixels in (image, mask)
+    ]
+    assert sum(is_there) == (2 if parts == 3 else 0)
+    tiles = TileCache(tmp_path, MANY)
+    tiles.put("abc", image, mask)
+    found = tiles.get("abc")
+    assert found is not None
+    assert np.array_equal(found[0], image)
+    assert np.array_equal(found[1], mask)
+
+
+@pytest.mark.parametrize("place", [0, 3, 20, 30, 36, 500, 5000, -1])
 def test_entry_with_a_flipped_bit_counts_as_absent(tmp_path: Path, place: int) -> None:
     tiles = TileCache(tmp_path, MANY)
     tiles.put("abc", *pair())
@@ -51,7 +81,7 @@ def test_entry_with_a_flipped_bit_counts_as_absent(tmp_path: Path, place: int) -
     assert tiles.get("abc") is None
 
 
-@pytest.mark.parametrize("length", [0, 10, 39, 1000])
+@pytest.mark.parametrize("length", [0, 10, 39, 1000, 5000])
 def test_entry_that_was_cut_short_counts_as_absent(tmp_path: Path, length: int) -> None:
     tiles = TileCache(tmp_path, MANY)
     tiles.put("abc", *pair())
@@ -83,14 +113,14 @@ def test_entry_is_written_where_the_file_system_must_go_through_the_page_cache(
 def test_entry_is_written_where_direct_writing_is_promised_and_then_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, refusals, here = os.write, [errno.EINVAL], threading.get_ident()
+    real, refusals, here = os.writev, [errno.EINVAL], threading.get_ident()
 
-    def refuse_once(file: int, content: memoryview) -> int:
+    def refuse_once(file: int, parts: list[memoryview]) -> int:
         if refusals and threading.get_ident() == here:
             raise OSError(refusals[0], os.strerror(refusals.pop()))
-        return real(file, content)
+        return real(file, parts)
 
-    monkeypatch.setattr(os, "write", refuse_once)
+    monkeypatch.setattr(os, "writev", refuse_once)
     tiles = TileCache(tmp_path, MANY)
     tiles.put("abc", *pair())
     assert not refusals
@@ -98,7 +128,7 @@ def test_entry_is_written_where_direct_writing_is_promised_and_then_refused(
 
 
 def test_no_more_is_kept_than_the_limit(tmp_path: Path) -> None:
-    size = mmap.PAGESIZE  # an entry's, which is less
+    size = ENTRY_BYTES
     tiles = TileCache(tmp_path, 3 * size)
     for number in range(6):
         tiles.put(f"{number}{number}", *pair())
@@ -107,7 +137,7 @@ def test_no_more_is_kept_than_the_limit(tmp_path: Path) -> None:
 
 
 def test_limit_is_one_for_all_processes_together(tmp_path: Path) -> None:
-    size = mmap.PAGESIZE  # an entry's, which is less
+    size = ENTRY_BYTES
     processes = [pickle.loads(pickle.dumps(TileCache(tmp_path, 3 * size))) for _ in range(4)]
     for number in range(12):
         processes[number % 4].put(f"{number}{number}", *pair())
@@ -115,10 +145,10 @@ def test_limit_is_one_for_all_processes_together(tmp_path: Path) -> None:
 
 
 def test_damaged_entry_of_a_full_cache_is_kept_anew(tmp_path: Path) -> None:
-    tiles = TileCache(tmp_path, mmap.PAGESIZE)
+    tiles = TileCache(tmp_path, ENTRY_BYTES)
     tiles.put("abc", *pair())
     (path,) = tmp_path.glob("*.tile*")
-    path.write_bytes(bytes(mmap.PAGESIZE))
+    path.write_bytes(bytes(ENTRY_BYTES))
     assert tiles.get("abc") is None
     tiles.put("abc", *pair())
     assert tiles.get("abc") is not None
@@ -132,12 +162,12 @@ def test_room_is_not_made_where_the_folder_can_only_be_read(tmp_path: Path, monk
 
     monkeypatch.setattr(Path, "unlink", refuse)
     tiles = TileCache(tmp_path, 100)
-    assert tiles.make_room() == mmap.PAGESIZE
+    assert tiles.make_room() == ENTRY_BYTES
     assert tiles.get("abc") is not None
 
 
 def test_new_run_makes_room_by_dropping_what_was_read_longest_ago(tmp_path: Path) -> None:
-    size = mmap.PAGESIZE  # an entry's, which is less
+    size = ENTRY_BYTES
     tiles = TileCache(tmp_path, 10 * size)
     for number in range(10):
         tiles.put(f"{number}{number}", *pair())
@@ -151,7 +181,7 @@ def test_what_a_killed_process_left_half_written_is_not_read_and_goes_later(tmp_
 import os, signal
 import numpy as np
 from pathlib import Path
-from robosat_pink import cache
+from robosat_pink import cache, entry
 real = os.replace
 os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)
 cache.TileCache(Path({str(tmp_path)!r}), 10**9).put("abc", np.zeros((1, 4, 4), np.uint8), np.zeros((4, 4), np.uint8))

@@ -1,5 +1,6 @@
 """Batches: which rows, in which order, in one tensor, by whatever number of processes."""
 
+import contextlib
 import mmap
 import os
 import re
@@ -19,6 +20,7 @@ import torch
 
 from conftest import pattern
 from robosat_pink import machine, sources
+from robosat_pink.config import CacheConfig
 from robosat_pink.datasets import Draw, TilePairs
 from robosat_pink.errors import DataError, RobosatError
 from robosat_pink.launch import Place
@@ -326,6 +328,40 @@ def test_uint16_stays_uint16_in_one_tensor_a_batch(tiles: TilePairs) -> None:
     assert (batch.scale.dtype, batch.scale.tolist()) == (torch.float32, [[10000, 10000]] * 3)
     assert batch.image.is_contiguous(memory_format=torch.channels_last)
     assert np.array_equal(batch.mask, mask_that_belongs_to(batch.image[:, 0].numpy()))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("tile_size", [64, 32])
+def test_what_is_kept_of_a_batch_is_the_whole_tile_as_it_was(tmp_path: Path, workers: int, tile_size: int) -> None:
+    """Whether it lies in the batch, in whole pages even, or is cropped, padded or dropped there."""
+    for x, size in enumerate([64, 64, 48, 64, 96]):
+        write_pair(tmp_path, x, image=pattern(2, size, size) + np.uint16(x))
+    write_pair(tmp_path, 5, image=np.zeros((2, 64, 64), dtype=np.uint16), image_nodata=0)
+    rows = np.arange(6)
+
+    def batches(folder: str, is_training: bool) -> list[Batch]:
+        dataset = {"cache": CacheConfig(dir=folder, max_gb=1.0)}
+        tiles = pairs_in(tmp_path, dataset=dataset, tile_size=tile_size, augmentation=0.75)
+        with contextlib.closing(TileLoader(tiles, 3, workers)) as loader:
+            found = loader.training(rows, 1) if is_training else loader.evaluation(rows)
+            return [copied(batch) for batch in found]
+
+    kept = str(tmp_path / "kept")
+    training, evaluation = batches(str(tmp_path / "a"), True), batches(str(tmp_path / "b"), False)
+    fresh = batches(kept, True)
+    again = batches(kept, True)
+    whole = batches(kept, False)
+    assert [batch.cached for batch in fresh] == [0, 0]
+    assert [batch.cached for batch in again + whole] == [3, 3, 3, 3]
+    for found, expected in ((fresh, training), (again, training), (whole, evaluation)):
+        for one, other in zip(found, expected, strict=True):
+            assert all(torch.equal(one[part], other[part]) for part in range(3))
+            assert (one.rows, one.sizes, one.symmetry) == (other.rows, other.sizes, other.symmetry)
+
+
+def copied(batch: Batch) -> Batch:
+    """In memory of its own, which no later batch gets."""
+    return Batch(*(part.clone() for part in batch[:3]), *batch[3:])
 
 
 class Given:
