@@ -34,6 +34,7 @@ DEFAULT_FOLDER = Path(tempfile.gettempdir()) / "robosat_pink_cache"
 SUFFIX = ".tile"
 USED_SHARE = 0.5  # of the free disk, unless max_gb says otherwise
 SMALLEST_BYTES = 1 << 30  # a smaller cache by default is none
+STALE_S = 2 * 86400  # unread for longer, an entry makes room for others; systems note a day's first reading only
 COUNT = "bytes"  # the file in the folder that tells how many bytes all entries take, 8 bytes, low ones first
 GB = 10**9
 
@@ -55,7 +56,7 @@ class TileCache:
     def get(self, key: str) -> tuple[np.ndarray, np.ndarray] | None:
         """image (C, H, W) in its own type and mask (H, W) uint8, or None if absent, cut short or damaged.
 
-        They lie in memory of the calling thread, until its next `get` or `put`.
+        They lie in memory of the calling thread, until its next `get` or `put` of any cache.
         """
         data = entry.read(self._path(key))
         if data is None:
@@ -91,7 +92,9 @@ class TileCache:
             log.warning("warning: the cache %s cannot be written (%s); tiles are not kept", self.folder, error.strerror)
 
     def make_room(self) -> int:
-        """Once a run: remove what a killed process left half-written, and entries read longest ago, down to 9/10.
+        """Once a run: remove what a killed process left half-written and, of a full cache, entries read longest ago.
+
+        Stale ones go down to half of the limit; if there are more than that, others go down to 9/10.
 
         Returns how many bytes are left, and has all processes count from there.
         """
@@ -107,12 +110,12 @@ class TileCache:
                 continue  # another process was faster
         used = sum(size for _, size, _ in entries)
         with contextlib.suppress(OSError):  # where the folder can only be read
-            if used > self.max_bytes:
-                for _, size, path in sorted(entries):
-                    path.unlink(missing_ok=True)
-                    used -= size
-                    if used <= 0.9 * self.max_bytes:
-                        break
+            fresh_share = 0.9 if used > self.max_bytes else 1.0
+            for read, size, path in sorted(entries) if used > 0.9 * self.max_bytes else ():
+                if used <= self.max_bytes * (0.5 if read < time.time() - STALE_S else fresh_share):
+                    break
+                path.unlink(missing_ok=True)
+                used -= size
             with self._count() as file:
                 _write_count(file, used)
         return used

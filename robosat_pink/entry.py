@@ -1,4 +1,4 @@
-"""A pair of tiles as a file of the cache: a page with the header, image, mask, and zeros to whole pages.
+"""A pair of tiles as a file of the cache: a page with the header, image, mask, and zeros to a whole page.
 
 The image's bands lie last, as in batches. It is written past the system's page cache, and read through it. Called by
 `cache`.
@@ -18,15 +18,17 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
-HEADER = struct.Struct("<4s8sIII4xQ")  # magic, image type, bands, height, width, xxh3 of all else in the file
+HEADER = struct.Struct("<4s8sIII4x")  # magic, image type, bands, height, width
+DIGEST = slice(HEADER.size, HEADER.size + 8)  # xxh3 of all else in the file, low byte first
 MAGIC = b"RSP4"
-PAGE = mmap.PAGESIZE
+PAGE = 4096  # of the format, whatever the system's are: no disk wants more for O_DIRECT
 
 
 def pack(image: np.ndarray, mask: np.ndarray) -> list[memoryview]:
     """An entry of image (C, H, W) and mask (H, W) uint8, in parts.
 
-    Pixels where they are if they fill whole pages, as in most batches; or else copied to memory of this thread.
+    The pixels where they are if they fill whole pages, as in the batches of a worker where height x width is a multiple
+    of 4096; or else copied to memory of this thread.
     """
     layout = _Layout(image.dtype, *image.shape)
     pixels = image.transpose(1, 2, 0)
@@ -39,9 +41,8 @@ def pack(image: np.ndarray, mask: np.ndarray) -> list[memoryview]:
         images[:], masks[:] = image, mask
         parts[0][layout.size :] = bytes(len(parts[0]) - layout.size)
     head[:] = bytes(PAGE)
-    about = MAGIC, image.dtype.str.encode(), *image.shape
-    HEADER.pack_into(head, 0, *about, 0)
-    HEADER.pack_into(head, 0, *about, _digest(head, parts))
+    HEADER.pack_into(head, 0, MAGIC, image.dtype.str.encode(), *image.shape)
+    head[DIGEST] = _digest(head, parts)
     return [head, *parts]
 
 
@@ -84,19 +85,19 @@ def unpack(content: memoryview) -> tuple[np.ndarray, np.ndarray] | None:
     if len(content) < PAGE:
         return None
     head, pixels = content[:PAGE], content[PAGE:]
-    magic, dtype, *shape, digest = HEADER.unpack_from(head)
-    HEADER.pack_into(head, 0, magic, dtype, *shape, 0)
+    digest, head[DIGEST] = bytes(head[DIGEST]), bytes(8)
+    magic, dtype, *shape = HEADER.unpack_from(head)
     if magic != MAGIC or _digest(head, [pixels]) != digest:
         return None
     return _Layout(np.dtype(dtype.rstrip(b"\0").decode()), *shape).arrays(pixels)
 
 
-def _digest(head: memoryview, parts: Iterable[memoryview]) -> int:
-    """Of the page whose digest is 0, and what follows."""
+def _digest(head: memoryview, parts: Iterable[memoryview]) -> bytes:
+    """Of the page, with zeros for the digest, and what follows."""
     digest = xxhash.xxh3_64(head)
     for part in parts:
         digest.update(part)
-    return digest.intdigest()
+    return digest.intdigest().to_bytes(8, "little")
 
 
 def _is_whole_pages(array: np.ndarray) -> bool:
@@ -123,7 +124,9 @@ class _Layout(NamedTuple):
         """image (C, H, W), whose memory is (H, W, C), and mask (H, W) uint8, as views."""
         image = np.frombuffer(memory[: self.image_size], dtype=self.dtype)
         mask = np.frombuffer(memory[self.image_size : self.size], dtype=np.uint8)
-        return image.reshape(self.height, self.width, self.bands).transpose(2, 0, 1), mask.reshape(self.height, -1)
+        return image.reshape(self.height, self.width, self.bands).transpose(2, 0, 1), mask.reshape(
+            self.height, self.width
+        )
 
 
 _of_thread = threading.local()
@@ -132,7 +135,8 @@ _of_thread = threading.local()
 def _memory_of_thread(size: int) -> memoryview:
     """The calling thread's own, until it asks again: new memory for every tile costs more than reading it does.
 
-    It begins with a page, as O_DIRECT wants. To a few bytes behind one, some kernels copy at a quarter of the speed.
+    It begins with a page, as O_DIRECT wants. It is no bytearray, which begins 16 bytes behind one: to such a place the
+    kernel took 1.5 ms to copy a tile of 2.4 MB, to a page 0.35 (AMD EPYC, family 25, November 2026).
     """
     if not hasattr(_of_thread, "memory") or len(_of_thread.memory) < size:
         _of_thread.memory = mmap.mmap(-1, max(size, PAGE), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

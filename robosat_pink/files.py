@@ -1,4 +1,4 @@
-"""Local files that are whole or not there. Called by everything that leaves something behind."""
+"""Local files that are whole or not there, and whether a folder is in memory. Called by all that leaves something."""
 
 from __future__ import annotations
 

@@ -28,8 +28,10 @@ from robosat_pink.storage import Fetched, Location
 from robosat_pink.tiles import version_of
 
 REQUESTS = 32  # in flight, in one process
-DECODERS = 5  # threads that decode and read and write the cache, in one process
-CACHE_VERSION = 3  # to be raised when the same tile would be decoded otherwise
+DECODERS = (
+    5  # threads that decode and read and write the cache, in one process; 3 were slower where the disk is waited for
+)
+CACHE_VERSION = 3  # to be raised when the same tile would be decoded otherwise, or its entry have another format
 AUTO_SCALE = {"uint8": 255.0, "uint16": 10000.0, "int16": 10000.0, "float32": 1.0}
 SYMMETRIES = 8  # of the square, the identity included
 
@@ -93,7 +95,8 @@ class TileReader:
         """Read these pairs, all side by side, and call `use(number, sample)` for each as it comes, in any order.
 
         `use` runs in a decoding thread; the sample's arrays are its until it returns. It may return where it has copied
-        image and mask to. The futures tell the end, and raise what went wrong.
+        image and mask to, and must leave them alone until the future's end: the cache writes them to the disk from
+        there. The futures raise what went wrong.
         """
         if self._threads is None or self._process != os.getpid():
             self._process = os.getpid()

@@ -81,7 +81,7 @@ class Packing:
 
     def finish(self) -> Packed:
         """Waits for all samples. Raises the error of the first in order that could not be read."""
-        wait(self._readings)  # of those that fail, too: none shall write into the next batch
+        wait(self._readings)  # of those that fail, too: none shall write into the next batch, or to the disk from it
         for reading in self._readings:
             reading.result()
         samples = [sample for sample in self._samples if sample is not None]

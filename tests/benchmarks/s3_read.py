@@ -6,8 +6,8 @@ Server and client share this machine. Tiles are 512 x 512 x 4 uint16 and uncompr
 them; what is in them is noise from a seed. The bare GETs are the limit: the client ours uses, as many requests in
 flight, nothing decoded. Clients, connections, worker processes and their memory are there before the clock starts, as
 after the first seconds of an epoch; the original's way makes a session for each pair, and is timed on fewer of them.
-Kept pairs are first read from the disk, as nothing of them is in the system's page cache after they were written, and
-then, warm, from there.
+Kept pairs are first read from the disk (where the file system takes O_DIRECT, nothing of them is in the system's page
+cache after they were written), and then, warm, from that.
 MD5s are verified over plain HTTP from other machines alone, unless the experiment says otherwise; over TLS and
 loopback, as here, they are not. What the disk takes varies: ext4 is slower for minutes after many deletions, so that a
 folder of its own (TMPDIR) for each run is best. Asserts nothing about time.
@@ -155,9 +155,7 @@ def in_threads(setting: Setting, read: Callable[[tuple[str, str]], None], thread
 def ours(
     workers: int, earlier_passes: int = 0, passes: int = 1, is_cached: bool = True, verify_md5: bool = False
 ) -> Callable[[Setting], Result]:
-    """By the loader that training uses, with an empty cache; so many passes over the pairs are not timed, and then so
-    many are.
-    """
+    """By the loader that training uses, with a cache that is empty at first; `earlier_passes` are not timed."""
 
     def measure(setting: Setting) -> Result:
         from robosat_pink.config import CacheConfig, ChannelConfig, DatasetConfig

@@ -18,6 +18,7 @@ from robosat_pink import storage
 from robosat_pink.cache import SUFFIX
 from robosat_pink.config import CacheConfig
 from robosat_pink.datasets import TilePairs
+from robosat_pink.entry import PAGE
 from robosat_pink.errors import RobosatError
 from robosat_pink.files import TEMPORARY
 from robosat_pink.loader import TileLoader
@@ -133,18 +134,16 @@ import os, sys, time
 sys.path[:0] = {paths!r}
 import numpy as np
 from pathlib import Path
-from robosat_pink import cache
 from robosat_pink.config import CacheConfig
 from robosat_pink.loader import TileLoader
 from scenes import pairs_in
 
 if {hangs}:
-    write = os.write
-    def half(file, content):
-        write(file, content[:4096])
+    def half(file, parts):
+        os.write(file, parts[0])
         print("half", flush=True)
         time.sleep(600)
-    cache.os.write = half
+    os.writev = half
 if __name__ == "__main__":
     where = {{"image_bucket": "s3://imagery", "mask_bucket": "s3://mask", "endpoint_url": {url!r}}}
     settings = CacheConfig(dir={folder!r}, max_gb=1.0)
@@ -209,7 +208,7 @@ def test_file_that_a_killed_run_left_half_written_is_no_entry(
     kill(run)
     halves = list(cache.glob(f"*{SUFFIX}*"))
     assert len(halves) == DECODERS
-    assert all(path.name.endswith(TEMPORARY) and path.stat().st_size == 4096 for path in halves)
+    assert all(path.name.endswith(TEMPORARY) and path.stat().st_size == PAGE for path in halves)
     assert_next_run_is_right(server, cache, expected)
 
 

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,7 @@ from robosat_pink.errors import ConfigError
 from scenes import mask_pattern, pairs_in, write_pair
 
 MANY = 10**9
-ENTRY_BYTES = 2 * mmap.PAGESIZE  # of a pair of 16 x 16 pixels: a page for the header, and one for the pixels
+ENTRY_BYTES = 2 * entry.PAGE  # of a pair of 16 x 16 pixels: a page for the header, and one for the pixels
 
 
 def pair(dtype: str = "uint16", size: int = 16) -> tuple[np.ndarray, np.ndarray]:
@@ -49,7 +50,7 @@ def in_pages(array: np.ndarray, behind: int = 0) -> np.ndarray:
     return copied
 
 
-@pytest.mark.parametrize(("size", "behind", "parts"), [(64, 0, 3), (64, 8, 2), (60, 0, 2)])
+@pytest.mark.parametrize(("size", "behind", "parts"), [(64, 0, 3), (64, 8, 2), (60, 0, 2), (32, 0, 2)])
 def test_pixels_that_fill_whole_pages_are_written_from_where_they_are(
     tmp_path: Path, size: int, behind: int, parts: int
 ) -> None:
@@ -70,7 +71,7 @@ def test_pixels_that_fill_whole_pages_are_written_from_where_they_are(
     assert np.array_equal(found[1], mask)
 
 
-@pytest.mark.parametrize("place", [0, 3, 20, 30, 36, 500, 5000, -1])
+@pytest.mark.parametrize("place", [0, 3, 20, 25, 30, 36, 500, 5000, -1])
 def test_entry_with_a_flipped_bit_counts_as_absent(tmp_path: Path, place: int) -> None:
     tiles = TileCache(tmp_path, MANY)
     tiles.put("abc", *pair())
@@ -171,9 +172,26 @@ def test_new_run_makes_room_by_dropping_what_was_read_longest_ago(tmp_path: Path
     tiles = TileCache(tmp_path, 10 * size)
     for number in range(10):
         tiles.put(f"{number}{number}", *pair())
-        os.utime(tmp_path / f"{number}{number}.tile", (1000 + number, 1000 + number))
+        os.utime(tmp_path / f"{number}{number}.tile", (time.time() - 100 + number,) * 2)
     TileCache(tmp_path, 5 * size).make_room()
     assert sorted(path.name for path in tmp_path.glob("*.tile*")) == ["66.tile", "77.tile", "88.tile", "99.tile"]
+
+
+def test_full_cache_drops_what_was_not_read_for_days_and_keeps_the_rest(tmp_path: Path) -> None:
+    tiles = TileCache(tmp_path, 10 * ENTRY_BYTES)
+    for number in range(10):
+        tiles.put(f"{number}{number}", *pair())
+    assert tiles.make_room() == 10 * ENTRY_BYTES
+    for number in range(3):
+        os.utime(tmp_path / f"{number}{number}.tile", (time.time() - 3 * 86400,) * 2)
+    assert tiles.make_room() == 7 * ENTRY_BYTES
+    for number in range(3, 10):
+        os.utime(tmp_path / f"{number}{number}.tile", (time.time() - 3 * 86400,) * 2)
+    assert tiles.make_room() == 7 * ENTRY_BYTES  # it is not full
+    for number in range(10, 13):
+        tiles.put(f"{number}{number}", *pair())
+    assert tiles.make_room() == 5 * ENTRY_BYTES
+    assert tiles.get("1212") is not None
 
 
 def test_what_a_killed_process_left_half_written_is_not_read_and_goes_later(tmp_path: Path) -> None:
@@ -181,7 +199,7 @@ def test_what_a_killed_process_left_half_written_is_not_read_and_goes_later(tmp_
 import os, signal
 import numpy as np
 from pathlib import Path
-from robosat_pink import cache, entry
+from robosat_pink import cache
 real = os.replace
 os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)
 cache.TileCache(Path({str(tmp_path)!r}), 10**9).put("abc", np.zeros((1, 4, 4), np.uint8), np.zeros((4, 4), np.uint8))

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -19,7 +20,7 @@ import pytest
 import torch
 
 from conftest import pattern
-from robosat_pink import machine, sources
+from robosat_pink import entry, machine, sources
 from robosat_pink.config import CacheConfig
 from robosat_pink.datasets import Draw, TilePairs
 from robosat_pink.errors import DataError, RobosatError
@@ -27,7 +28,7 @@ from robosat_pink.launch import Place
 from robosat_pink.loader import LEAST_AHEAD, TileLoader, worker_count
 from robosat_pink.reader import REQUESTS, Changed, Order, Sample
 from robosat_pink.sources import NO_TILES, Batch, Worker, batch_in
-from robosat_pink.worker import Packing
+from robosat_pink.worker import Memory, Packing
 from scenes import mask_pattern, mask_that_belongs_to, pairs_in, write_pair
 
 ROWS = np.array([0, 1, 3, 4, 5, 6, 8, 9])
@@ -357,6 +358,31 @@ def test_what_is_kept_of_a_batch_is_the_whole_tile_as_it_was(tmp_path: Path, wor
         for one, other in zip(found, expected, strict=True):
             assert all(torch.equal(one[part], other[part]) for part in range(3))
             assert (one.rows, one.sizes, one.symmetry) == (other.rows, other.sizes, other.symmetry)
+
+
+def test_batch_is_not_finished_while_its_tiles_are_written_to_the_disk_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for x in range(2):
+        write_pair(tmp_path, x, size=64)
+    tiles = pairs_in(tmp_path, dataset={"cache": CacheConfig(dir=str(tmp_path / "cache"), max_gb=1.0)})
+    written: list[Sequence[memoryview]] = []
+    goes_on, memory, write = threading.Event(), Memory(), entry.write
+
+    def write_later(path: str, parts: Sequence[memoryview]) -> None:
+        written.append(parts)
+        goes_on.wait(60)
+        write(path, parts)
+
+    monkeypatch.setattr(entry, "write", write_later)
+    packing = Packing(tiles.reader, [tiles.order(row) for row in range(2)], memory.allocate)
+    while len(written) < 2:
+        assert not packing.is_read(0.1)
+    assert not packing.is_read(0.5)
+    goes_on.set()
+    assert packing.finish().rows == (0, 1)
+    pixels = [np.frombuffer(part, dtype=np.uint8) for _, *parts in written for part in parts]
+    assert [np.may_share_memory(part, memory.array) for part in pixels] == [True] * 4
 
 
 def copied(batch: Batch) -> Batch:
