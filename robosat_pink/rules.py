@@ -23,6 +23,7 @@ class Rule:
     low: float = -math.inf
     high: float = math.inf
     names: tuple[str, ...] = ()
+    fault: Callable[[str], str] = lambda text: ""  # what is wrong with a text that is none of those accepted
 
 
 def at_least(low: float) -> Rule:
@@ -45,12 +46,12 @@ def one_of(names: Iterable[str]) -> Rule:
     return Rule(" or ".join(names), lambda value: value in names, names=names)
 
 
-def _is_expression(value: str) -> bool:
+def _fault_of_expression(text: str) -> str:
     try:
-        re.compile(value)
-    except re.error:
-        return False
-    return True
+        re.compile(text)
+    except re.error as error:
+        return str(error)
+    return ""
 
 
 def _is_color(value: str) -> bool:
@@ -66,5 +67,9 @@ web_address = Rule(
     "an address such as https://store.example:9000", lambda value: bool(re.fullmatch(r"https?://[^\s/]+(/\S*)?", value))
 )
 not_empty = Rule("text that is not empty", lambda value: value != "")
-directory_expression = Rule("a regular expression for directory names", _is_expression)
+directory_expression = Rule(
+    "a regular expression for directory names",
+    lambda value: not _fault_of_expression(value),
+    fault=_fault_of_expression,
+)
 color_name = Rule("a color name or #rrggbb", _is_color)

@@ -102,7 +102,7 @@ def build(section: type[Section], tree: object, problems: Problems, prefix: str 
             try:
                 values[field.name] = _convert(annotation, field.metadata.get("rule"), given)
             except Mismatch as mismatch:
-                problems.add(dotted, given, f"accepted: {mismatch}{_nearest_hint(given, annotation, field)}")
+                problems.add(dotted, given, f"accepted: {mismatch}{_hint(given, annotation, field)}")
                 if field.default is not dataclasses.MISSING:
                     values[field.name] = field.default
         elif is_list:
@@ -261,7 +261,11 @@ def _add_unknown_key(prefix: str, name: str, value: Any, accepted: list[str], pr
     problems.add(prefix + name, shown, f"no such key; {hint}accepted: {', '.join(accepted)}")
 
 
-def _nearest_hint(value: Any, annotation: Any, field: dataclasses.Field[Any]) -> str:
-    accepted = re.split(" or |: |, ", describe(annotation, field.metadata.get("rule")))
-    nearest = difflib.get_close_matches(str(value), accepted, n=1) if isinstance(value, str) else []
+def _hint(value: Any, annotation: Any, field: dataclasses.Field[Any]) -> str:
+    rule = field.metadata.get("rule")
+    if not isinstance(value, str):
+        return ""
+    if rule and (fault := rule.fault(value)):
+        return f"; in this one: {fault}"
+    nearest = difflib.get_close_matches(str(value), re.split(" or |: |, ", describe(annotation, rule)), n=1)
     return f"; did you mean {nearest[0]}?" if nearest else ""
