@@ -66,7 +66,7 @@ def _write_by(way: int, path: str, parts: Sequence[memoryview]) -> None:
 
 
 def read(path: str) -> memoryview | None:
-    """The file's bytes; None if there is no such file."""
+    """The file's bytes in memory of this thread; None if there is no such file."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

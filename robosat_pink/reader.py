@@ -28,9 +28,7 @@ from robosat_pink.storage import Fetched, Location
 from robosat_pink.tiles import version_of
 
 REQUESTS = 32  # in flight, in one process
-DECODERS = (
-    5  # threads that decode and read and write the cache, in one process; 3 were slower where the disk is waited for
-)
+DECODERS = 5  # threads that decode and read and write the cache, in one process; 3 keep a slow disk less busy
 CACHE_VERSION = 3  # to be raised when the same tile would be decoded otherwise, or its entry have another format
 AUTO_SCALE = {"uint8": 255.0, "uint16": 10000.0, "int16": 10000.0, "float32": 1.0}
 SYMMETRIES = 8  # of the square, the identity included
@@ -58,7 +56,7 @@ class Sample(NamedTuple):
     retries: int = 0
 
 
-Use = Callable[[int, Sample], tuple[np.ndarray, np.ndarray] | None]
+Use = Callable[[int, Sample], tuple[np.ndarray, np.ndarray] | None]  # as `TileReader.begin` says
 
 
 class Changed(DataError):

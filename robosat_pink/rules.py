@@ -23,7 +23,7 @@ class Rule:
     low: float = -math.inf
     high: float = math.inf
     names: tuple[str, ...] = ()
-    fault: Callable[[str], str] = lambda text: ""  # what is wrong with a text that is none of those accepted
+    fault: Callable[[str], str] = lambda text: ""  # what is wrong with a text, where more than `accepts` can be said
 
 
 def at_least(low: float) -> Rule:

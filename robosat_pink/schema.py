@@ -267,5 +267,5 @@ def _hint(value: Any, annotation: Any, field: dataclasses.Field[Any]) -> str:
         return ""
     if rule and (fault := rule.fault(value)):
         return f"; in this one: {fault}"
-    nearest = difflib.get_close_matches(str(value), re.split(" or |: |, ", describe(annotation, rule)), n=1)
+    nearest = difflib.get_close_matches(value, re.split(" or |: |, ", describe(annotation, rule)), n=1)
     return f"; did you mean {nearest[0]}?" if nearest else ""

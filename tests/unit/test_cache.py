@@ -129,20 +129,18 @@ def test_entry_is_written_where_direct_writing_is_promised_and_then_refused(
 
 
 def test_no_more_is_kept_than_the_limit(tmp_path: Path) -> None:
-    size = ENTRY_BYTES
-    tiles = TileCache(tmp_path, 3 * size)
+    tiles = TileCache(tmp_path, 3 * ENTRY_BYTES)
     for number in range(6):
         tiles.put(f"{number}{number}", *pair())
     assert [tiles.get(f"{number}{number}") is not None for number in range(6)] == [True] * 3 + [False] * 3
-    assert sum(path.stat().st_size for path in tmp_path.glob("*.tile*")) == 3 * size
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.tile*")) == 3 * ENTRY_BYTES
 
 
 def test_limit_is_one_for_all_processes_together(tmp_path: Path) -> None:
-    size = ENTRY_BYTES
-    processes = [pickle.loads(pickle.dumps(TileCache(tmp_path, 3 * size))) for _ in range(4)]
+    processes = [pickle.loads(pickle.dumps(TileCache(tmp_path, 3 * ENTRY_BYTES))) for _ in range(4)]
     for number in range(12):
         processes[number % 4].put(f"{number}{number}", *pair())
-    assert sum(path.stat().st_size for path in tmp_path.glob("*.tile*")) == 3 * size
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.tile*")) == 3 * ENTRY_BYTES
 
 
 def test_damaged_entry_of_a_full_cache_is_kept_anew(tmp_path: Path) -> None:
@@ -168,12 +166,11 @@ def test_room_is_not_made_where_the_folder_can_only_be_read(tmp_path: Path, monk
 
 
 def test_new_run_makes_room_by_dropping_what_was_read_longest_ago(tmp_path: Path) -> None:
-    size = ENTRY_BYTES
-    tiles = TileCache(tmp_path, 10 * size)
+    tiles = TileCache(tmp_path, 10 * ENTRY_BYTES)
     for number in range(10):
         tiles.put(f"{number}{number}", *pair())
         os.utime(tmp_path / f"{number}{number}.tile", (time.time() - 100 + number,) * 2)
-    TileCache(tmp_path, 5 * size).make_room()
+    TileCache(tmp_path, 5 * ENTRY_BYTES).make_room()
     assert sorted(path.name for path in tmp_path.glob("*.tile*")) == ["66.tile", "77.tile", "88.tile", "99.tile"]
 
 

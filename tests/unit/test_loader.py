@@ -347,14 +347,12 @@ def test_what_is_kept_of_a_batch_is_the_whole_tile_as_it_was(tmp_path: Path, wor
             found = loader.training(rows, 1) if is_training else loader.evaluation(rows)
             return [copied(batch) for batch in found]
 
-    kept = str(tmp_path / "kept")
-    training, evaluation = batches(str(tmp_path / "a"), True), batches(str(tmp_path / "b"), False)
-    fresh = batches(kept, True)
-    again = batches(kept, True)
-    whole = batches(kept, False)
-    assert [batch.cached for batch in fresh] == [0, 0]
+    kept, other_kept = str(tmp_path / "kept"), str(tmp_path / "other")
+    training, evaluation = batches(kept, True), batches(other_kept, False)
+    again, whole = batches(kept, True), batches(kept, False)
+    assert [batch.cached for batch in training + evaluation] == [0, 0, 0, 0]
     assert [batch.cached for batch in again + whole] == [3, 3, 3, 3]
-    for found, expected in ((fresh, training), (again, training), (whole, evaluation)):
+    for found, expected in ((again, training), (whole, evaluation)):
         for one, other in zip(found, expected, strict=True):
             assert all(torch.equal(one[part], other[part]) for part in range(3))
             assert (one.rows, one.sizes, one.symmetry) == (other.rows, other.sizes, other.symmetry)
