@@ -22,6 +22,7 @@ from s3_read import BANDS, machine, write_pairs
 from s3_server import S3Server
 
 PAUSE_S = 0.2
+START = Path(__file__).parents[2] / "start.sh"  # what an image runs
 
 
 def experiment(cache: Path) -> dict[str, object]:
@@ -60,7 +61,7 @@ def main() -> None:
         config.write_text(yaml.safe_dump(experiment(folder / "cache")))
         with S3Server(folder / "buckets") as server:
             environment = os.environ | server.environment() | {"SAGEMAKER_BASE_DIR": str(folder / "job")}
-            command = [sys.executable, "-m", "robosat_pink.train", *overrides]
+            command = ["bash", str(START), "train", *overrides]
             with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as run:
                 peak = 0
                 while run.poll() is None:

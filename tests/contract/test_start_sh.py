@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from robosat_pink.machine import NVIDIA_DRIVER
+
 ROOT = Path(__file__).parents[2]
 VERBS = ["train", "check", "demo", "test", "help"]
 
@@ -23,7 +25,7 @@ VERBS = ["train", "check", "demo", "test", "help"]
 # files by which a test says how it behaves.
 FAKE = r"""#!/usr/bin/env bash
 {
-    printf '%s\0' "$$" "$0" "$PWD" "${PYTHONUNBUFFERED-}" "${SAGEMAKER_BASE_DIR-}" "$@"
+    printf '%s\0' "$$" "$0" "$PWD" "${PYTHONUNBUFFERED-}" "${SAGEMAKER_BASE_DIR-}" "${GLIBC_TUNABLES-}" "$@"
     printf '\036\0'
 } >>"$MACHINE/calls"
 case "$*" in
@@ -48,6 +50,7 @@ class Call:
     folder: str
     unbuffered: str
     base_dir: str
+    tunables: str  # of glibc
     arguments: list[str]
 
 
@@ -110,8 +113,8 @@ class Machine:
         calls = []
         for note in notes.read_text().split("\0\036\0") if notes.exists() else []:
             if note:
-                process, program, folder, unbuffered, base_dir, *arguments = note.split("\0")
-                calls.append(Call(int(process), program, folder, unbuffered, base_dir, arguments))
+                process, program, folder, unbuffered, base_dir, tunables, *arguments = note.split("\0")
+                calls.append(Call(int(process), program, folder, unbuffered, base_dir, tunables, arguments))
         notes.unlink(missing_ok=True)
         return [call for call in calls if not re.search("find_spec|version", " ".join(call.arguments))]
 
@@ -224,6 +227,19 @@ def test_check_is_the_training_s_check_with_its_arguments_unchanged(machine: Mac
     call = machine.take_calls()[-1]
     assert call.arguments == ["-m", "robosat_pink.train", "--check", *AWKWARD]
     assert (call.process, call.folder) == (started.process, str(machine.elsewhere))
+
+
+@pytest.mark.parametrize("verb", ["train", "check", "demo"])
+@pytest.mark.parametrize("chosen", [None, "", "glibc.malloc.hugetlb=1"])
+def test_on_a_cpu_small_blocks_do_not_part_large_ones_unless_somebody_chose_otherwise(
+    machine: Machine, verb: str, chosen: str | None
+) -> None:
+    machine.say("installed")
+    if chosen is not None:
+        machine.environment["GLIBC_TUNABLES"] = chosen
+    machine.run(verb)
+    ours = "" if NVIDIA_DRIVER.exists() else "glibc.malloc.tcache_count=0"
+    assert machine.take_calls()[-1].tunables == (ours if chosen is None else chosen)
 
 
 def test_exit_code_of_the_training_is_the_scripts(machine: Machine) -> None:

@@ -1,6 +1,8 @@
 """What a control group leaves of a machine, and what is said of a GPU or a disk that will not do."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -88,3 +90,12 @@ def test_report_names_versions_cores_memory_disk_channels_and_hosts(opt_ml: Path
     assert f"channels: config {opt_ml}/input/data/config; host localhost of localhost; checkpoints: None" in text
     assert "\r" not in text
     assert "\x1b" not in text
+
+
+def test_what_the_network_s_process_asks_of_the_c_library_its_workers_do_not() -> None:
+    script = "import os; from robosat_pink.machine import keep_freed_memory as keep; keep(); os.system('env')"
+    environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0", "MARK": "reached"}
+    command = [sys.executable, "-c", script]
+    found = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    assert "MARK=reached" in found.stdout
+    assert "GLIBC_TUNABLES" not in found.stdout
