@@ -97,8 +97,9 @@ put_aside() {
 # train [ARGUMENT ...]: becomes the training, so that a container's first process takes its signals itself.
 train() {
     export PYTHONUNBUFFERED=1
-    # On a CPU. The small blocks that glibc would keep at hand for each thread come to lie between those of the network,
-    # and split what is freed: AlbuNet took a third more memory in float32.
+    # Where there is no NVIDIA driver, and so a CPU computes: the small blocks that glibc keeps at hand for each thread
+    # come to lie between the network's large ones, and keep these from being joined when they are freed. AlbuNet took a
+    # third more memory in float32. machine.py has the rest. An own GLIBC_TUNABLES, even an empty one, counts instead.
     if ! [ -e /proc/driver/nvidia/version ]; then
         export GLIBC_TUNABLES=${GLIBC_TUNABLES-glibc.malloc.tcache_count=0}
     fi
@@ -114,7 +115,8 @@ train)
     ;;
 check)
     choose_python
-    train --check "$@"
+    export PYTHONUNBUFFERED=1
+    exec "$python" -m robosat_pink.train --check "$@"
     ;;
 demo)
     case " $* " in

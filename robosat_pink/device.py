@@ -57,6 +57,7 @@ def autocast(device: torch.device, precision: torch.dtype | None) -> torch.autoc
 
 def prepare(device: torch.device, sharers: int = 1) -> None:
     """What holds for the whole process, one of so many on this machine: threads, memory, how float32 is multiplied."""
+    machine.spare_later_processes_tunables()
     cores = max(machine.cpu_count() // sharers, 1)
     torch.set_num_threads(min(torch.get_num_threads(), cores))  # torch does not see a container's limit
     if device.type == "cuda":

@@ -25,6 +25,7 @@ CGROUP = Path("/sys/fs/cgroup")
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - measured, not written to
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")  # the host's, shown in any container
 DEVICES = Path("/dev")
+TUNABLES = "glibc.malloc.tcache_count=0"  # as start.sh sets GLIBC_TUNABLES
 PACKAGES = ("torch", "torchvision", "rasterio", "obstore", "numpy")
 GIB = 2**30
 
@@ -61,16 +62,22 @@ def keep_freed_memory() -> None:
     """Have the C library keep what this process frees, for its next allocation of that size.
 
     glibc maps every block of more than 32 MiB anew, and the kernel clears each of its pages: a quarter of the time of
-    a step of AlbuNet in float32 on two cores. With another C library nothing happens. Of the small blocks that would
-    part what is freed, start.sh has the rest; processes to come, whose threads decode, do better without that.
+    a step of AlbuNet in float32 on two cores. Small blocks kept at hand would lie between what is freed and keep it
+    from being joined: fastbins are turned off here, and by start.sh, as only an environment can, what threads keep.
+    With another C library nothing happens.
     """
-    os.environ.pop("GLIBC_TUNABLES", None)
     mxfast, trim_threshold, mmap_max = 1, -1, -4  # malloc.h
     with contextlib.suppress(AttributeError, OSError):
         library = ctypes.CDLL(None)
         library.mallopt(mmap_max, 0)
         library.mallopt(trim_threshold, 2**31 - 1)
         library.mallopt(mxfast, 0)
+
+
+def spare_later_processes_tunables() -> None:
+    """Keep what start.sh asks of glibc for this process from those that it starts: decoding is slower with it."""
+    if os.environ.get("GLIBC_TUNABLES") == TUNABLES:
+        del os.environ["GLIBC_TUNABLES"]
 
 
 def free_shared_memory_bytes() -> int:

@@ -3,7 +3,8 @@
     python tests/benchmarks/peak_memory.py [--pairs 20] [KEY=VALUE ...]
 
 Two epochs, the first of which fills the cache, with the worker that `auto` gives. Proportional set sizes (a page that n
-processes share counts 1/n in each), summed five times a second; the system's page cache is not among them.
+processes share counts 1/n in each), summed five times a second; the system's page cache is not among them. start.sh
+starts the run, with the Python that it finds; with an empty GLIBC_TUNABLES here, without what it sets there.
 """
 
 from __future__ import annotations

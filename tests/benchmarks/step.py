@@ -207,6 +207,7 @@ def prepare(device: str, is_prepared: bool) -> None:
         library = ctypes.CDLL(None)
         library.mallopt(-4, 65536)
         library.mallopt(-1, 128 * 1024)
+        library.mallopt(1, 128)
         library.malloc_trim(0)
 
 

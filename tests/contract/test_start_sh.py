@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from robosat_pink.machine import NVIDIA_DRIVER
+from robosat_pink.machine import NVIDIA_DRIVER, TUNABLES
 
 ROOT = Path(__file__).parents[2]
 VERBS = ["train", "check", "demo", "test", "help"]
@@ -229,17 +229,30 @@ def test_check_is_the_training_s_check_with_its_arguments_unchanged(machine: Mac
     assert (call.process, call.folder) == (started.process, str(machine.elsewhere))
 
 
-@pytest.mark.parametrize("verb", ["train", "check", "demo"])
-@pytest.mark.parametrize("chosen", [None, "", "glibc.malloc.hugetlb=1"])
+@pytest.mark.parametrize("verb", ["train", "demo"])
+@pytest.mark.parametrize(
+    ("has_driver", "chosen", "expected"),
+    [
+        (False, None, TUNABLES),
+        (False, "", ""),
+        (False, "glibc.malloc.hugetlb=1", "glibc.malloc.hugetlb=1"),
+        (True, None, ""),
+        (True, "glibc.malloc.hugetlb=1", "glibc.malloc.hugetlb=1"),
+    ],
+)
 def test_on_a_cpu_small_blocks_do_not_part_large_ones_unless_somebody_chose_otherwise(
-    machine: Machine, verb: str, chosen: str | None
+    machine: Machine, verb: str, has_driver: bool, chosen: str | None, expected: str
 ) -> None:
     machine.say("installed")
+    script, driver = machine.clone / "start.sh", machine.folder / "driver"
+    assert str(NVIDIA_DRIVER) in script.read_text()
+    script.write_text(script.read_text().replace(str(NVIDIA_DRIVER), f'"{driver}"'))
+    if has_driver:
+        driver.touch()
     if chosen is not None:
         machine.environment["GLIBC_TUNABLES"] = chosen
     machine.run(verb)
-    ours = "" if NVIDIA_DRIVER.exists() else "glibc.malloc.tcache_count=0"
-    assert machine.take_calls()[-1].tunables == (ours if chosen is None else chosen)
+    assert machine.take_calls()[-1].tunables == expected
 
 
 def test_exit_code_of_the_training_is_the_scripts(machine: Machine) -> None:

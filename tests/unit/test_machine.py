@@ -92,10 +92,18 @@ def test_report_names_versions_cores_memory_disk_channels_and_hosts(opt_ml: Path
     assert "\x1b" not in text
 
 
-def test_what_the_network_s_process_asks_of_the_c_library_its_workers_do_not() -> None:
-    script = "import os; from robosat_pink.machine import keep_freed_memory as keep; keep(); os.system('env')"
-    environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0", "MARK": "reached"}
+@pytest.mark.parametrize(("chosen", "left"), [(machine.TUNABLES, None), ("glibc.malloc.hugetlb=1",) * 2])
+def test_what_start_sh_asks_of_the_c_library_later_processes_do_not(chosen: str, left: str | None) -> None:
+    script = """
+import multiprocessing, os
+import torch
+from robosat_pink import device
+
+device.prepare(torch.device("cpu"))
+with multiprocessing.get_context("forkserver").Pool(1) as pool:
+    print(pool.apply(os.getenv, ["GLIBC_TUNABLES"]))
+"""
     command = [sys.executable, "-c", script]
+    environment = os.environ | {"GLIBC_TUNABLES": chosen}
     found = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    assert "MARK=reached" in found.stdout
-    assert "GLIBC_TUNABLES" not in found.stdout
+    assert found.stdout.strip() == str(left)
