@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that wants a GPU: what tests cannot show without, the steps of both networks lever by lever, the Lovász
-# loss, the two forms of upsampling, and what the loader costs a step. Some 7 minutes on an H100, 3 of them compiling.
+# loss, the two forms of upsampling, and what the loader costs a step. Some 10 minutes on an H100, 4 of them compiling.
 # An argument replaces the device:
 #
 #     bash tests/benchmarks/gpu.sh [cuda | cpu]          # on a cpu with small tiles, to try the script: 6 minutes

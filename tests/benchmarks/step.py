@@ -184,7 +184,7 @@ class Step:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in there:
                 kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
+            return tensor.detach()  # itself would keep its own graph for good
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             loss = self.forward()
