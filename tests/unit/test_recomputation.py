@@ -166,7 +166,7 @@ def kept_bytes(name: str, channels: int, execution: Execution, is_bf16: bool) ->
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         kept[storage._cdata] = storage.nbytes() * (storage._cdata not in there)
-        return tensor
+        return tensor.detach()  # itself would keep its own graph for good
 
     with FakeTensorMode():
         model = build_model(name, num_classes=1, num_channels=channels)
