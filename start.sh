@@ -2,6 +2,15 @@
 # The container's entry point, and the two commands that need nothing but Python 3.11 or newer.
 set -euo pipefail
 
+# What asks a container's first process to stop, the kernel drops where nobody listens yet. So it waits till Python does.
+case $$-${ROBOSAT_PINK_BLOCKED:-}-${1:-} in
+1--train | 1--check)
+    if env --block-signal=TERM true 2>/dev/null; then # of coreutils 8.31 and later
+        exec env --block-signal=TERM --block-signal=INT ROBOSAT_PINK_BLOCKED=1 bash "${BASH_SOURCE[0]}" "$@"
+    fi
+    ;;
+esac
+
 here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 venv=$here/.venv
 

@@ -57,6 +57,7 @@ def find_tiles(config: Config, container: Container, world: World) -> tuple[Tile
         seed=config.runtime.seed,
         input_channels=container.channels(),
         shared=world.shared,
+        is_listed_here=world.place.size == world.place.local_size,
     )
     split = tiles.split()
     log.info(
@@ -87,7 +88,7 @@ def build_network(
     )
     upsampling = settled_upsampling(config.runtime.upsampling, device.type)
     if start and start.is_whole and config.runtime.upsampling == "auto":
-        upsampling = start.content["upsampling"]
+        upsampling = start.content.get("upsampling", upsampling)
     choose_execution(model, Execution(upsampling, config.runtime.recompute))
     if is_synchronised:
         synchronise(model)

@@ -11,10 +11,13 @@ the bytes of all of them together.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
+import random
 import shutil
+import stat
 import tempfile
 import threading
 import time
@@ -35,6 +38,7 @@ SUFFIX = ".tile"
 USED_SHARE = 0.5  # of the free disk, unless max_gb says otherwise
 SMALLEST_BYTES = 1 << 30  # a smaller cache by default is none
 STALE_S = 2 * 86400  # unread for longer, an entry makes room for others; systems note a day's first reading only
+LOCK_S = 10.0  # that a process waits for the count; who holds it for longer is stopped, or means it
 COUNT = "bytes"  # the file in the folder that tells how many bytes all entries take, 8 bytes, low ones first
 GB = 10**9
 
@@ -53,8 +57,8 @@ class TileCache:
         """Whether there is an entry, whole or damaged."""
         return os.path.exists(self._path(key))
 
-    def get(self, key: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """image (C, H, W) in its own type and mask (H, W) uint8, or None if absent, cut short or damaged.
+    def get(self, key: str) -> tuple[np.ndarray, np.ndarray, str] | None:
+        """image (C, H, W) in its own type, mask (H, W) uint8 and notes, or None if absent, cut short or damaged.
 
         They lie in memory of the calling thread, until its next `get` or `put` of any cache.
         """
@@ -67,11 +71,11 @@ class TileCache:
             return None
         return found
 
-    def put(self, key: str, image: np.ndarray, mask: np.ndarray) -> None:
+    def put(self, key: str, image: np.ndarray, mask: np.ndarray, notes: str = "") -> None:
         """Keep a pair if there is room. A disk that is full or cannot be written only means that nothing is kept."""
         if not self._is_writable:
             return
-        parts = entry.pack(image, mask)
+        parts = entry.pack(image, mask, notes)
         path = self._path(key)
         temporary = f"{path}.{os.getpid()}-{threading.get_ident()}{TEMPORARY}"
         try:
@@ -101,7 +105,7 @@ class TileCache:
         entries = []
         for path in self.folder.iterdir():
             try:
-                status = path.stat()
+                status = path.lstat()
                 if path.name.endswith(TEMPORARY) and time.time() - status.st_mtime > 3600:
                     path.unlink()
                 elif path.suffix == SUFFIX:
@@ -132,10 +136,10 @@ class TileCache:
 
     @contextlib.contextmanager
     def _count(self) -> Iterator[int]:
-        """The file with the count, which nobody else has meanwhile."""
-        file = os.open(self.folder / COUNT, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        """The file with the count, which nobody else has meanwhile. OSError where it cannot be had in LOCK_S."""
+        file = os.open(self.folder / COUNT, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | entry.PLAIN, 0o644)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _lock(file)
             yield file
         finally:
             os.close(file)
@@ -153,17 +157,20 @@ def open_cache(directory: str | None, max_gb: float | None) -> TileCache | None:
     if max_gb == 0:
         log.info("cache: off, as dataset.cache.max_gb says")
         return None
-    folder = Path(directory) if directory else DEFAULT_FOLDER
+    folder = Path(directory) if directory else _own_folder()
+    if folder is None:
+        return None
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        os.scandir(folder).close()
         free = shutil.disk_usage(folder).free
     except OSError as error:
         if directory:
             raise ConfigError(
-                f"dataset.cache.dir = {directory}: cannot be made: {error.strerror}; name a folder that can, or set "
-                "dataset.cache.max_gb to 0"
+                f"dataset.cache.dir = {directory}: cannot be made or read: {error.strerror}; name a folder that can, "
+                "or set dataset.cache.max_gb to 0"
             ) from error
-        log.info("cache: off, %s cannot be made (%s)", folder, error.strerror)
+        log.info("cache: off, %s cannot be read (%s)", folder, error.strerror)
         return None
     if max_gb is None and directory is None and is_in_memory(folder):
         log.info("cache: off, %s is in memory; name a disk by dataset.cache.dir", folder)
@@ -179,6 +186,38 @@ def open_cache(directory: str | None, max_gb: float | None) -> TileCache | None:
     return cache
 
 
+def _own_folder() -> Path | None:
+    """The default one, or where that is somebody else's, one with this user's number; None where neither serves.
+
+    Anybody may make any name in a folder for temporary files: what is not this user's alone is not trusted.
+    """
+    user = os.geteuid()
+    for folder in (DEFAULT_FOLDER, DEFAULT_FOLDER.with_name(f"{DEFAULT_FOLDER.name}_{user}")):
+        try:
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(mode=0o700)
+            status = folder.lstat()
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == user and not status.st_mode & 0o022:
+                folder.chmod(0o700)
+                return folder
+            reason = "is no folder that this user alone can write"
+        except OSError as error:
+            reason = f"cannot be made ({error.strerror})"
+    log.info("cache: off, %s %s; name a folder by dataset.cache.dir", folder, reason)
+    return None
+
+
+def _lock(file: int) -> None:
+    deadline = time.monotonic() + LOCK_S
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise OSError(errno.ETIMEDOUT, f"its count was locked for {LOCK_S:g} s") from None
+            time.sleep(random.uniform(0.0001, 0.001))  # noqa: S311
+
+
 def _held_bytes(folder: Path) -> int:
     return sum(_size(path) for path in folder.glob(f"*{SUFFIX}"))
 
@@ -189,6 +228,6 @@ def _write_count(file: int, used: int) -> None:
 
 def _size(path: Path | str) -> int:
     try:
-        return os.stat(path).st_size
+        return os.lstat(path).st_size
     except OSError:
         return 0

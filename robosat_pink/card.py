@@ -66,7 +66,7 @@ Trained {facts.finished} with robosat_pink {facts.version}; `best.pth` holds epo
 ```python
 import rasterio
 from robosat_pink.trained import load_model
-image = rasterio.open("tile.tif").read({bands})
+{_reading(config, bands)}
 mask = load_model("best.pth").classify(image)  # (H, W): {_in_words(truths(names))}
 ```
 
@@ -113,6 +113,22 @@ def _in_words(names: Sequence[str]) -> str:
     return ", ".join(f"{number} {name}" for number, name in enumerate(names))
 
 
+def _reading(config: Config, bands: Sequence[int | str]) -> str:
+    """Python that reads an image of the bands, in the values that the network learnt from."""
+    if config.channels[0].scale != "tags" and not any(isinstance(band, str) for band in bands):
+        return f'image = rasterio.open("tile.tif").read({list(bands)})'
+    numbers = ", ".join(
+        f"file.descriptions.index({band!r}) + 1" if isinstance(band, str) else str(band) for band in bands
+    )
+    lines = ['file = rasterio.open("tile.tif")', f"bands = [{numbers}]"]
+    if config.channels[0].scale == "tags":
+        band = "file.read(band) * file.scales[band - 1] + file.offsets[band - 1]"
+        lines = ["import numpy", *lines, f"image = numpy.array([{band} for band in bands])"]
+    else:
+        lines.append("image = file.read(bands)")
+    return "\n".join(lines)
+
+
 def _scales(config: Config) -> str:
     """How each channel's numbers are normalised; `load_model` does it by itself."""
     words = []
@@ -121,13 +137,15 @@ def _scales(config: Config) -> str:
             words.append("as they are")
             continue
         scale = (
-            "255 for uint8, 10000 for (u)int16, 1 for floats"
-            if channel.scale in ("auto", None)
-            else f"{channel.scale:g}"
+            f"divided by {channel.scale:g}"
+            if isinstance(channel.scale, int | float)
+            else "by the files' own scale and offset"
+            if channel.scale == "tags"
+            else "divided by 255 for uint8, 10000 for (u)int16, 1 for floats"
         )
         mean = f", less {list(channel.mean)}" if channel.mean is not None else ""
         std = f", divided by {list(channel.std)}" if channel.std is not None else ""
-        words.append(f"divided by {scale}{mean}{std}")
+        words.append(f"{scale}{mean}{std}")
     return "; ".join(words)
 
 

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
+from robosat_pink import coverage, launch, memory, resume
 from robosat_pink import device as devices
-from robosat_pink import launch, memory, resume
 from robosat_pink.assembly import build_network, check_processes, find_tiles
 from robosat_pink.config import ChannelConfig, Config, to_tree
 from robosat_pink.container import Container
@@ -69,7 +69,7 @@ def check(config: Config, container: Container) -> None:
     for line in directories(tiles, split):
         log.info(line)
     found = survey(config, tiles, split.train)
-    for line in (*balance(config, found), *bands(config, found)):
+    for line in (*balance(config, tiles, found), *bands(config, found)):
         log.info(line)
     for line in (*duration(config, split, found, model, processes[0]), *room(container, tiles, found, model)):
         log.info(line)
@@ -89,19 +89,19 @@ def directories(tiles: TilePairs, split: Split) -> Iterator[str]:
         yield f"  and {len(there) - LISTED} more directories"
 
 
-def balance(config: Config, found: Survey) -> Iterator[str]:
+def balance(config: Config, tiles: TilePairs, found: Survey) -> Iterator[str]:
     """Classes by their share of pixels."""
     names = truths([each.name for each in config.classes])
+    covered = found.coverage
     shares = ", ".join(f"{name} {share:.2%}" for name, share in zip(names, found.shares, strict=True))
-    everything = found.ignored + int(found.pixels.sum())
     yield (
-        f"classes, in {len(found.rows)} training tiles of {found.side} x {found.side}: {shares}; "
-        f"{found.ignored / everything:.2%} of all pixels have no data"
+        f"classes, in {len(covered.rows)} training tiles of {found.side} x {found.side}: {shares}; "
+        f"{covered.ignored / covered.everything:.2%} of all pixels have no data"
     )
-    for name, pixels, share in zip(names, found.pixels, found.shares, strict=True):
-        if not pixels:
-            yield f"warning: no pixel of the tiles read is {name}: check classes[].values, and the masks' nodata"
-        elif share < SPARSE and config.num_classes == 1 and config.model.loss == "lovasz":
+    yield from coverage.remarks(config, tiles, covered)
+    is_lovasz_alone = config.num_classes == 1 and config.model.loss == "lovasz"
+    for name, share in zip(names, found.shares, strict=True):
+        if 0 < share < SPARSE and is_lovasz_alone:
             yield (
                 f"warning: {name} is sparse; lovasz alone may stall, so consider model.loss: "
                 "{lovasz: 0.5, cross_entropy: 1}"
@@ -115,22 +115,28 @@ def bands(config: Config, found: Survey) -> Iterator[str]:
     for place, channel in enumerate(config.channels):
         where = slice(number, number + len(channel.bands))
         number += len(channel.bands)
-        scale = float(found.scale[where][0])
-        mean, std = found.mean[where] / scale, found.std[where] / scale
-        low, high = found.low[where] / scale, found.high[where] / scale
-        yield f"channels.{place}: digital numbers divided by {scale:g}, over valid pixels"
+        scales = sorted({float(each[where][0]) for each in found.scales})
+        mean, std, low, high = (values[where] for values in (found.mean, found.std, found.low, found.high))
+        divided = " and ".join(f"{each:g}" for each in scales)
+        by = (
+            "by the files' own scale and offset" if channel.scale == "tags" else f"digital numbers divided by {divided}"
+        )
+        yield f"channels.{place}: {by}, over valid pixels"
         for band, *values in zip(channel.bands, low, high, mean, std, strict=True):
             spread = "2nd to 98th percentile {:.4g} to {:.4g}, mean {:.4f}, std {:.4f}".format(*values)
             yield f"  band {band}: {spread}"
         if channel.scale == "raw":
             continue
-        better = _better_scale(scale, float(found.high[where].max()))
+        # Types of several scales are as they shall be, and so are physical values.
+        is_single = len(scales) == 1 and channel.scale != "tags"
+        better = _better_scale(scales[0], scales[0] * float(high.max())) if is_single else scales[0]
         far_mean = np.abs(np.array(configured.mean[where]) - mean) > FAR_MEAN * std
         ratio = np.array(configured.std[where]) / np.maximum(std, 1e-12)
         far_std = (ratio > FAR_STD) | (ratio < 1 / FAR_STD)
-        if better != scale or far_mean.any() or far_std.any():
-            factor = scale / better
-            yield f"  suggested: {_written(channel, mean * factor, std * factor, better)}"
+        if better != scales[0] or far_mean.any() or far_std.any():
+            factor = scales[0] / better
+            scale = f"{better:g}" if is_single else str(channel.scale)
+            yield f"  suggested: {_written(channel, mean * factor, std * factor, scale)}"
         else:
             yield "  mean, std and scale fit"
 
@@ -146,14 +152,15 @@ def duration(config: Config, split: Split, found: Survey, model: nn.Module, plac
     at_once = place.size if device.type == "cuda" else place.size // place.local_size  # processes share a host's cores
     evaluated = len(split.val) * (found.padded_side / config.model.tile_size) ** 2 * EVALUATION_SHARE
     epoch = one * (len(split.train) + evaluated) / at_once
-    reading = found.seconds / len(found.rows) * (len(split.train) + len(split.val)) / at_once
+    reading = found.seconds / len(found.coverage.rows) * (len(split.train) + len(split.val)) / at_once
+    tiles_read = len(found.coverage.rows)
     whole = config.model.epochs * epoch + max(0.0, reading - epoch)
     by = f", by {place.size} processes" if place.size > 1 else ""
     by += ", not compiled (which takes a minute or more)" * config.runtime.compile
     yield (
         f"time, on {device} in {precision or torch.float32}{by}: about {_printed(epoch)} an epoch, "
-        f"{_printed(whole)} for {config.model.epochs}; {len(found.rows)} tiles were read in {found.seconds:.1f} s "
-        f"({len(found.rows) / found.seconds:.1f} tiles/s)"
+        f"{_printed(whole)} for {config.model.epochs}; {tiles_read} tiles were read in {found.seconds:.1f} s "
+        f"({tiles_read / found.seconds:.1f} tiles/s)"
     )
 
 
@@ -201,8 +208,8 @@ def room(container: Container, tiles: TilePairs, found: Survey, model: nn.Module
         yield _place("resume points", container.checkpoints, 8 * weights, f" (for moments {12 * weights / GB:.2f} GB)")
     cache = tiles.reader.cache
     if cache:
-        decoded = found.decoded_bytes / len(found.rows) * len(tiles)
-        fetched = found.fetched_bytes / len(found.rows) * len(tiles)
+        decoded = found.decoded_bytes / len(found.coverage.rows) * len(tiles)
+        fetched = found.fetched_bytes / len(found.coverage.rows) * len(tiles)
         more = f"; {fetched / GB:.2f} GB to download" if fetched else ""
         yield f"cache: up to {decoded / GB:.2f} GB of decoded tiles in {cache.folder}{more}"
 
@@ -220,10 +227,10 @@ def _better_scale(scale: float, brightest: float) -> float:
     return next((float(each) for each in SCALES if USUAL[0] <= brightest / each <= USUAL[1]), scale)
 
 
-def _written(channel: ChannelConfig, mean: np.ndarray, std: np.ndarray, scale: float) -> str:
+def _written(channel: ChannelConfig, mean: np.ndarray, std: np.ndarray, scale: str) -> str:
     """As the experiment file would have it."""
     means, stds = (", ".join(f"{each:.4g}" for each in values) for values in (mean, std))
-    return f"{{bands: {list(channel.bands)}, mean: [{means}], std: [{stds}], scale: {scale:g}}}"
+    return f"{{bands: {list(channel.bands)}, mean: [{means}], std: [{stds}], scale: {scale}}}"
 
 
 def _printed(seconds: float) -> str:

@@ -6,6 +6,7 @@ robosat.pink's checkpoints ("epoch", "state_dict", "optimizer"), without DataPar
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import re
@@ -20,12 +21,12 @@ from torch import nn
 
 from robosat_pink import storage
 from robosat_pink.errors import CheckpointError, DataError
-from robosat_pink.files import write_atomically
+from robosat_pink.files import read_regular, write_atomically
 
 log = logging.getLogger(__name__)
 
 EPOCH_FILE = re.compile(r"checkpoint-(\d{5})-of-(\d{5})\.pth")
-RESUME_FILE = re.compile(r"resume-(\d{5})-(\d{6})(?:-(\d+))?\.pth")
+RESUME_FILE = re.compile(r"resume-(\d{5})-(\d{6,})(?:-(\d+))?\.pth")
 KEPT_RESUME_POINTS = 2
 UPLOADING = ".sagemaker-uploading"  # SageMaker's marker beside a file that it is copying to S3
 
@@ -51,8 +52,13 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """A local checkpoint on the CPU; CheckpointError if it is damaged or holds more than data."""
-    return _unpack(Path(path).read_bytes(), str(path))
+    """A local checkpoint on the CPU; CheckpointError if it is damaged, too large, or holds more than data."""
+    try:
+        return _unpack(read_regular(path, storage.FILE_BYTES), str(path))
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.EINVAL, errno.EFBIG):
+            raise
+        raise CheckpointError(f"{path}: not a checkpoint that can be loaded: {error.strerror}") from error
 
 
 def read(text: str, **where: Any) -> dict[str, Any]:
@@ -83,9 +89,20 @@ def load_weights(
     weights = {key: value for key, value in given.items() if key not in ignored}
     # Counts of batches came with torch 0.4.1; nothing here reads them.
     weights = {key: value for key, value in expected.items() if key.endswith("num_batches_tracked")} | weights
-    _check_fit(weights, expected, name)
-    model.load_state_dict(weights)
+    check_weights(weights, expected, name)
+    try:
+        model.load_state_dict(weights)
+    except Exception as error:  # of kinds of tensors that cannot be copied into usual ones
+        raise CheckpointError(f"{name}: its weights cannot be taken: {error}") from error
     return Loaded(len(weights), content.get("epoch"), metadata_of(content), ignored)
+
+
+def check_weights(weights: Mapping[str, Any], expected: Mapping[str, Any], name: str) -> None:
+    """CheckpointError where names or shapes are not those of the network, or numbers are NaN or inf."""
+    _check_fit(weights, expected, name)
+    wrong = [key for key, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    if wrong:
+        raise CheckpointError(f"{name}: holds NaN or inf, in {_some(wrong)}; take an earlier one")
 
 
 def weights_of(content: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -173,6 +190,9 @@ def _check_sums(data: bytes) -> None:
     file = io.BytesIO(data)
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
+            # torch compresses nothing; what does, or counts bytes twice, may unpack to more than any memory.
+            if sum(entry.file_size for entry in archive.infolist()) > len(data):
+                raise zipfile.BadZipFile("compressed")
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(damaged)
 
@@ -182,11 +202,22 @@ def _state_dict_of(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
         if isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    if not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    if not content or not all(isinstance(key, str) and _is_usual(value) for key, value in content.items()):
         raise CheckpointError(
             f"{name}: no state dict; accepted: one, or a checkpoint with it under state_dict or model"
         )
     return content
+
+
+def _is_usual(value: object) -> bool:
+    """A tensor whose numbers lie in memory one by one; others come of hands that mean harm, or of quantization."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+        and not value.is_complex()
+    )
 
 
 def _plainly_named(weights: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,5 +261,5 @@ def _unpack(data: bytes, name: str) -> dict[str, Any]:
 
 
 def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:8]) or "none"
+    shown = ", ".join(name[:100] for name in names[:8]) or "none"
     return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown

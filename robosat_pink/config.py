@@ -18,16 +18,23 @@ from robosat_pink import losses, models
 from robosat_pink.documents import read_tree
 from robosat_pink.hints import point_to_sections
 from robosat_pink.rules import (
-    above_zero,
-    at_least,
+    band,
     between,
     color_name,
     directory_expression,
+    mask_values,
     not_empty,
     one_of,
+    positive_weight,
     web_address,
 )
 from robosat_pink.schema import Problems, build, key, nested_section, override, plain, spelling, types_of
+
+# Bounds of numbers. Nobody means what lies beyond them, and somewhere behind them the program would not hold.
+LARGEST = 10**12  # of digital numbers and what they are normalised by
+MOST_EPOCHS = 99_999  # five digits in names of checkpoints
+DAY_S, YEAR_S = 86_400, 31_536_000
+MOST_CLASSES = 255  # numbered from 0; 255 is what counts nowhere
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +42,7 @@ class SplitConfig:
     """Which tiles are trained on (train), evaluated each epoch (val) and held out to the end (holdout)."""
 
     by: Literal["tile", "block", "group"] = "tile"
-    seed: int = 0
+    seed: int = key(0, between(-(2**63), 2**63 - 1))
     test_percent: float = key(0.0, between(0, 1, high_open=True))
     zoom: int | None = key(None, between(0, 30))
     from_: str | None = None
@@ -52,7 +59,7 @@ class CacheConfig:
     """Where decoded tiles are kept on the machine's disk, and how much of it they may take; 0 keeps none."""
 
     dir: str | None = key(None, not_empty)
-    max_gb: float | None = key(None, at_least(0))
+    max_gb: float | None = key(None, between(0, 10**6))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +77,8 @@ class DatasetConfig:
     cache: CacheConfig = CacheConfig()
     verify_md5: bool | Literal["auto"] = "auto"
     if_changed: Literal["error", "relist"] = "error"
+    missing: Literal["auto", "declared", "zero"] = "auto"
+    ignore_values: tuple[int, ...] = key((), mask_values)
 
     def check(self, problems: Problems, prefix: str) -> None:
         if self.train_percent + self.split.test_percent >= 1:
@@ -95,21 +104,22 @@ class ClassConfig:
 
     name: str = key(rule=not_empty)
     color: str = key("white", color_name)
-    values: tuple[int, ...] | None = None
-    weight: float = key(1.0, above_zero)
+    values: tuple[int, ...] | None = key(None, between(-(2**31), 2**32 - 1))
+    weight: float = key(1.0, positive_weight)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelConfig:
-    """Bands to take from an image (counted from 1), and how they are normalised: (number / scale - mean) / std.
+    """Bands to take from an image, and how they are normalised: (number / scale - mean) / std.
 
-    `scale` is auto unless given; but raw where the run starts from weights without our metadata, which learnt so.
+    Bands are numbers, counted from 1, or the files' descriptions of them. `scale` is auto unless given; but raw where
+    the run starts from weights without our metadata, which learnt so. `tags` are the files' own scale and offset.
     """
 
-    bands: tuple[int, ...] = key(rule=at_least(1))
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = key(None, above_zero)
-    scale: float | Literal["auto", "raw"] | None = key(None, above_zero)
+    bands: tuple[int | str, ...] = key(rule=band)
+    mean: tuple[float, ...] | None = key(None, between(-LARGEST, LARGEST))
+    std: tuple[float, ...] | None = key(None, between(0, LARGEST, low_open=True))
+    scale: float | Literal["auto", "raw", "tags"] | None = key(None, between(0, LARGEST, low_open=True))
 
     def check(self, problems: Problems, prefix: str) -> None:
         for name, values in (("mean", self.mean), ("std", self.std)):
@@ -124,18 +134,18 @@ class ModelConfig:
 
     name: str = key(rule=one_of(models.MODELS))
     encoder: str | None = None
-    num_filters: int = key(32, at_least(1))
+    num_filters: int = key(32, between(1, 1024))
     is_deconv: bool = False
     pretrained: bool | str = key(False, not_empty)
     loss: str | dict[str, float] = key("lovasz", one_of(losses.LOSSES))
-    batch_size: int = key(7, at_least(1))
-    tile_size: int = key(512, at_least(1))
-    epochs: int = key(50, at_least(1))
-    lr: float = key(0.000025, above_zero)
+    batch_size: int = key(7, between(1, 10_000))
+    tile_size: int = key(512, between(1, 16_384))
+    epochs: int = key(50, between(1, MOST_EPOCHS))
+    lr: float = key(0.000025, between(0, 1000, low_open=True))
     data_augmentation: float = key(0.75, between(0, 1))
-    decay: float = key(0.0, at_least(0))
+    decay: float = key(0.0, between(0, 100))
     schedule: Literal["constant", "cosine"] = "constant"
-    patience: int | None = key(None, at_least(1))
+    patience: int | None = key(None, between(1, MOST_EPOCHS))
     batch_norm: Literal["batch", "synchronised", "frozen"] = "batch"
 
     def check(self, problems: Problems, prefix: str) -> None:
@@ -170,7 +180,7 @@ class CheckpointConfig:
 
     path: str | None = None
     resume: str | None = None
-    every_minutes: float = key(10.0, above_zero)
+    every_minutes: float = key(10.0, between(0, YEAR_S // 60, low_open=True))
     if_different: Literal["refuse", "continue"] = "refuse"
 
     def check(self, problems: Problems, prefix: str) -> None:
@@ -183,17 +193,17 @@ class RuntimeConfig:
     """How the experiment runs, never what it learns."""
 
     seed: int = key(0, between(0, 2**63 - 1))
-    workers: int | Literal["auto"] = key("auto", at_least(0))
+    workers: int | Literal["auto"] = key("auto", between(0, 1024))
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     upsampling: Literal["auto", "plain", "transposed"] = "auto"
     recompute: Literal["none", "norms", "blocks"] = "norms"
-    accumulation: int = key(1, at_least(1))
+    accumulation: int = key(1, between(1, 10_000))
     compile: bool = False
-    max_seconds: float | None = key(None, above_zero)
-    skipped_batches: int = key(3, at_least(0))
-    processes: int | Literal["auto"] = key("auto", at_least(1))
-    peer_timeout_s: float = key(600.0, above_zero)
+    max_seconds: float | None = key(None, between(0, YEAR_S, low_open=True))
+    skipped_batches: int = key(3, between(0, 10**6))
+    processes: int | Literal["auto"] = key("auto", between(1, 1024))
+    peer_timeout_s: float = key(600.0, between(0, DAY_S, low_open=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,12 +220,23 @@ class Config:
     def check(self, problems: Problems, prefix: str) -> None:
         names = [each.name for each in self.classes]
         values = [value for each in class_values(self.classes) for value in each]
+        if len(self.classes) > MOST_CLASSES:
+            advice = f"accepted: at most {MOST_CLASSES} classes, for 255 means ignore in what the network learns from"
+            problems.add("classes", f"{len(self.classes)} classes", advice)
         if len(set(names)) < len(names):
             problems.add("classes", names, "two classes have one name; give each its own")
         if len(set(values)) < len(values):
             problems.add("classes", values, "one mask value stands twice; list it in one `values` only")
         if len(self.classes) == 1 and 0 in values:
             problems.add("classes.0.values", values, "0 is the background of a single class; name two classes instead")
+        scales = [channel.scale for channel in self.channels]
+        if "tags" in scales and set(scales) != {"tags"}:
+            advice = "tags are for all channels or none: the image is in physical values then; give each the same scale"
+            problems.add("channels", scales, advice)
+        background = {0} if len(self.classes) == 1 else set()
+        if both := sorted((set(values) | background) & set(self.dataset.ignore_values)):
+            advice = f"{both[0]} is a class's value, or the background's; a value is learnt or ignored, so list it once"
+            problems.add("dataset.ignore_values", self.dataset.ignore_values, advice)
         weighted = [name for name, loss in losses.LOSSES.items() if loss.takes_class_weights]
         for number, each in enumerate(self.classes):
             if each.weight != 1 and not set(weighted) & set(self.model.losses):

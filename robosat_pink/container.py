@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from robosat_pink.errors import ContractError, RobosatError
-from robosat_pink.files import TEMPORARY, write_atomically
+from robosat_pink.files import TEMPORARY, check_writable, read_regular, text_of, write_atomically
 from robosat_pink.masking import masked
 
 log = logging.getLogger(__name__)
 
 EXPERIMENT_SUFFIXES = (".yml", ".yaml", ".json", ".toml")
+MOST_CONFIG_BYTES = 10**6  # of a file that the platform writes: 100 hyperparameters of up to 2,500 characters
+SHOWN, MOST_SHOWN = 20, 200  # names, and characters of a value, in a message
 FAILURE_CAUSE_CHARACTERS = 900
 FAILURE_CHARACTERS = 1024  # what the platform keeps of the failure file
 
@@ -51,7 +53,7 @@ class Container:
     @property
     def checkpoints(self) -> Path | None:
         """Where resume points go: where the job says, or the usual folder if it is there; otherwise None."""
-        named = self._config("checkpointconfig").get("LocalPath")
+        named = self._text("checkpointconfig", "LocalPath")
         usual = self.base / "checkpoints"
         return Path(named) if named else usual if usual.is_dir() else None
 
@@ -60,16 +62,18 @@ class Container:
         data = self.base / "input" / "data"
         declared = self._config("inputdataconfig")
         for name, channel in declared.items():
+            if not isinstance(channel, dict | None) or "\0" in name:
+                raise self._refusal("inputdataconfig", name, channel, "a JSON object for each channel")
             if (channel or {}).get("TrainingInputMode") == "Pipe":
                 raise ContractError(f"channel {name!r} is in Pipe mode, which has no files; use File or FastFile mode")
         if not declared:
-            declared = {entry.name: {} for entry in sorted(data.iterdir()) if entry.is_dir()} if data.is_dir() else {}
+            declared = {name: {} for name in _entries(data) or () if (data / name).is_dir()}
         return {name: data / name for name in declared}
 
     def experiment_file(self) -> Path:
         """The one experiment file in the `config` channel."""
         folder = self.base / "input" / "data" / "config"
-        entries = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else None
+        entries = _entries(folder)
         if entries is None:
             raise ContractError(
                 f"{folder} does not exist: put one experiment file there (for a SageMaker job: a channel named "
@@ -77,7 +81,8 @@ class Container:
             )
         files = [name for name in entries if name.endswith(EXPERIMENT_SUFFIXES) and not name.startswith(".")]
         if len(files) != 1:
-            there = ", ".join(entries) or "nothing"
+            there = ", ".join(entries[:SHOWN]) or "nothing"
+            there += f" and {len(entries) - SHOWN} more" if len(entries) > SHOWN else ""
             raise ContractError(
                 f"{folder} must hold exactly one experiment file ({', '.join(EXPERIMENT_SUFFIXES)}), it holds {there}; "
                 "note that an S3 prefix brings every object whose key starts with it"
@@ -86,18 +91,21 @@ class Container:
 
     def hosts(self) -> tuple[tuple[str, ...], str]:
         """All hosts of the job in order, and this one. Only the two documented keys are relied on."""
-        resource = self._config("resourceconfig")
-        hosts = tuple(sorted(resource.get("hosts") or ["localhost"]))
-        current = resource.get("current_host") or hosts[0]
+        named = self._config("resourceconfig").get("hosts") or ["localhost"]
+        if not isinstance(named, list) or not all(isinstance(host, str) for host in named):
+            raise self._refusal("resourceconfig", "hosts", named, "a list of names")
+        hosts = tuple(sorted(named))
+        current = self._text("resourceconfig", "current_host") or hosts[0]
         if current not in hosts:
             raise ContractError(
-                f"resourceconfig.json: current_host {current!r} is none of the hosts {', '.join(hosts)}"
+                f"resourceconfig.json: current_host {current[:MOST_SHOWN]!r} is none of the hosts "
+                f"{', '.join(hosts)[:MOST_SHOWN]}"
             )
         return hosts, current
 
     def network_interface(self) -> str | None:
         """Which the hosts of the job talk to each other over, if the platform says so."""
-        return self._config("resourceconfig").get("network_interface_name")
+        return self._text("resourceconfig", "network_interface_name")
 
     def hyperparameters(self) -> dict[str, str]:
         """Dotted keys to text, without the names that SageMaker and its estimators reserve.
@@ -118,6 +126,7 @@ class Container:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ContractError(f"{folder} cannot be made: {error.strerror}; set SAGEMAKER_BASE_DIR?") from error
+            check_writable(folder)
         leftovers = [
             each for folder in filter(None, (self.model, self.checkpoints)) for each in folder.glob(f"*{TEMPORARY}")
         ]
@@ -148,18 +157,36 @@ class Container:
         return self.base / "output" / "failure"
 
     def _config(self, name: str) -> Mapping[str, Any]:
-        path = self.base / "input" / "config" / f"{name}.json"
+        path = self._config_file(name)
         try:
-            data = path.read_bytes()
+            data = read_regular(path, MOST_CONFIG_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             return {}
+        except OSError as error:
+            raise ContractError(f"{path}: cannot be read: {error.strerror}") from error
         try:
-            value = json.loads(data.decode() or "{}")
+            value = json.loads(text_of(data) or "{}")
+            json.dumps(value)  # as `hyperparameters` does with what is in it
         except ValueError as error:
             raise ContractError(f"{path}: not readable as JSON: {error}") from error
+        except RecursionError:
+            raise ContractError(f"{path}: not readable as JSON: it is nested too deeply") from None
         if not isinstance(value, dict | None):
             raise ContractError(f"{path}: accepted: a JSON object, it holds {type(value).__name__}")
         return value or {}
+
+    def _text(self, file: str, key: str) -> str | None:
+        value = self._config(file).get(key)
+        if not isinstance(value, str | None) or "\0" in (value or ""):
+            raise self._refusal(file, key, value, "text")
+        return value
+
+    def _refusal(self, file: str, key: str, value: Any, accepted: str) -> ContractError:
+        shown, key = json.dumps(value)[:MOST_SHOWN], key[:MOST_SHOWN]
+        return ContractError(f"{self._config_file(file)}: {key} = {shown}: accepted: {accepted}")
+
+    def _config_file(self, name: str) -> Path:
+        return self.base / "input" / "config" / f"{name}.json"
 
 
 class Stopped(BaseException):
@@ -190,6 +217,7 @@ class StopRequest:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._arrived) for number in self.SIGNALS}
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)  # start.sh may have had them wait till now
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -215,6 +243,16 @@ class StopRequest:
     def raise_if_requested(self) -> None:
         if self.requested:
             raise Stopped
+
+
+def _entries(folder: Path) -> list[str] | None:
+    """Sorted names, or None where there is no such folder."""
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise ContractError(f"{folder}: cannot be read: {error.strerror}; check who may read it") from error
 
 
 def cause_of(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 ANONYMOUS = ("AWS_NO_SIGN_REQUEST", "AWS_SKIP_SIGNATURE")  # GDAL's name and obstore's
 FRESH = timedelta(minutes=10)  # boto3 gives out nothing that expires sooner (obstore's own provider counts on 30)
+SETTINGS = ("endpoint_url", "ca_bundle", "addressing_style")  # of a profile
 FILES = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
 
 
@@ -49,8 +51,45 @@ def usable_profile(profile: str | None) -> str | None:
     return profile
 
 
+def forget_empty_variables() -> None:
+    """AWS_* variables that are set and empty, which botocore takes for absent, and obstore, which reads them itself,
+    for keys and addresses.
+    """
+    for name, value in list(os.environ.items()):
+        if name.startswith("AWS_") and not value.strip():
+            del os.environ[name]
+
+
+def profile_settings(profile: str | None) -> dict[str, str]:
+    """What the profile, else the default one, says beside who it is: endpoint_url, ca_bundle and addressing_style.
+
+    An endpoint_url of its `services` for S3 goes before its own, as botocore has it. boto3, which is slow to load, is
+    asked only where the files have such words.
+    """
+    if find_spec("boto3") is None or not any(name in _shared_text() for name in SETTINGS):
+        return {}
+    from botocore.exceptions import BotoCoreError
+    from botocore.session import Session
+
+    try:
+        session = Session(profile=profile)
+        scoped, services = session.get_scoped_config(), _table(session.full_config.get("services"))
+    except BotoCoreError:  # who asks for credentials is told
+        return {}
+    of_s3 = _table(_table(services.get(scoped.get("services"))).get("s3"))
+    found = {
+        "endpoint_url": of_s3.get("endpoint_url") or scoped.get("endpoint_url"),
+        "ca_bundle": scoped.get("ca_bundle"),
+        "addressing_style": _table(scoped.get("s3")).get("addressing_style"),
+    }
+    if os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
+        del found["endpoint_url"]
+    return {name: value for name, value in found.items() if value}
+
+
 def identity(profile: str | None) -> dict[str, Any]:
     """What an S3Store needs to know: `region` always, and `credential_provider` or `skip_signature` if they matter."""
+    forget_empty_variables()
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if is_anonymous():
         return {"skip_signature": True, "region": region or "us-east-1"}
@@ -75,6 +114,14 @@ def is_anonymous() -> bool:
     return any(os.environ.get(name, "").lower() in ("yes", "true", "1") for name in ANONYMOUS)
 
 
+def carries_token(who: Mapping[str, Any]) -> bool:
+    """Whether requests of this `identity` carry a session token, as far as is known: a role's always do."""
+    if "skip_signature" in who:
+        return False
+    is_static = "credential_provider" not in who and "AWS_ACCESS_KEY_ID" in os.environ
+    return not is_static or "AWS_SESSION_TOKEN" in os.environ or "AWS_TOKEN" in os.environ
+
+
 class _Provider:
     """The credentials of a profile, as they are now: who renews them during a run may write the files anew."""
 
@@ -97,7 +144,17 @@ class _Provider:
         }
 
 
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _has_shared_files() -> bool:
-    if "AWS_PROFILE" in os.environ:
-        return True
-    return any(Path(os.environ.get(name) or default).expanduser().exists() for name, default in FILES.items())
+    return "AWS_PROFILE" in os.environ or any(path.exists() for path in _shared_files())
+
+
+def _shared_text() -> str:
+    return "".join(path.read_text(errors="replace") for path in _shared_files() if os.access(path, os.R_OK))
+
+
+def _shared_files() -> list[Path]:
+    return [Path(os.environ.get(name) or default).expanduser() for name, default in FILES.items()]

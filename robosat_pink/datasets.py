@@ -10,9 +10,8 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import logging
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,13 +25,25 @@ from robosat_pink.credentials import usable_profile
 from robosat_pink.errors import DataError
 from robosat_pink.explanations import NotFound
 from robosat_pink.reader import Order, Sample, TileReader
-from robosat_pink.storage import Location, Page
-from robosat_pink.tiles import Pairs, Split, TileFiles, pair, parse_names, split_pairs, tile_id
+from robosat_pink.sides import Side, described, list_sides
+from robosat_pink.storage import IDS_BYTES, Location
+from robosat_pink.tiles import (
+    Pairs,
+    Split,
+    TileFiles,
+    pair,
+    refuse_crossings,
+    seeming_cause,
+    split_pairs,
+    tile_id,
+)
 
 log = logging.getLogger(__name__)
 
-DIRECTORIES = 10  # of a bucket listed side by side; with more of them two cores have no time left
-SHOWN = 5  # names quoted in an error
+WAYS_TO_AGREE = (
+    "To have their own scale and offset applied, set channels[].scale: tags; to take bands by description, name these "
+    "in channels[].bands; or narrow dataset.imagery_directory_regex"
+)
 
 
 class Draw(NamedTuple):
@@ -61,11 +72,16 @@ class TilePairs(Dataset[Sample]):
         seed: int = 0,
         input_channels: Mapping[str, Path] | None = None,
         shared: Callable[[Callable[[], Pairs]], Pairs] = lambda find: find(),
+        is_listed_here: bool = True,
     ) -> None:
-        """`shared` calls what lists the buckets, or where other processes train too, gives what one of them found."""
+        """`shared` calls what lists the buckets, or where other processes train too, gives what one of them found.
+
+        `is_listed_here`: by this host, whose folders then hold the very files that were listed, not copies of them.
+        """
         self.config = dataset
         self.seed = seed
         self.input_channels = dict(input_channels or {})
+        self.kinds: dict[str, int] = {}  # of the tiles read so far: what they say of their bands, and a row of each
         self._where = store_options(dataset, self.input_channels)
         self.image_location = self._location(dataset.image_bucket)
         self.mask_location = self._location(dataset.mask_bucket)
@@ -81,6 +97,9 @@ class TilePairs(Dataset[Sample]):
             augmentation=augmentation,
             seed=seed,
             cache=self._open_cache(),
+            missing=dataset.missing,
+            ignored=dataset.ignore_values,
+            is_listed_here=is_listed_here,
         )
 
     def __len__(self) -> int:
@@ -104,8 +123,15 @@ class TilePairs(Dataset[Sample]):
         """What a reader needs to know to read this item: its row's part of the index."""
         row, epoch = item if isinstance(item, Draw) else (item, None)
         images, masks = self.pairs.images, self.pairs.masks
-        versions = int(images.version[row]), int(masks.version[row])
-        return Order(row, images.path(row), versions[0], masks.path(row), versions[1], epoch)
+        return Order(
+            *(row, images.path(row), int(images.version[row]), masks.path(row), int(masks.version[row]), epoch),
+            image_size=int(images.size[row]),
+            image_modified=int(images.modified[row]),
+            mask_size=int(masks.size[row]),
+            mask_modified=int(masks.modified[row]),
+            image_sidecars=int(images.sidecars[row]),
+            mask_sidecars=int(masks.sidecars[row]),
+        )
 
     @property
     def ids(self) -> list[str]:
@@ -120,9 +146,22 @@ class TilePairs(Dataset[Sample]):
         state = hashlib.sha256()
         for files in (self.pairs.images, self.pairs.masks):
             state.update("\n".join(files.directories).encode())
-            for column in (files.directory, files.zxy, files.version):
+            for column in (files.directory.astype(np.int32), files.zxy, files.version):
                 state.update(np.ascontiguousarray(column).tobytes())
+            if files.sidecars.any():
+                state.update(files.sidecars.tobytes())
         return state.hexdigest()
+
+    def note_kinds(self, kinds: Mapping[str, int]) -> None:
+        """Warn where tiles say something else of their bands than those before: they may not mean the same numbers."""
+        for kind, row in kinds.items():
+            if self.kinds and kind not in self.kinds:
+                other, first = next(iter(self.kinds.items()))
+                log.warning(
+                    "warning: the images of this run differ: %s has %s; %s has %s. %s",
+                    *(self.id(row), kind, self.id(first), other, WAYS_TO_AGREE),
+                )
+            self.kinds.setdefault(kind, row)
 
     def split(self) -> Split:
         """Rows to train on, to evaluate each epoch, and to hold out, as `dataset.split` says."""
@@ -149,50 +188,57 @@ class TilePairs(Dataset[Sample]):
 
     def _find_pairs(self) -> Pairs:
         config = self.config
-        with ThreadPoolExecutor(2) as threads:
-            listings = threads.map(
-                _list_tiles,
-                (self.image_location, self.mask_location),
-                (config.imagery_directory_regex, config.mask_directory_regex),
-                ("dataset.image_bucket", "dataset.mask_bucket"),
-                ("dataset.imagery_directory_regex", "dataset.mask_directory_regex"),
-            )
-            images, masks = listings
-        names = shared_groups(config)
-        pairs = pair(
-            images,
-            masks,
-            _group_values(images.directories, config.imagery_directory_regex, names),
-            _group_values(masks.directories, config.mask_directory_regex, names),
+        images, masks = sides = list_sides(
+            [
+                Side(
+                    *(self.image_location, config.imagery_directory_regex),
+                    *("dataset.image_bucket", "dataset.imagery_directory_regex"),
+                ),
+                Side(
+                    *(self.mask_location, config.mask_directory_regex),
+                    *("dataset.mask_bucket", "dataset.mask_directory_regex"),
+                ),
+            ]
         )
+        names = shared_groups(config)
+        groups = [[tuple(groups[name] for name in names) for groups in side.groups] for side in sides]
+        pairs = pair(images.files, masks.files, *groups)
         if not len(pairs):
-            agreeing = f" and the same {', '.join(names)}" if names else ""
-            raise DataError(
-                f"no image has a mask of the same z/x/y{agreeing}. "
-                f"{_described(self.image_location, images, config.imagery_directory_regex)}. "
-                f"{_described(self.mask_location, masks, config.mask_directory_regex)}"
-            )
+            raise DataError(self._why_no_pair(images.files, masks.files, names))
+        if _place(self.image_location) == _place(self.mask_location):
+            _refuse_own_masks(pairs, self.image_location)
         return pairs
+
+    def _why_no_pair(self, images: TileFiles, masks: TileFiles, names: Sequence[str]) -> str:
+        agreeing = f" and the same {', '.join(names)}" if names else ""
+        return (
+            f"no image has a mask of the same z/x/y{agreeing}. "
+            f"{described(self.image_location, images, self.config.imagery_directory_regex)}. "
+            f"{described(self.mask_location, masks, self.config.mask_directory_regex)}"
+            f"{seeming_cause(images.zxy, masks.zxy)}"
+        )
 
     def _split_from(self, path: str) -> Split:
         """The val tiles of an earlier run, and its held-out ones if holdout_ids.txt stands beside; the rest trains."""
         rows = {name: row for row, name in enumerate(self.ids)}
-        val = _known(storage.read_file(path, **self._where), rows, path)
+        val = _known(storage.read_file(path, most_bytes=IDS_BYTES, **self._where), rows, path)
         beside = path.rpartition("/")[0] + "/holdout_ids.txt"
+        content = b""
         try:
-            held = _known(storage.read_file(beside, **self._where), rows, beside)
+            content = storage.read_file(beside, most_bytes=IDS_BYTES, **self._where)
         except DataError as error:  # S3 says 403, not 404, to who may not list the bucket
             if not isinstance(error, NotFound):
                 log.warning("warning: %s; no tiles are held out", error)
-            held = np.empty(0, dtype=np.int64)
-        held = np.setdiff1d(held, val)
+        held = np.setdiff1d(_known(content, rows, beside), val)
         train = np.setdiff1d(np.arange(len(self)), np.concatenate([val, held]))
         if not len(val) or not len(train):
             raise DataError(
                 f"dataset.split.from: {path} leaves {len(train)} tiles to train on and {len(val)} to evaluate of "
                 f"{len(self)}; it must name some, not all, of this run's tiles, such as {self.id(0)}"
             )
-        return Split(train, val, held)
+        split = Split(train, val, held)
+        refuse_crossings(self.pairs, split, path)
+        return split
 
     def _open_cache(self) -> TileCache | None:
         """For tiles that come from a bucket, or where the experiment asks for it: a folder is on a disk already."""
@@ -237,57 +283,34 @@ def _give_back_memory() -> None:
     ctypes.CDLL(None).malloc_trim(0)
 
 
-def _list_tiles(location: Location, expression: str, bucket: str, key: str) -> TileFiles:
-    """The tiles in the directories right below `location` that match, listed side by side.
-
-    `bucket` and `key` are the experiment's names of location and expression.
-    """
-    try:
-        there = location.directories()
-    except NotFound as error:
-        raise NotFound(f"{bucket}: {error}") from error
-    if not there:
-        raise DataError(f"{bucket}: no directories lie below {location}; check bucket and prefix")
-    matching = [name for name in there if re.match(expression, name)]
-    if not matching:
-        raise DataError(f"{key} = {expression!r} matches no directory of {location}; there are: {_some(there)}")
-
-    def parse(page: Page) -> tuple[np.ndarray, int]:
-        return parse_names(page.prefix, page.paths, page.etags, page.sizes), len(page.paths)
-
-    def find(directory: str) -> tuple[list[np.ndarray], int]:
-        pages = location.pages(directory, parse)
-        return [table for table, _ in pages], sum(files for _, files in pages)
-
-    with ThreadPoolExecutor(DIRECTORIES) as threads:
-        found = dict(zip(matching, threads.map(find, matching), strict=True))
-    tiles = TileFiles.from_tables({name: tables for name, (tables, _) in found.items()})
-    others = sum(files for _, files in found.values()) - len(tiles)
-    log.info("listed %d tiles of %s (directories: %d, other files: %d)", len(tiles), location, len(matching), others)
-    return tiles
+def _place(location: Location) -> tuple[str | None, str]:
+    """Equal for one place, however it is spelt."""
+    return location.bucket, os.path.realpath(location.path) if location.bucket is None else location.path
 
 
-def _group_values(directories: Iterable[str], expression: str, names: Sequence[str]) -> list[tuple[str | None, ...]]:
-    matches = (re.match(expression, directory) for directory in directories)
-    return [tuple(match.group(name) for name in names) for match in matches if match]
-
-
-def _described(location: Location, files: TileFiles, expression: str) -> str:
-    samples = [files.path(row) for row in range(min(SHOWN, len(files)))]
-    return (
-        f"{location}, expression {expression!r}: {len(files)} tiles in the directories {_some(files.directories)}"
-        + (f", such as {_some(samples)}" if samples else "")
-    )
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:SHOWN]) or "none"
-    return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else shown
+def _refuse_own_masks(pairs: Pairs, location: Location) -> None:
+    """DataError for an image that is its own mask, where both are taken from one place."""
+    images, masks = pairs.images, pairs.masks
+    numbers = {name: number for number, name in enumerate(images.directories)}
+    mask_numbers = np.array([numbers.get(name, -1) for name in masks.directories])
+    own = np.flatnonzero((mask_numbers[masks.directory] == images.directory) & (images.suffix == masks.suffix))
+    if len(own):
+        raise DataError(
+            f"dataset.image_bucket and dataset.mask_bucket are both {location}, where {len(own)} images would be their "
+            f"own masks, such as {images.path(int(own[0]))}; name where the masks are, or tell them apart by "
+            "imagery_directory_regex and mask_directory_regex"
+        )
 
 
 def _known(content: bytes, rows: Mapping[str, int], source: str) -> np.ndarray:
     """The rows that an id file names, one id a line, each row once and rising; a warning for ids that have none."""
-    ids = {line.strip() for line in content.decode().splitlines()} - {""}
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{source}: is not UTF-8 text ({error}); accepted: one tile id a line; save it as UTF-8"
+        ) from error
+    ids = {line.strip() for line in text.split("\n")} - {""}
     unknown = ids - rows.keys()
     if unknown:
         log.warning("%s names %d tiles that are not in this run's data", source, len(unknown))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sysconfig
@@ -11,6 +12,8 @@ import torch
 
 from robosat_pink import machine
 from robosat_pink.errors import ContractError
+
+log = logging.getLogger(__name__)
 
 
 def choose_device(setting: str, local_rank: int = 0) -> torch.device:
@@ -55,11 +58,16 @@ def autocast(device: torch.device, precision: torch.dtype | None) -> torch.autoc
     return torch.autocast(device.type, dtype=precision or torch.bfloat16, enabled=precision is not None)
 
 
-def prepare(device: torch.device, sharers: int = 1) -> None:
-    """What holds for the whole process, one of so many on this machine: threads, memory, how float32 is multiplied."""
+def prepare(device: torch.device, processes: int = 1, neighbours: int = 1) -> None:
+    """What holds for the whole process: threads, memory, how float32 is multiplied.
+
+    It is one of so many `processes` of its host, and of so many `neighbours` in all containers of its machine.
+    """
     machine.spare_later_processes_tunables()
-    cores = max(machine.cpu_count() // sharers, 1)
-    torch.set_num_threads(min(torch.get_num_threads(), cores))  # torch does not see a container's limit
+    threads = min(torch.get_num_threads(), machine.thread_count(processes, neighbours))  # torch sees no limit
+    torch.set_num_threads(threads)
+    if neighbours > processes:
+        log.info("%d processes of this run are on one machine: %d thread(s) each", neighbours, threads)
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True  # where float32 is asked for: on Ampere and later, 10 bits of it
         torch.backends.cudnn.allow_tf32 = True

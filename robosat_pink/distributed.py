@@ -10,10 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -26,10 +24,12 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from robosat_pink.container import Container
+from robosat_pink import machine
+from robosat_pink.container import Container, StopRequest
 from robosat_pink.errors import ContractError, RobosatError
 from robosat_pink.launch import ALONE, Place
 from robosat_pink.peers import Peers
+from robosat_pink.waiting import interruptibly
 
 T = TypeVar("T")
 INTERFACES = Path("/sys/class/net")
@@ -42,6 +42,7 @@ class World:
 
     place: Place = ALONE
     _group: Any = field(default=None, repr=False)  # on the CPU
+    _peers: Peers | None = field(default=None, repr=False)
 
     @property
     def rank(self) -> int:
@@ -94,6 +95,11 @@ class World:
         result: T = value
         return result
 
+    def neighbours(self) -> int:
+        """How many processes are on this machine, in whatever containers, this one among them."""
+        machines = self.gathered(machine.boot_id())
+        return machines.count(machines[self.rank]) if machines[self.rank] else self.place.local_size
+
     def parallel(self, model: nn.Module, device: torch.device, parts: int) -> nn.Module:
         """The network as training calls it, in so many parts a step: its gradients are those of the whole batch."""
         if self.size == 1:
@@ -117,9 +123,15 @@ class World:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0, group=self._group if buffer.device.type == "cpu" else None)
 
+    def release(self) -> None:
+        """What is computed together is done; the first process may have more to write."""
+        if self._peers:
+            self._peers.release()
+            dist.destroy_process_group()
+
 
 @contextlib.contextmanager
-def joined(container: Container, place: Place, timeout_s: float) -> Iterator[World]:
+def joined(container: Container, place: Place, timeout_s: float, stop: StopRequest) -> Iterator[World]:
     """The world of this process, while it is needed. What ends one process ends all of them, with the reason.
 
     Raises ContractError where the others do not come within the time, PeerFailed where one of them fails.
@@ -133,19 +145,19 @@ def joined(container: Container, place: Place, timeout_s: float) -> Iterator[Wor
         os.environ.setdefault("NCCL_HOSTID", current)  # containers may have one host name
         for host in hosts:
             _wait_for(host, timeout_s)
-    store, group = _interruptibly(lambda: _meet(place, timeout_s))
+    store, group = interruptibly(lambda: _meet(place, timeout_s))
     host = current if len(hosts) > 1 else socket.gethostname()
-    peers = _interruptibly(lambda: Peers(store, place, host, timeout_s, container))
+    peers = interruptibly(lambda: Peers(store, place, host, timeout_s, container))
+    error: BaseException | None = None
     try:
-        yield World(place, group)
-    except BaseException as error:  # the group is left as it is: to end it may wait for the dead
-        ending = peers.leave(error)
-        peers.close()
-        if ending is error:
-            raise
+        yield World(place, group, peers)
+    except BaseException as raised:  # the group is left as it is: to end it may wait for the dead
+        error = raised
+    ending = peers.end(error, stop)
+    if ending is not None and ending is not error:
         raise ending from error
-    peers.close()
-    dist.destroy_process_group()
+    if error is not None:
+        raise error
 
 
 def _meet(place: Place, timeout_s: float) -> tuple[Any, Any]:
@@ -164,20 +176,6 @@ def _meet(place: Place, timeout_s: float) -> tuple[Any, Any]:
             f"{timeout_s:g} s (this is process {place.rank}): {error}. Hosts must reach each other on all ports; "
             "runtime.peer_timeout_s is how long they wait"
         ) from error
-
-
-def _interruptibly(work: Callable[[], T]) -> T:
-    """What the work gives. A signal ends the wait for it, which torch's own waiting would sit out."""
-    outcome: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(work())
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=run, name="meeting", daemon=True).start()
-    return outcome.result()
 
 
 def _use_interface(name: str | None) -> None:

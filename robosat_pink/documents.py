@@ -8,13 +8,25 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from robosat_pink.errors import ConfigError
+from robosat_pink.files import read_regular, text_of
+
+MOST_BYTES = 10**6
+MOST_VALUES = 20_000  # keys, entries and values, an alias counted as all that it stands for
+MOST_LEVELS = 50
+MOST_DIGITS = 1000  # of a number in YAML, which knows some to the base of 60: reading these takes the square of time
+MOST_REASON = 300  # characters of what a parser says; it may quote the file
+TOO_MUCH = f"it holds more than {MOST_VALUES:,} values, counting what aliases stand for"
+TOO_DEEP = f"it is nested deeper than {MOST_LEVELS} levels"
+LONG_TOML_KEY = re.compile(
+    r"""(?<![\w"'-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){%d}""" % MOST_LEVELS  # noqa: UP031
+)
 
 
 def read_tree(path: Path, sections: Iterable[str]) -> dict[str, Any]:
@@ -23,44 +35,100 @@ def read_tree(path: Path, sections: Iterable[str]) -> dict[str, Any]:
         ".yml": _read_yaml,
         ".yaml": _read_yaml,
         ".json": _read_json,
-        ".toml": tomllib.loads,
+        ".toml": _read_toml,
     }
     if path.suffix.lower() not in readers:
         raise ConfigError(f"{path.name}: not an experiment file; accepted suffixes: {', '.join(readers)}")
     try:
-        tree = readers[path.suffix.lower()](path.read_text(encoding="utf-8"))
+        content = read_regular(path, MOST_BYTES)
     except OSError as error:
         where = "" if path.is_absolute() else f"; it was looked for at {path.absolute()}"
         raise ConfigError(f"{path}: cannot be read: {error.strerror}{where}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).replace('in "<unicode string>",', "at").split())
+    try:
+        tree = readers[path.suffix.lower()](text_of(content).replace("\r\n", "\n"))
+        _check_extent(tree, _parts_of_tree)
+    except Exception as error:  # PyYAML stumbles over tags that do not fit, by IndexError, KeyError and others
+        reason = TOO_DEEP if isinstance(error, RecursionError) else str(error) or type(error).__name__
+        reason = " ".join(reason.replace('in "<unicode string>",', "at").split())
+        reason = reason if len(reason) <= MOST_REASON else f"{reason[:MOST_REASON]}…"
         raise ConfigError(f"{path.name}: not readable as {path.suffix[1:].upper()}: {reason}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path.name}: holds no sections; accepted at the top level: {', '.join(sections)}")
     return tree
 
 
+def _check_extent(root: Any, parts: Callable[[Any], Iterable[Any]]) -> None:
+    """ValueError if a tree, walked as if nothing in it were shared, is too large or too deep; so it ends."""
+    count, waiting = 0, [(root, 1)]
+    while waiting:
+        value, level = waiting.pop()
+        count += 1
+        if level > MOST_LEVELS:
+            raise ValueError(TOO_DEEP)
+        if count > MOST_VALUES:
+            raise ValueError(TOO_MUCH)
+        waiting += [(part, level + 1) for part in parts(value)]
+
+
+def _parts_of_tree(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _read_toml(text: str) -> Any:
+    if LONG_TOML_KEY.search(text):  # tomllib would take the square of its length
+        raise ValueError(TOO_DEEP)
+    return tomllib.loads(text)
+
+
 def _read_json(text: str) -> Any:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        if repeated := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"the key {repeated[0]!r} stands twice")
-        return dict(pairs)
+        tree: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in tree:
+                raise ValueError(f"the key {name!r} stands twice")
+            tree[name] = value
+        return tree
 
     return json.loads(text, object_pairs_hook=once)
 
 
 class _YamlLoader(yaml.SafeLoader):
-    """YAML as people expect it: 1e-3 is a number, and a key given twice is an error."""
+    """YAML as people expect it: 1e-3 is a number, and a key given twice is an error. What grows too large is, too."""
+
+    composed = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.composed += 1
+        if self.composed > MOST_VALUES:
+            raise ValueError(TOO_MUCH)
+        return super().compose_node(parent, index)
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        _check_extent(node, _parts_of_node)
+        return node
+
+
+def _parts_of_node(node: yaml.Node | None) -> Iterable[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [each for pair in node.value for each in pair]
+    if isinstance(node, yaml.SequenceNode):
+        return node.value
+    if node and node.tag.endswith((":int", ":float")) and len(node.value) > MOST_DIGITS:
+        raise ValueError(f"the number {node.value[:20]}… is longer than {MOST_DIGITS:,} digits")
+    return ()
 
 
 def _mapping_once(loader: _YamlLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     # `<<` merges another mapping, whose keys may well be overridden.
     key_nodes = [key_node for key_node, _ in node.value if key_node.tag != "tag:yaml.org,2002:merge"]
-    names = [loader.construct_object(key_node) for key_node in key_nodes]
-    for name, key_node in reversed(list(zip(names, key_nodes, strict=True))):
-        if names.count(name) > 1:
+    seen: set[Hashable] = set()
+    for key_node in key_nodes:
+        name = loader.construct_object(key_node)
+        if isinstance(name, Hashable) and name in seen:
             raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} stands twice", key_node.start_mark)
+        if isinstance(name, Hashable):
+            seen.add(name)
     return loader.construct_mapping(node, deep=True)
 
 

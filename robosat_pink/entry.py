@@ -10,6 +10,7 @@ import contextlib
 import errno
 import mmap
 import os
+import stat
 import struct
 import threading
 from collections.abc import Iterable, Sequence
@@ -20,12 +21,15 @@ import xxhash
 
 HEADER = struct.Struct("<4s8sIII4x")  # magic, image type, bands, height, width
 DIGEST = slice(HEADER.size, HEADER.size + 8)  # xxh3 of all else in the file, low byte first
-MAGIC = b"RSP4"
+NOTES = slice(HEADER.size + 8, 4096)  # text in UTF-8, zeros behind it
+MAGIC = b"RSP5"
+PLAIN = os.O_NOFOLLOW | os.O_NONBLOCK  # with which no link is followed, and no pipe waited for
+MOST_BYTES = 1 << 32  # a longer file is no entry
 PAGE = 4096  # of the format, whatever the system's are: no disk wants more for O_DIRECT
 
 
-def pack(image: np.ndarray, mask: np.ndarray) -> list[memoryview]:
-    """An entry of image (C, H, W) and mask (H, W) uint8, in parts.
+def pack(image: np.ndarray, mask: np.ndarray, notes: str) -> list[memoryview]:
+    """An entry of image (C, H, W), mask (H, W) uint8 and notes, of at most 4,060 bytes, in parts.
 
     The pixels where they are if they fill whole pages, as in the batches of a worker where height x width is a multiple
     of 4096; or else copied to memory of this thread.
@@ -42,6 +46,8 @@ def pack(image: np.ndarray, mask: np.ndarray) -> list[memoryview]:
         parts[0][layout.size :] = bytes(len(parts[0]) - layout.size)
     head[:] = bytes(PAGE)
     HEADER.pack_into(head, 0, MAGIC, image.dtype.str.encode(), *image.shape)
+    text = notes.encode()
+    head[NOTES.start : NOTES.start + len(text)] = text
     head[DIGEST] = _digest(head, parts)
     return [head, *parts]
 
@@ -57,7 +63,7 @@ def write(path: str, parts: Sequence[memoryview]) -> None:
 
 
 def _write_by(way: int, path: str, parts: Sequence[memoryview]) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | way, 0o644)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | PLAIN | way, 0o644)
     try:
         if os.writev(file, parts) < sum(map(len, parts)):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -66,13 +72,16 @@ def _write_by(way: int, path: str, parts: Sequence[memoryview]) -> None:
 
 
 def read(path: str) -> memoryview | None:
-    """The file's bytes in memory of this thread; None if there is no such file."""
+    """The file's bytes in memory of this thread; None if there is no such file, or it can be no entry."""
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | PLAIN)
     except OSError:
         return None
     try:
-        data = _memory_of_thread(os.fstat(file).st_size)
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
+            return None
+        data = _memory_of_thread(status.st_size)
         return data[: os.readv(file, [data])]
     except OSError:
         return None
@@ -80,8 +89,8 @@ def read(path: str) -> memoryview | None:
         os.close(file)
 
 
-def unpack(content: memoryview) -> tuple[np.ndarray, np.ndarray] | None:
-    """image (C, H, W) and mask (H, W) as views, None if a bit is not as it was; clears the content's digest."""
+def unpack(content: memoryview) -> tuple[np.ndarray, np.ndarray, str] | None:
+    """image (C, H, W) and mask (H, W) as views, and notes; None if a bit is not as it was; clears the digest there."""
     if len(content) < PAGE:
         return None
     head, pixels = content[:PAGE], content[PAGE:]
@@ -89,7 +98,8 @@ def unpack(content: memoryview) -> tuple[np.ndarray, np.ndarray] | None:
     magic, dtype, *shape = HEADER.unpack_from(head)
     if magic != MAGIC or _digest(head, [pixels]) != digest:
         return None
-    return _Layout(np.dtype(dtype.rstrip(b"\0").decode()), *shape).arrays(pixels)
+    notes = bytes(head[NOTES]).rstrip(b"\0").decode()
+    return *_Layout(np.dtype(dtype.rstrip(b"\0").decode()), *shape).arrays(pixels), notes
 
 
 def _digest(head: memoryview, parts: Iterable[memoryview]) -> bytes:

@@ -6,12 +6,17 @@ RobosatError
     CheckpointError  4   weights or a resume point that do not fit
     ContractError    5   the /opt/ml tree: a missing channel, two experiment files, a folder that cannot be written
 
-A message says where, what was found there, what is accepted, and the way out.
+A message says where, what was found there, what is accepted, and the way out. It shows no secret.
 """
+
+from robosat_pink.masking import masked
 
 
 class RobosatError(Exception):
     exit_code = 1
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(masked(text))
 
 
 class ConfigError(RobosatError):

@@ -57,6 +57,7 @@ class Facts:
     split_map: str  # SVG
     place: str
     data: Sequence[tuple[str, int | str]]
+    remarks: Sequence[str]  # what a person should know of the tiles, as the log has it
     split: Mapping[str, int]
     seconds: Mapping[str, float]
     machine: Sequence[str]

@@ -25,6 +25,7 @@ def run_as_init(main: Callable[[], int]) -> int:
         return main()
     for number in FORWARDED:
         signal.signal(number, lambda number, frame: os.kill(child, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)  # start.sh has had them wait; in the child `StopRequest` does
     pid, status = os.wait()
     while pid != child:
         pid, status = os.wait()

@@ -114,9 +114,10 @@ class TileLoader:
         return max(LEAST_AHEAD, self._room // max(batch_bytes, 1) - 2)
 
     def _measured(self, batch: Batch, is_whole: bool) -> Batch:
-        """From now on no more are read ahead than fit if all are as large."""
+        """From now on no more are read ahead than fit if all are as large; and tiles of another kind are told."""
         self._ahead = min(self._ahead, self._fitting(batch.image.nbytes + batch.mask.nbytes))
         self._knows_whole_tiles |= is_whole
+        self.tiles.note_kinds(batch.kinds)
         return batch
 
     def _iterate(self, batches: Iterator[Sequence[int | Draw]], is_whole: bool = False) -> Iterator[Batch]:

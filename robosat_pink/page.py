@@ -82,7 +82,13 @@ def _opening(facts: Facts) -> Html:
     boxes = "".join(f"<div><dt>{printed(name)}</dt><dd>{html(scores[name])}</dd></div>" for name in shown)
     about = f"On {words}, best epoch {facts.best_epoch} of {facts.epochs}. {facts.ended}."
     first = paragraph(f"{facts.source[0].upper()}{facts.source[1:]}.", "soft")
-    return Html(f'{first}{paragraph(about, "soft")}<dl class="headline">{boxes}</dl>')
+    warnings = "".join(paragraph(each) for each in _remarks(facts, are_warnings=True))
+    return Html(f'{first}{paragraph(about, "soft")}{warnings}<dl class="headline">{boxes}</dl>')
+
+
+def _remarks(facts: Facts, are_warnings: bool) -> list[str]:
+    sentences = [each for each in facts.remarks if each.startswith("warning: ") == are_warnings]
+    return [f"{each[0].upper()}{each[1:]}." for each in sentences]
 
 
 def _metrics(facts: Facts) -> list[Html]:
@@ -202,7 +208,8 @@ def _data(facts: Facts) -> list[Html]:
         f'<figure>{facts.split_map}<figcaption>{html(facts.place)}</figcaption></figure><div class="keys">{keys}</div>'
     )
     counts = table("What was found", ["", "number"], facts.data, kind="loose")
-    return [Html(f'<div class="beside"><div>{shown}</div><div>{counts}</div></div>')]
+    words = [paragraph(each, "soft") for each in _remarks(facts, are_warnings=False)]
+    return [Html(f'<div class="beside"><div>{shown}</div><div>{counts}</div></div>'), *words]
 
 
 def _time(facts: Facts) -> list[Html]:

@@ -37,11 +37,18 @@ class Rendering(NamedTuple):
     words: str
 
 
-def rendering(bands: Sequence[int], dtype: np.dtype) -> Rendering:
-    """Satellite images have blue before red (Planet, Sentinel-2, Landsat 8), photographs red first, in 8 bits."""
+def rendering(bands: Sequence[int | str], dtype: np.dtype) -> Rendering:
+    """Satellite images have blue before red (Planet, Sentinel-2, Landsat 8), photographs red first, in 8 bits.
+
+    Bands with the descriptions red, green and blue are shown as these.
+    """
     places = {band: place for place, band in reversed(list(enumerate(bands)))}
-    is_photograph = dtype == np.uint8 and max(bands) <= 3
-    if {1, 2, 3} <= places.keys():
+    described = {band.lower(): band for band in bands if isinstance(band, str)}
+    is_photograph = dtype == np.uint8 and all(band in (1, 2, 3) for band in bands)
+    order: tuple[int | str, ...]
+    if {"red", "green", "blue"} <= described.keys():
+        order = (described["red"], described["green"], described["blue"])
+    elif {1, 2, 3} <= places.keys():
         order = (1, 2, 3) if is_photograph else (3, 2, 1)
     elif len(bands) >= 3:
         order = (bands[0], bands[1], bands[2])
@@ -74,7 +81,7 @@ def class_colors(colors: Sequence[str]) -> list[str]:
 
 
 def panels(
-    image: np.ndarray, mask: np.ndarray, predicted: np.ndarray, bands: Sequence[int], colors: Sequence[str]
+    image: np.ndarray, mask: np.ndarray, predicted: np.ndarray, bands: Sequence[int | str], colors: Sequence[str]
 ) -> list[Panel]:
     """Four pictures of one tile: image (C, H, W), mask and predicted (H, W) uint8; `colors` are the experiment's.
 

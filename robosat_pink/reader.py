@@ -11,27 +11,28 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from robosat_pink import rasters
+from robosat_pink import rasters, tile_file
 from robosat_pink.cache import TileCache
-from robosat_pink.config import ChannelConfig, ClassConfig, class_values
-from robosat_pink.errors import DataError
-from robosat_pink.explanations import NotFound
+from robosat_pink.config import ChannelConfig, ClassConfig
+from robosat_pink.decoding import Decoded, Notes, PairDecoder, scales_of
 from robosat_pink.losses import IGNORE
-from robosat_pink.storage import Fetched, Location
-from robosat_pink.tiles import version_of
+from robosat_pink.names import LARGEST
+from robosat_pink.rasters import Missing, Raster
+from robosat_pink.storage import Location
+from robosat_pink.tile_file import Entry, TileFile
 
 REQUESTS = 32  # in flight, in one process
 DECODERS = 5  # threads that decode and read and write the cache, in one process; 3 keep a slow disk less busy
-CACHE_VERSION = 3  # to be raised when the same tile would be decoded otherwise, or its entry have another format
-AUTO_SCALE = {"uint8": 255.0, "uint16": 10000.0, "int16": 10000.0, "float32": 1.0}
+CACHE_VERSION = 4  # to be raised when the same tile would be decoded otherwise, or its entry have another format
 SYMMETRIES = 8  # of the square, the identity included
+FETCH, DECODE = 0, 1  # the two pools of threads
 
 
 class Order(NamedTuple):
@@ -43,6 +44,20 @@ class Order(NamedTuple):
     mask: str
     mask_version: int
     epoch: int | None  # to draw crop and symmetry for; None: the whole tile
+    image_size: int = LARGEST  # bytes
+    image_modified: int = 0  # seconds since 1970
+    mask_size: int = LARGEST
+    mask_modified: int = 0
+    image_sidecars: int = 0  # a bit for each of names.SIDECARS
+    mask_sidecars: int = 0
+
+    @property
+    def entries(self) -> tuple[Entry, Entry]:
+        """Of image and mask."""
+        return (
+            Entry(self.image, self.image_version, self.image_size, self.image_modified, self.image_sidecars),
+            Entry(self.mask, self.mask_version, self.mask_size, self.mask_modified, self.mask_sidecars),
+        )
 
 
 class Sample(NamedTuple):
@@ -52,6 +67,7 @@ class Sample(NamedTuple):
     symmetry: int  # 0 to 7, to be applied to image and mask together
     row: int
     size: tuple[int, int]  # (H, W) of what is the tile's, before it was padded
+    notes: Notes
     fetched_bytes: int = 0  # so where the cache had it
     retries: int = 0
 
@@ -59,8 +75,27 @@ class Sample(NamedTuple):
 Use = Callable[[int, Sample], tuple[np.ndarray, np.ndarray] | None]  # as `TileReader.begin` says
 
 
-class Changed(DataError):
-    """A tile is not the one that was listed, or is gone."""
+@dataclass
+class Reading:
+    """A pair on its way: its two files as they come, and its end."""
+
+    order: Order
+    number: int  # among those that were begun together
+    use: Use
+    key: str  # in the cache; empty where it is not to be kept
+    done: Future[None] = field(default_factory=Future)
+    files: dict[int, TileFile] = field(default_factory=dict)  # 0: the image's, 1: the mask's
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, side: int, file: TileFile) -> bool:
+        """Whether both are there now."""
+        with self.lock:
+            self.files[side] = file
+            return len(self.files) == 2
+
+    def fail(self, error: BaseException) -> None:
+        with contextlib.suppress(InvalidStateError):  # the pair's other file may have failed, too
+            self.done.set_exception(error)
 
 
 @dataclass
@@ -76,13 +111,13 @@ class TileReader:
     augmentation: float
     seed: int
     cache: TileCache | None
+    missing: Missing = "auto"
+    ignored: tuple[int, ...] = ()
+    is_listed_here: bool = True  # by this host, so that a folder's files have the times that were listed
 
     def __post_init__(self) -> None:
-        self.bands = [band for channel in self.channels for band in channel.bands]
-        self.values = class_values(self.classes)
-        table = self._look_up(np.arange(1 << 8))  # class by value, of masks of 8 bits
-        self._table = table.tobytes()
-        self._same = int((table == np.arange(1 << 8)).argmin()) - 1  # up to this value, values are class numbers
+        self.decoder = PairDecoder(self.channels, self.classes, self.missing, self.ignored)
+        self.bands = self.decoder.bands
         self._threads: tuple[ThreadPoolExecutor, ThreadPoolExecutor] | None = None
         self._process = 0  # that has the threads: a fork of it has none
 
@@ -101,106 +136,79 @@ class TileReader:
             self._threads = ThreadPoolExecutor(REQUESTS, "fetch"), ThreadPoolExecutor(DECODERS, "decode")
         return [self._begin(order, number, use) for number, order in enumerate(orders)]
 
+    def read_masks(self, orders: Sequence[Order]) -> Iterator[Raster]:
+        """The mask files of pairs as they are, in order, fetched in any case and side by side."""
+        pool = ThreadPoolExecutor(DECODERS)
+        try:
+            yield from pool.map(self._read_mask, orders)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _read_mask(self, order: Order) -> Raster:
+        file = tile_file.read(self.masks, order.entries[1], self.is_listed_here)
+        return rasters.read_mask(file.content, f"{self.masks}/{order.mask}", file.sidecars)
+
     def _begin(self, order: Order, number: int, use: Use) -> Future[None]:
-        assert self._threads is not None
-        fetchers, decoders = self._threads
-        done: Future[None] = Future()
+        """Fetch, decode, prepare, deliver; or deliver what the cache has."""
+        has_sidecars = order.image_sidecars or order.mask_sidecars  # which may change without their tile
+        key = self._cache_key(order) if self.cache and not has_sidecars else ""
+        reading = Reading(order, number, use, key)
+        if self.cache and key and self.cache.has(key):
+            self._submit(DECODE, reading, self._deliver_kept)
+        else:
+            self._fetch_both(reading)
+        return reading.done
 
-        def settle(work: Callable[[], None]) -> None:
+    def _submit(self, pool: int, reading: Reading, work: Callable[..., None], *arguments: Any) -> None:
+        """Have a thread do a part of the work; what it raises is the reading's end."""
+
+        def settle() -> None:
             try:
-                work()
+                work(reading, *arguments)
             except BaseException as error:  # a panic of obstore's, too, which is no Exception
-                with contextlib.suppress(InvalidStateError):  # the pair's other file may have failed, too
-                    done.set_exception(error)
+                reading.fail(error)
 
-        def read_kept() -> None:
-            assert self.cache is not None
-            found = self.cache.get(key)
-            if found is None:
-                fetch_both()
-                return
-            use(number, self._prepare(order, *found))
-            done.set_result(None)
+        assert self._threads is not None
+        self._threads[pool].submit(settle)
 
-        def fetch_both() -> None:
-            there: dict[str, Fetched] = {}
-            lock = threading.Lock()
+    def _deliver_kept(self, reading: Reading) -> None:
+        assert self.cache is not None
+        found = self.cache.get(reading.key)
+        if found is None:
+            self._fetch_both(reading)
+            return
+        image, mask, notes = found
+        decoded = Decoded(image, mask, Notes(*json.loads(notes)))
+        reading.use(reading.number, self._prepare(reading.order, decoded))
+        reading.done.set_result(None)
 
-            def fetch(kind: str, location: Location, path: str, version: int) -> None:
-                fetched = _fetch(location, path, version)
-                with lock:
-                    there[kind] = fetched
-                    is_last = len(there) == 2
-                if is_last:
-                    decoders.submit(settle, lambda: decode(there["image"], there["mask"]))
+    def _fetch_both(self, reading: Reading) -> None:
+        for side in (0, 1):
+            self._submit(FETCH, reading, self._fetch, side)
 
-            fetchers.submit(settle, lambda: fetch("image", self.images, order.image, order.image_version))
-            fetchers.submit(settle, lambda: fetch("mask", self.masks, order.mask, order.mask_version))
+    def _fetch(self, reading: Reading, side: int) -> None:
+        location = (self.images, self.masks)[side]
+        if reading.add(side, tile_file.read(location, reading.order.entries[side], self.is_listed_here)):
+            self._submit(DECODE, reading, self._deliver)
 
-        def decode(image_file: Fetched, mask_file: Fetched) -> None:
-            image, mask = self._decode(order, image_file.content, mask_file.content)
-            sample = self._prepare(order, image, mask)
-            fetched_bytes = len(image_file.content) + len(mask_file.content)
-            retries = image_file.retries + mask_file.retries
-            used = use(number, sample._replace(fetched_bytes=fetched_bytes, retries=retries))
-            if self.cache:
-                is_whole = sample.image is image and sample.mask is mask
-                self.cache.put(key, *(used if used and is_whole else (image, mask)))
-            done.set_result(None)
+    def _deliver(self, reading: Reading) -> None:
+        order, (image_file, mask_file) = reading.order, (reading.files[0], reading.files[1])
+        decoded = self.decoder.decode(
+            *(image_file.content, mask_file.content, f"{self.images}/{order.image}", f"{self.masks}/{order.mask}"),
+            *(image_file.sidecars, mask_file.sidecars),
+        )
+        sample = self._prepare(order, decoded)
+        fetched_bytes = image_file.fetched_bytes + mask_file.fetched_bytes
+        retries = image_file.retries + mask_file.retries
+        used = reading.use(reading.number, sample._replace(fetched_bytes=fetched_bytes, retries=retries))
+        if self.cache and reading.key:
+            is_whole = sample.image is decoded.image and sample.mask is decoded.mask
+            image, mask = used if used and is_whole else decoded[:2]
+            self.cache.put(reading.key, image, mask, json.dumps(decoded.notes, ensure_ascii=False))
+        reading.done.set_result(None)
 
-        key = self._cache_key(order) if self.cache else ""
-        if self.cache and self.cache.has(key):
-            decoders.submit(settle, read_kept)
-        else:
-            fetch_both()
-        return done
-
-    def _decode(self, order: Order, image_file: memoryview, mask_file: memoryview) -> tuple[np.ndarray, np.ndarray]:
-        """image (C, H, W) and mask (H, W) uint8 with every ignored pixel at 255."""
-        image_name, mask_name = f"{self.images}/{order.image}", f"{self.masks}/{order.mask}"
-        image, no_image = rasters.read_image(image_file, self.bands, image_name)
-        values, no_mask = rasters.read_mask(mask_file, mask_name)
-        if no_image.shape != values.shape:
-            raise DataError(
-                f"{mask_name}: {values.shape[1]} x {values.shape[0]} pixels, but its image {image_name} has "
-                f"{no_image.shape[1]} x {no_image.shape[0]}"
-            )
-        mask = self._classes_of(values, no_mask, mask_name)
-        mask[no_image] = IGNORE
-        return image, mask
-
-    def _classes_of(self, values: np.ndarray, missing: np.ndarray, name: str) -> np.ndarray:
-        """Class numbers (H, W) uint8 from mask values; DataError for a value that no class lists."""
-        if values.dtype == np.uint8 and values.max(initial=0) <= self._same:
-            mask = values.copy()
-            mask[missing] = IGNORE
-            return mask
-        if values.dtype == np.uint8:
-            looked_up = bytearray(np.ascontiguousarray(values)).translate(self._table)  # 5 times faster than by indices
-            mask = np.frombuffer(looked_up, dtype=np.uint8).reshape(values.shape)
-        else:
-            mask = self._look_up(values)
-        is_unlisted = mask == IGNORE
-        if is_unlisted.any() and len(unlisted := values[is_unlisted & ~missing]):
-            accepted = sorted(value for listed in self.values for value in listed)
-            background = "0 (background), " if len(self.classes) == 1 else ""
-            raise DataError(
-                f"{name}: mask value {np.unique(unlisted)[0]} in {len(unlisted)} pixel(s); accepted: {background}"
-                f"{', '.join(map(str, accepted))}; add it to classes[].values, or declare it as the file's nodata"
-            )
-        mask[missing] = IGNORE
-        return mask
-
-    def _look_up(self, values: np.ndarray) -> np.ndarray:
-        """Class numbers, uint8 in the shape of the values; IGNORE for one that no class lists."""
-        numbers = np.full(values.shape, IGNORE, dtype=np.uint8)
-        if len(self.classes) == 1:
-            numbers[values == 0] = 0
-        for number, listed in enumerate(self.values):
-            numbers[np.isin(values, listed)] = number + (len(self.classes) == 1)
-        return numbers
-
-    def _prepare(self, order: Order, image: np.ndarray, mask: np.ndarray) -> Sample:
+    def _prepare(self, order: Order, decoded: Decoded) -> Sample:
+        image, mask, notes = decoded
         symmetry = 0
         if order.epoch is not None:
             random = np.random.default_rng((self.seed, order.epoch, order.row))
@@ -212,46 +220,19 @@ class TileReader:
             height, width = (-(-size // self.size_multiple) * self.size_multiple for size in mask.shape)
         size = (mask.shape[0], mask.shape[1])
         image, mask = pad(image, mask, height, width)
-        return Sample(image, mask, scales_of(self.channels, image.dtype, order.image), symmetry, order.row, size)
+        scale = scales_of(self.channels, notes.dtype, order.image)
+        return Sample(image, mask, scale, symmetry, order.row, size, notes)
 
     def _cache_key(self, order: Order) -> str:
         """Differs where anything differs that decides about the decoded pair."""
-        images, masks = self.images, self.masks
         parts = [
-            *(CACHE_VERSION, self.bands, [list(values) for values in self.values], len(self.classes)),
-            [images.endpoint_url, images.bucket, images.path, order.image, order.image_version],
-            [masks.endpoint_url, masks.bucket, masks.path, order.mask, order.mask_version],
+            *(CACHE_VERSION, self.decoder.settings),
+            *(
+                [location.endpoint_url, location.bucket, location.path, *entry[:4]]
+                for location, entry in zip((self.images, self.masks), order.entries, strict=True)
+            ),
         ]
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
-
-
-def scales_of(channels: Sequence[ChannelConfig], dtype: np.dtype, name: str) -> np.ndarray:
-    """What the numbers of each selected band are divided by, (C,) float32, in an image of this type and name."""
-    scales: list[float] = []
-    for channel in channels:
-        if isinstance(channel.scale, int | float):
-            scale = channel.scale
-        elif channel.scale == "raw":
-            scale = 1.0
-        elif dtype.name in AUTO_SCALE:
-            scale = AUTO_SCALE[dtype.name]
-        else:
-            raise DataError(
-                f"{name}: channels[].scale: auto knows {', '.join(AUTO_SCALE)}, not {dtype.name}; set a number"
-            )
-        scales += [scale] * len(channel.bands)
-    return np.array(scales, dtype=np.float32)
-
-
-def _fetch(location: Location, path: str, version: int) -> Fetched:
-    """The file, by one GET. Changed where it is gone or not the one that was listed: no run shall see two of a tile."""
-    try:
-        fetched = location.fetch(path)
-    except NotFound as error:
-        raise Changed(f"{error}. It was there when listed; start again to train on today's tiles") from error
-    if version_of(fetched.file.etag, fetched.file.size) != version:
-        raise Changed(f"{location}/{path}: has changed since it was listed; start again to train on today's tiles")
-    return fetched
 
 
 def _crop(image: np.ndarray, mask: np.ndarray, size: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -158,6 +158,7 @@ def _write(
                 split_map=maps.split_map(images.zxy, rows, page.PART_COLORS),
                 place=str(maps.bounds(images.zxy)),
                 data=_data(task, found["val"], side),
+                remarks=[masked(remark) for remark in _remarks(task.remarks, state)],
                 split=split,
                 seconds=seconds,
                 machine=[masked(line) for line in machine.report(container)],
@@ -165,6 +166,17 @@ def _write(
             )
         ).encode(),
     )
+
+
+def _remarks(before: Sequence[str], state: State) -> list[str]:
+    """What was said of some training tiles before the run, set right by what the last epoch has met in all of them."""
+    trained = state.history[-1]["train"]["per_class"]
+    absent = [name for name, scores in trained.items() if math.isnan(scores["recall"])]  # without a pixel of it
+    refuted = [f" is {name} (mask value" for name in trained.keys() - set(absent)]
+    kept = [each for each in before if not ("no pixel of" in each and any(words in each for words in refuted))]
+    named = [f" is {name} (mask value" for name in absent]
+    new = [name for name, words in zip(absent, named, strict=True) if not any(words in each for each in kept)]
+    return kept + [f"warning: no pixel that the last epoch has trained on is {name}" for name in new]
 
 
 def columns(state: State, holdout: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:

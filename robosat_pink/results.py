@@ -21,6 +21,7 @@ from robosat_pink.config import Config, class_values, to_tree
 from robosat_pink.container import Container
 from robosat_pink.datasets import TilePairs
 from robosat_pink.files import write_atomically
+from robosat_pink.masking import masked_tree
 from robosat_pink.resume import ids_of, packed_ids
 from robosat_pink.state import State
 from robosat_pink.tiles import Split
@@ -68,7 +69,7 @@ class Results:
         self._copied_s, self._copies = 0.0, 0
         self.metadata = {
             "version": version("robosat_pink"),
-            "config": to_tree(config),
+            "config": masked_tree(to_tree(config)),
             "bands": [band for channel in config.channels for band in channel.bands],
             "scale": [channel.scale for channel in config.channels],
             "classes": [
@@ -87,7 +88,7 @@ class Results:
         if not state.is_resumed:
             leftovers.put_aside(self.container, self.config)
         self._write_names()
-        self._write("config.yml", yaml.safe_dump(to_tree(self.config), sort_keys=False, allow_unicode=True))
+        self._write("config.yml", yaml.safe_dump(self.metadata["config"], sort_keys=False, allow_unicode=True))
 
     def list_anew(self, tiles: TilePairs, split: Split) -> None:
         """The tiles are others from here on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,10 @@ from robosat_pink import checkpoint
 from robosat_pink.checkpoint import ResumePoints
 from robosat_pink.config import Config, to_tree
 from robosat_pink.datasets import TilePairs
-from robosat_pink.errors import CheckpointError
+from robosat_pink.errors import CheckpointError, RobosatError
+from robosat_pink.masking import masked_tree
+from robosat_pink.point import check_moments, check_point
+from robosat_pink.schema import Problems, build
 from robosat_pink.state import State
 from robosat_pink.tiles import Split
 
@@ -27,6 +31,7 @@ FREE_TO_CHANGE = (  # between stop and resume; of runtime all but the seed
     *("model.epochs", "model.patience", "runtime.", "checkpoint.resume", "checkpoint.every_", "checkpoint.if_"),
     *("dataset.cache.", "dataset.aws_profile", "dataset.verify_md5", "dataset.if_changed"),
 )
+MOST_ID_BYTES = 10**9
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # entries of state dicts that are no parameters
 
 
@@ -63,7 +68,9 @@ def with_scales_settled(config: Config, start: Start | None) -> Config:
     Digital numbers as they were is what weights without our metadata have learnt from; those with it say.
     """
     metadata = checkpoint.metadata_of(start.content) if start else {}
-    known: list[Any] = metadata.get("scale", [])
+    known: Any = metadata.get("scale", [])
+    if not isinstance(known, list):
+        raise CheckpointError(f"{start.name if start else ''}: damaged: its metadata say scale = {known!r:.100}")
     channels = []
     for number, channel in enumerate(config.channels):
         scale = channel.scale
@@ -91,17 +98,32 @@ def go_on(state: State, start: Start, config: Config, tiles: TilePairs, split: S
         loaded = checkpoint.load_weights(state.model, start.content, name=start.name)
         log.info("starting from %s: %d tensors, epoch %s", start.name, loaded.tensors, loaded.epoch)
         return
-    _check_same_experiment(start, config)
     state.is_resumed = True
+    try:
+        _restore(state, start, config, tiles, split)
+    except RobosatError:
+        raise
+    except Exception as error:  # whatever the damaged or foreign part happens to break
+        raise CheckpointError(f"{start.name}: damaged, or of another program: {error}") from error
+    left = "" if state.epoch < config.model.epochs else "; nothing is left to train: for more, raise model.epochs"
+    log.info("continuing from %s: %d epochs and %d steps are done%s", start.name, state.epoch, state.step, left)
+
+
+def _restore(state: State, start: Start, config: Config, tiles: TilePairs, split: Split) -> None:
+    _check_same_experiment(start, config)
     epoch, epochs = start.content.get("epoch"), config.model.epochs
     step = start.content.get("step", 0)
-    if not isinstance(epoch, int) or epoch + (step > 0 or not start.is_whole) > epochs:
+    if not isinstance(epoch, int) or not isinstance(step, int) or epoch < 0:
+        raise CheckpointError(f"{start.name}: does not say after how many epochs it was written, or is damaged")
+    if epoch + (step > 0 or not start.is_whole) > epochs:
         behind = f"{epoch} epochs and {step} steps" if step else f"{epoch} epochs"
         raise CheckpointError(
             f"{start.name} has {behind} behind it, model.epochs = {epochs}; ask for more, or give this run an empty "
             "checkpoints folder and no checkpoint.resume"
         )
     if start.is_whole:
+        check_point(start.content, state.model, start.name)
+        checkpoint.check_weights(start.content["state_dict"], state.model.state_dict(), start.name)
         state.restore(start.content)
         _compare_tiles(state, start, config, tiles, split)
     else:
@@ -109,8 +131,7 @@ def go_on(state: State, start: Start, config: Config, tiles: TilePairs, split: S
         adopt_optimizer(state.optimizer, state.model, start)
         state.epoch = epoch
         log.warning("warning: %s holds weights, optimizer and epoch; its history is not known", start.name)
-    left = "" if state.epoch < epochs else "; nothing is left to train: for more, raise model.epochs"
-    log.info("continuing from %s: %d epochs and %d steps are done%s", start.name, state.epoch, state.step, left)
+    check_moments(state.optimizer, start.name)
 
 
 def adopt_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, start: Start) -> None:
@@ -148,7 +169,12 @@ def packed_ids(parts: Mapping[str, Sequence[str]]) -> dict[str, torch.Tensor]:
 
 
 def unpacked_ids(parts: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
-    texts = {name: zlib.decompress(ids.numpy().tobytes()).decode() for name, ids in parts.items()}
+    texts = {}
+    for name, ids in parts.items():
+        unpacking = zlib.decompressobj()
+        texts[name] = unpacking.decompress(ids.numpy().tobytes(), MOST_ID_BYTES).decode()
+        if not unpacking.eof:
+            raise ValueError(f"the ids of {name} are longer than {MOST_ID_BYTES:,} bytes, or cut short")
     return {name: text.split("\n") if text else [] for name, text in texts.items()}
 
 
@@ -156,11 +182,14 @@ def _check_same_experiment(start: Start, config: Config) -> None:
     metadata = checkpoint.metadata_of(start.content)
     if not metadata:
         return  # somebody else's, who did not say
-    before, now = _flat(metadata["config"]), _flat(to_tree(config))
+    if not isinstance(metadata.get("config"), dict):
+        raise CheckpointError(f"{start.name}: damaged: its metadata do not say of which experiment it is")
+    before, now = _flat(_with_today_s_keys(metadata["config"])), _flat(to_tree(config))
+    shown_before, shown_now = (_flat(masked_tree(tree)) for tree in (before, now))
     differing = [
-        f"{key} = {json.dumps(now.get(key))}, there {json.dumps(before.get(key))}"
+        f"{key} = {json.dumps(shown_now.get(key))}, there {json.dumps(shown_before.get(key))}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and (key == "runtime.seed" or not key.startswith(FREE_TO_CHANGE))
+        if not _agree(before.get(key), now.get(key)) and (key == "runtime.seed" or not key.startswith(FREE_TO_CHANGE))
     ]
     if not differing:
         return
@@ -171,6 +200,20 @@ def _check_same_experiment(start: Start, config: Config) -> None:
         f"{start.name} is of another experiment: {'; '.join(differing)}. Restore these keys to continue it, give this "
         "run an empty checkpoints folder, or set checkpoint.if_different = continue"
     )
+
+
+def _agree(before: Any, now: Any) -> bool:
+    """Whether values are the same, as far as masking lets one see."""
+    if not isinstance(before, str) or "***" not in before:
+        return bool(before == now)
+    shape = ".*".join(re.escape(part) for part in before.split("***"))
+    return before == "***" or (isinstance(now, str) and re.fullmatch(shape, now, re.DOTALL) is not None)
+
+
+def _with_today_s_keys(tree: Any) -> Any:
+    """An earlier version's experiment, with the defaults of keys that it did not have."""
+    then = build(Config, tree, Problems("an earlier run's experiment"))
+    return tree if then is None else to_tree(then)
 
 
 def _compare_tiles(state: State, start: Start, config: Config, tiles: TilePairs, split: Split) -> None:

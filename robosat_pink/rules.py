@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from PIL import ImageColor
+
+MOST_TEXT = 4096  # characters of a text value: what the system allows a path
+MOST_EXPRESSION = 100_000  # characters; it may list thousands of directories
 
 
 @dataclass(frozen=True)
@@ -23,16 +27,15 @@ class Rule:
     low: float = -math.inf
     high: float = math.inf
     names: tuple[str, ...] = ()
+    may_be_empty: bool = False  # of a list
+    texts: str = ""  # what is accepted of texts, where it is not what is accepted of numbers
+    longest: int = MOST_TEXT  # characters of a text
     fault: Callable[[str], str] = lambda text: ""  # what is wrong with a text, where more than `accepts` can be said
-
-
-def at_least(low: float) -> Rule:
-    return Rule(f"{low} or more", lambda value: value >= low, low=low)
 
 
 def between(low: float, high: float, low_open: bool = False, high_open: bool = False) -> Rule:
     """Bounds belong to the range unless they are open."""
-    words = f"{'above' if low_open else 'from'} {low} {'and below' if high_open else 'to'} {high}"
+    words = f"{'above' if low_open else 'from'} {low:,} {'and below' if high_open else 'to'} {high:,}"
     return Rule(
         words,
         lambda value: (low < value if low_open else low <= value) and (value < high if high_open else value <= high),
@@ -49,9 +52,26 @@ def one_of(names: Iterable[str]) -> Rule:
 def _fault_of_expression(text: str) -> str:
     try:
         re.compile(text)
-    except re.error as error:
+    except (re.error, OverflowError) as error:
         return str(error)
+    except RecursionError:
+        return "it is nested too deeply"
     return ""
+
+
+def _fault_of_address(text: str) -> str:
+    if re.match(r"https?://[^\s?]*@", text):
+        return "it holds a user or a password, which belong into environment variables or an aws_profile"
+    return ""
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        usual = re.fullmatch(r"[\w.-]+|[\da-f:.]+", parts.hostname or "", re.ASCII)
+        return bool(usual) and parts.port != 0 and bool(re.fullmatch(r"https?://[^\s@?#]+", text))
+    except ValueError:  # a port that is no number or too large, or a bracket that is not closed
+        return False
 
 
 def _is_color(value: str) -> bool:
@@ -62,14 +82,23 @@ def _is_color(value: str) -> bool:
     return True
 
 
-above_zero = Rule("a number above 0", lambda value: value > 0, low=math.nextafter(0, 1))
+positive_weight = between(0, 10**6, low_open=True)
 web_address = Rule(
-    "an address such as https://store.example:9000", lambda value: bool(re.fullmatch(r"https?://[^\s/]+(/\S*)?", value))
+    "an address such as https://store.example:9000",
+    _is_address,
+    fault=_fault_of_address,
 )
 not_empty = Rule("text that is not empty", lambda value: value != "")
 directory_expression = Rule(
     "a regular expression for directory names",
     lambda value: not _fault_of_expression(value),
+    longest=MOST_EXPRESSION,
     fault=_fault_of_expression,
 )
+band = replace(
+    between(1, 65_535),
+    holds=lambda value: value.strip() != "" if isinstance(value, str) else 1 <= value <= 65_535,
+    texts="a band's description",
+)
+mask_values = replace(between(-(2**31), 2**32 - 1), may_be_empty=True)
 color_name = Rule("a color name or #rrggbb", _is_color)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import json
 import re
 import sys
@@ -17,9 +18,14 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from robosat_pink.errors import ConfigError
-from robosat_pink.rules import Rule, above_zero
+from robosat_pink.masking import NAME, masked_tree
+from robosat_pink.rules import MOST_TEXT, Rule, positive_weight
 
 Section = TypeVar("Section")
+
+MOST_DIGITS = 9  # of a position in a list
+MOST_SHOWN = 100  # characters of a value or a key in a message
+MOST_PROBLEMS = 50  # told one by one
 
 
 def key(default: Any = dataclasses.MISSING, rule: Rule | None = None) -> Any:
@@ -38,11 +44,15 @@ class Problems:
         self.source = source
         self.sources: dict[str, str] = {}  # of the keys that another source than the file has set, the last one last
         self.lines: list[str] = []
+        self._untold = 0
 
     def add(self, dotted: str, value: object, advice: str) -> None:
+        if len(self.lines) == MOST_PROBLEMS:
+            self._untold += 1
+            return
         source = self._source_of(dotted)
-        shown = "" if value is dataclasses.MISSING else f" = {_shown(value)}"
-        self.lines.append(f"{source}: {dotted}{shown}: {advice}")
+        shown = "" if value is dataclasses.MISSING else " = ***" if NAME.search(dotted) else f" = {_shown(value)}"
+        self.lines.append(f"{source}: {_cut(dotted)}{shown}: {advice}")
 
     def _source_of(self, dotted: str) -> str:
         for key, source in reversed(self.sources.items()):
@@ -52,14 +62,23 @@ class Problems:
 
     def raise_if_any(self) -> None:
         if self.lines:
-            raise ConfigError("\n".join(self.lines))
+            more = [f"and {self._untold:,} more"] if self._untold else []
+            raise ConfigError("\n".join(self.lines + more))
 
 
 def _shown(value: object) -> str:
     try:
-        return json.dumps(value, default=str, ensure_ascii=False)
-    except (TypeError, ValueError):  # YAML has keys that JSON has not, and anchors that lead back
-        return repr(value)
+        return _cut(json.dumps(masked_tree(value), default=str, ensure_ascii=False))
+    except (TypeError, ValueError, RecursionError):  # YAML has keys that JSON has not; text may be nested deeply
+        pass
+    try:
+        return _cut(repr(masked_tree(value)))
+    except (ValueError, RecursionError):  # numbers of thousands of digits, too, are not written
+        return f"({type(value).__name__})"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}… ({len(text):,} characters)"
 
 
 class Mismatch(Exception):
@@ -87,8 +106,9 @@ def build(section: type[Section], tree: object, problems: Problems, prefix: str 
         if name not in fields:
             _add_unknown_key(prefix, str(name), tree[name], list(fields), problems)
     values: dict[str, Any] = {}
+    types = types_of(section)  # type: ignore[arg-type]
     for name, field in fields.items():
-        annotation = types_of(section)[field.name]
+        annotation = types[field.name]
         inner, is_list = nested_section(annotation)
         given = tree.get(name, dataclasses.MISSING)
         given = _from_json(given) if inner is not None else given
@@ -135,12 +155,12 @@ def override(tree: dict[str, Any], values: Mapping[str, str], source: str, probl
         place: Any = tree
         for name in parents:
             if isinstance(place, list):
-                place = place[int(name)] if name.isdecimal() and int(name) < len(place) else None
+                place = place[int(name)] if _is_position(name, place) else None
             elif isinstance(place, dict):
                 if place.get(name) is None:
                     place[name] = {}
                 place = place[name]
-        if isinstance(place, list) and last.isdecimal() and int(last) < len(place):
+        if isinstance(place, list) and _is_position(last, place):
             place[int(last)] = Text(text)
         elif isinstance(place, dict):
             place[last] = Text(text)
@@ -148,11 +168,16 @@ def override(tree: dict[str, Any], values: Mapping[str, str], source: str, probl
             problems.add(dotted, Text(text), "there is nothing at this key to set")
 
 
+def _is_position(name: str, entries: list[Any]) -> bool:
+    return name.isdecimal() and len(name) <= MOST_DIGITS and int(name) < len(entries)
+
+
 def spelling(field_name: str) -> str:
     """How a field is spelt in the file: Python's reserved words carry an underscore here."""
     return field_name.rstrip("_")
 
 
+@functools.cache
 def types_of(section: type) -> dict[str, Any]:
     return get_type_hints(section)
 
@@ -181,7 +206,7 @@ def describe(annotation: Any, rule: Rule | None) -> str:
     name = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(annotation, "a section")
     if rule is None or annotation is bool:
         return name
-    return rule.accepts if annotation is str or rule is above_zero else f"{name}, {rule.accepts}"
+    return rule.texts or rule.accepts if annotation is str else f"{name}, {rule.accepts}"
 
 
 def _convert(annotation: Any, rule: Rule | None, value: Any) -> Any:
@@ -204,12 +229,12 @@ def _convert(annotation: Any, rule: Rule | None, value: Any) -> Any:
         if isinstance(value, str) and value in get_args(annotation):
             return value
     elif get_origin(annotation) is tuple:
-        if isinstance(value, list | tuple) and value:
+        if isinstance(value, list | tuple) and (value or (rule and rule.may_be_empty)):
             return tuple(_convert(get_args(annotation)[0], rule, entry) for entry in value)
     elif get_origin(annotation) is dict:
         if isinstance(value, Mapping) and value:
-            return {_convert(str, rule, name): _convert(float, above_zero, weight) for name, weight in value.items()}
-    elif _is(annotation, value) and (rule is None or rule.holds(value)):
+            return {_convert(str, rule, name): _convert(float, positive_weight, each) for name, each in value.items()}
+    elif _is(annotation, value) and not _unfit(value, rule) and (rule is None or rule.holds(value)):
         return annotation(value)
     raise Mismatch(describe(annotation, rule))
 
@@ -220,6 +245,14 @@ def _is(annotation: type, value: object) -> bool:
     return type(value) is annotation
 
 
+def _unfit(value: object, rule: Rule | None) -> str:
+    """What no text may be, whatever its key."""
+    longest = rule.longest if rule else MOST_TEXT
+    if isinstance(value, str) and len(value) > longest:
+        return f"no text may be longer than {longest:,} characters here; shorten it"
+    return "it holds a null character; remove that" if isinstance(value, str) and "\0" in value else ""
+
+
 def _readings(text: Text) -> list[Any]:
     """What a text value may mean, most literal first. SageMaker's estimators encode values as JSON, numbers that were
     text already as text; others do not.
@@ -228,7 +261,7 @@ def _readings(text: Text) -> list[Any]:
     readings: list[Any] = [plain]
     try:
         decoded = json.loads(plain)
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     else:
         if isinstance(decoded, str):
@@ -249,13 +282,13 @@ def _from_json(value: Any) -> Any:
     if isinstance(value, Text):
         try:
             return json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
     return value
 
 
 def _add_unknown_key(prefix: str, name: str, value: Any, accepted: list[str], problems: Problems) -> None:
-    nearest = difflib.get_close_matches(name, accepted, n=1)
+    nearest = difflib.get_close_matches(name[:MOST_SHOWN], accepted, n=1)
     hint = f"did you mean {prefix}{nearest[0]}? " if nearest else ""
     shown = dataclasses.MISSING if isinstance(value, Mapping | list) else value
     problems.add(prefix + name, shown, f"no such key; {hint}accepted: {', '.join(accepted)}")
@@ -265,6 +298,8 @@ def _hint(value: Any, annotation: Any, field: dataclasses.Field[Any]) -> str:
     rule = field.metadata.get("rule")
     if not isinstance(value, str):
         return ""
+    if unfit := _unfit(value, rule):
+        return f"; {unfit}"
     if rule and (fault := rule.fault(value)):
         return f"; in this one: {fault}"
     nearest = difflib.get_close_matches(value, re.split(" or |: |, ", describe(annotation, rule)), n=1)

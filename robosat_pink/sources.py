@@ -14,10 +14,11 @@ import os
 import signal
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 from multiprocessing.util import Finalize
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -53,6 +54,7 @@ class Batch(NamedTuple):
     cached: int
     fetched_bytes: int
     retries: int
+    kinds: Mapping[str, int] = MappingProxyType({})  # what the samples' files say of their bands, and a row of each
 
     def __len__(self) -> int:
         return len(self.rows)

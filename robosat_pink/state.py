@@ -86,11 +86,14 @@ class State:
     def enter_phase(self, tally: Tally, world: World) -> None:
         """Go on with what was noted, by as many processes or by others."""
         noted, self.tallies = self.tallies, None
-        if noted and len(noted) == world.size:
-            tally.go_on(noted[world.rank])
-        elif noted and world.is_first:
-            for each in noted:
-                tally.go_on(each)
+        try:
+            if noted and len(noted) == world.size:
+                tally.go_on(noted[world.rank])
+            elif noted and world.is_first:
+                for each in noted:
+                    tally.go_on(each)
+        except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+            raise CheckpointError(f"the resume point's sums of its epoch are damaged: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ class Task:
         nn.Module
     )  # state.model as training calls it: compiled if asked for, averaging several processes' gradients
     world: World = field(default_factory=World)
+    remarks: tuple[str, ...] = ()  # what a person should know of the tiles
 
 
 class Progress(Protocol):

@@ -7,31 +7,43 @@ because clients survive neither pickling nor fork: in a child forked after the f
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 import os
 import random
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-import obstore
 from obstore import exceptions
 from obstore.store import LocalStore, S3Store
 
-from robosat_pink.credentials import identity
+from robosat_pink import keys, listings, redirects
+from robosat_pink.credentials import carries_token, identity
+from robosat_pink.endpoints import endpoint
 from robosat_pink.errors import ConfigError
 from robosat_pink.explanations import NotFound, broke_off, explained, may_pass
-from robosat_pink.rules import web_address
+from robosat_pink.listings import Page
+from robosat_pink.objects import (
+    TILE_BYTES,
+    Fetched,
+    Resized,
+    StoredFile,
+    decoded,
+    md5_if_unlike,
+    read_whole,
+)
+from robosat_pink.waiting import interruptibly
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig
+
+__all__ = ["Fetched", "Location", "Page", "Resized", "StoredFile", "read_file"]
 
 T = TypeVar("T")
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]+")
@@ -39,8 +51,8 @@ MD5 = re.compile('"[0-9a-f]{32}"')
 LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1")
 RETRY_S = 45.0  # no request begins later than this after the first of its kind
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
-COLUMNS = ("path", "size", "e_tag")  # of a listing
-PAGE_KEYS = 1000  # S3 gives no more at a time
+FILE_BYTES = 8 * 10**9  # of a file that is named by itself, such as a checkpoint
+IDS_BYTES = 256 * 10**6  # of a file of tile ids
 RETRIES = 8  # of a listing's requests, by the client itself
 # For a connection, for the first byte and any further part, and for a whole object: a slow line may take its time.
 TIMEOUTS: ClientConfig = {
@@ -92,11 +104,23 @@ class Location:
     def directories(self) -> list[str]:
         """Names of the directories right below, sorted."""
 
-        def find() -> Sequence[str]:
-            return obstore.list_with_delimiter(_client(self))["common_prefixes"]
+        def find() -> list[str]:
+            try:
+                prefixes = listings.directories(_client(self, retries=0), str(self))
+            except exceptions.InvalidPathError:
+                return self._as_bucket().directories(self._within())
+            except exceptions.BaseError as error:
+                if not may_pass(error):
+                    raise
+                prefixes = listings.directories(_client(self), str(self))
+            return [prefix.rstrip("/").rsplit("/", 1)[-1] for prefix in prefixes]
 
-        found, _ = self._persistently("", find, broke_off)  # who mistypes an endpoint shall know at once
-        return sorted(str(name).rstrip("/").rsplit("/", 1)[-1] for name in found)
+        if self.bucket is None:
+            _client(self)  # there is such a folder
+            found, _ = self._persistently("", lambda: keys.directories_in_folder(self.path))
+        else:
+            found, _ = self._persistently("", find, broke_off)  # who mistypes an endpoint shall know at once
+        return sorted(filter(keys.is_usual, found))
 
     def pages(self, directory: str, take: Callable[[Page], T]) -> list[T]:
         """What `take` makes of every page of a directory's flat listing, in order.
@@ -105,27 +129,45 @@ class Location:
         """
 
         def take_all() -> list[T]:
-            found: list[T] = []
-            for batch in obstore.list(_client(self), prefix=prefix, chunk_size=PAGE_KEYS, return_arrow=True):
-                columns: Any = [batch.column(name).to_pylist() for name in COLUMNS]
-                found.append(take(Page(prefix, *columns)))
-            return found
+            try:
+                return [take(page) for page in self._pages(prefix)]
+            except exceptions.InvalidPathError:
+                found = self._as_bucket().keys(f"{self._within()}{prefix}", self._within())
+                return [take(page) for page in listings.paged(prefix, found)]
 
-        prefix = f"{directory}/"
+        prefix = f"{directory}/" if directory else ""
         return self._persistently(prefix, take_all)[0]
 
-    def read(self, path: str) -> bytes:
-        """The whole object, by one GET."""
-        return bytes(self.fetch(path).content)
+    def _pages(self, prefix: str) -> Iterator[Page]:
+        """Raises InvalidPathError for a name in a bucket that the client refuses."""
+        client = _client(self)
+        if isinstance(client, LocalStore):
+            return listings.paged(prefix, keys.in_folder(self.path, prefix))
+        return listings.pages(client, prefix, f"{self}/{prefix}".rstrip("/"))
 
-    def fetch(self, path: str) -> Fetched:
+    def _as_bucket(self) -> keys.Bucket:
+        assert self.bucket is not None
+        return keys.Bucket(self.bucket, endpoint(self.endpoint_url, self.profile), self.profile)
+
+    def _within(self) -> str:
+        """What all keys begin with."""
+        return f"{self.path}/" if self.path else ""
+
+    def read(self, path: str, most_bytes: int = FILE_BYTES) -> bytes:
+        """The whole object, by one GET; DataError where it has more bytes than that."""
+        return bytes(self.fetch(path, most_bytes=most_bytes).content)
+
+    def fetch(self, path: str, size: int | None = None, most_bytes: int = TILE_BYTES) -> Fetched:
         """The whole object, by one GET; by further ones, ever longer apart, while it is the network or the store that
         fails, for RETRY_S seconds. Length and, where the store gives one, MD5 are verified.
+
+        Raises Resized before it is read where it has not the size in bytes that was listed.
         """
         unlike: set[bytes] = set()
+        where = f"{self}/{path}"
 
-        def get() -> tuple[memoryview, StoredFile]:
-            content, file = _get(self, path)
+        def get() -> tuple[memoryview, StoredFile, str]:
+            content, file, encoding = read_whole(_client(self, retries=0), path, where, size, most_bytes)
             digest = _digest_if_unlike(self, content, file.etag)
             if digest in unlike and self not in _with_md5:  # the same bytes again: they are the object's, not its ETag
                 _without_md5.add(self)
@@ -135,10 +177,10 @@ class Location:
                     "what came is not what the store has, by its MD5 (if some ETags are none, set dataset.verify_md5 "
                     "to false)"
                 )
-            return content, file
+            return content, file, encoding
 
-        (content, file), retries = self._persistently(path, get)
-        return Fetched(content, file, retries)
+        (content, file, encoding), retries = self._persistently(path, get)
+        return Fetched(decoded(content, encoding, where, most_bytes), file, retries)
 
     def _persistently(
         self, path: str, work: Callable[[], T], is_to_retry: Callable[[Exception], bool] = may_pass
@@ -162,43 +204,18 @@ class Location:
         return explained(f"{self}/{path}".rstrip("/"), self.bucket, self.profile, tried)
 
 
-@dataclass(frozen=True)
-class StoredFile:
-    path: str
-    size: int
-    etag: str  # empty where the store gives none
+def read_file(
+    text: str, channels: Mapping[str, Path] | None = None, most_bytes: int = FILE_BYTES, **options: Any
+) -> bytes:
+    """A single file named like a location: s3://bucket/key, a local path, or channel:NAME/file.
 
-
-class Page(NamedTuple):
-    """Some of a directory's files, as columns."""
-
-    prefix: str  # of all paths: the directory and a slash
-    paths: list[str]  # below the bucket or folder
-    sizes: list[int]
-    etags: list[str | None]
-
-
-class Fetched(NamedTuple):
-    content: memoryview  # the client's own, not copied
-    file: StoredFile
-    retries: int
-
-
-def read_file(text: str, channels: Mapping[str, Path] | None = None, **options: Any) -> bytes:
-    """A single file named like a location: s3://bucket/key, a local path, or channel:NAME/file."""
+    Raises DataError, before it is read, where it has more bytes than that.
+    """
     parent, slash, name = text.rpartition("/")
     if not slash or not name or parent in ("s3:", "s3:/", "file:", "file:/"):
         raise ConfigError(f"{text!r}: accepted: s3://bucket/key, /folder/file, ./file, channel:NAME/file")
-    return Location.parse(f"{parent}/", channels, **options).read(name)
-
-
-def _get(location: Location, path: str) -> tuple[memoryview, StoredFile]:
-    found = obstore.get(_client(location, retries=0), path)
-    content = memoryview(found.bytes())
-    file = StoredFile(path, found.meta["size"], found.meta["e_tag"] or "")
-    if len(content) != file.size:
-        raise exceptions.GenericError(f"{len(content)} bytes came, of {file.size}")
-    return content, file
+    location = Location.parse(f"{parent}/", channels, **options)
+    return interruptibly(lambda: location.read(name, most_bytes))
 
 
 _with_md5: set[Location] = set()  # where an ETag has been one,
@@ -212,33 +229,18 @@ def _digest_if_unlike(location: Location, content: memoryview, etag: str) -> byt
     """
     if not _verifies_md5(location) or location in _without_md5 or not MD5.fullmatch(etag):
         return None
-    digest = hashlib.md5(content, usedforsecurity=False)
-    if digest.hexdigest() != etag.strip('"'):
-        return digest.digest()
-    _with_md5.add(location)
-    return None
+    digest = md5_if_unlike(content, etag)
+    if digest is None:
+        _with_md5.add(location)
+    return digest
 
 
 @functools.cache
 def _verifies_md5(location: Location) -> bool:
     if location.verify_md5 != "auto":
         return location.verify_md5
-    address = urlsplit(_endpoint(location) or "https://")
+    address = urlsplit(endpoint(location.endpoint_url, location.profile).url or "https://")
     return address.scheme == "http" and not LOOPBACK.fullmatch(address.hostname or "")
-
-
-def _endpoint(location: Location) -> str | None:
-    """Raises ConfigError for a variable that is no address; an empty one is as good as none, also to the client."""
-    if location.endpoint_url:
-        return location.endpoint_url
-    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
-        value = os.environ.get(name)
-        if value and not web_address.holds(value):
-            raise ConfigError(f"environment: {name} = {value!r}: accepted: {web_address.accepts}")
-        if value:
-            return value
-        os.environ.pop(name, None)
-    return None
 
 
 def _client(location: Location, retries: int = RETRIES) -> S3Store | LocalStore:
@@ -263,11 +265,21 @@ def _client_here(location: Location, retries: int) -> S3Store | LocalStore:
             where = "" if location.name == location.path else f"; it was looked for at {location.path}"
             raise NotFound(f"{location}: no such folder{where}")
         return LocalStore(location.path)
-    endpoint = _endpoint(location)
-    return S3Store(
-        location.bucket,
-        prefix=location.path or None,
-        client_options={"allow_http": bool(endpoint and endpoint.startswith("http://")), **TIMEOUTS},
-        retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=RETRY_S)},
-        **identity(location.profile) | ({"endpoint": endpoint} if endpoint else {}),
-    )
+    place, who = endpoint(location.endpoint_url, location.profile), identity(location.profile)
+    options: ClientConfig = {"allow_http": bool(place.url and place.url.startswith("http://")), **TIMEOUTS}
+    options |= redirects.blocked(place.url, who["region"])
+    if place.certificates:
+        options["root_certificate"] = place.certificates
+    if place.url and carries_token(who):
+        redirects.refuse(f"{place.bucket_url(location.bucket)}?list-type=2&max-keys=0", str(location))
+    try:
+        return S3Store(
+            location.bucket,
+            prefix=location.path or None,
+            client_options=options,
+            retry_config={"max_retries": retries, "retry_timeout": timedelta(seconds=RETRY_S)},
+            **who | place.options(location.bucket),
+        )
+    except (exceptions.BaseError, ValueError) as error:
+        what = str(error).split("\n")[0]
+        raise ConfigError(f"{location}: {what}; check the AWS_* variables and the profile") from error

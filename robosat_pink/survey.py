@@ -7,28 +7,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from robosat_pink import coverage
 from robosat_pink.config import Config
+from robosat_pink.coverage import Coverage
 from robosat_pink.datasets import TilePairs
 from robosat_pink.losses import IGNORE
 
-MOST_TILES = 64  # read
-AT_ONCE = 8
 SAMPLED = 4096  # pixels of a tile that the percentiles are taken from
 EXTREMES = (2, 98)  # percentiles
 
 
 @dataclass(frozen=True)
 class Survey:
-    """Of the valid pixels of the tiles read; bands in the order the network sees them, in digital numbers."""
+    """Of the valid pixels of the tiles read: bands as the network sees them, numbers divided by their scale."""
 
-    rows: tuple[int, ...]  # of the pairs
-    scale: np.ndarray  # (C,) what the numbers are divided by
+    coverage: Coverage
+    scales: tuple[np.ndarray, ...]  # (C,) what the numbers are divided by: as many as there are among the tiles
     mean: np.ndarray  # (C,)
     std: np.ndarray  # (C,)
     low: np.ndarray  # (C,)
     high: np.ndarray  # (C,)
-    pixels: np.ndarray  # (K,) int64 by class, K = 2 for a single class (background first)
-    ignored: int  # pixels that count nowhere
     side: int  # pixels, of the median tile
     padded_side: int  # the same, as it is evaluated
     seconds: float
@@ -39,7 +37,7 @@ class Survey:
     def shares(self) -> np.ndarray:
         """(K,) of the valid pixels; nan where there are none."""
         with np.errstate(invalid="ignore"):
-            shares: np.ndarray = self.pixels / self.pixels.sum()
+            shares: np.ndarray = self.coverage.pixels / self.coverage.pixels.sum()
         return shares
 
 
@@ -72,40 +70,33 @@ class Moments:
 
 
 def survey(config: Config, tiles: TilePairs, rows: np.ndarray) -> Survey:
-    """Read at most MOST_TILES whole tiles, evenly spread over `rows`; raises what a training would raise at them."""
+    """Read some whole tiles, evenly spread over `rows`; raises what a training would raise at them."""
     started = time.monotonic()
-    chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(MOST_TILES, len(rows))).round().astype(int))].tolist()
-    size = max(config.num_classes, 2)
-    pixels, ignored = np.zeros(size, dtype=np.int64), 0
-    moments, scale = Moments(config.num_channels), np.ones(config.num_channels)
+    counting, moments = coverage.Counting(config.num_classes), Moments(config.num_channels)
+    scales: dict[bytes, np.ndarray] = {}
     sampled: list[np.ndarray] = []
     sides: list[tuple[int, int]] = []  # of each tile, and padded
     fetched = decoded = 0
-    for first in range(0, len(chosen), AT_ONCE):
-        for sample in tiles.__getitems__(chosen[first : first + AT_ONCE]):
-            valid = sample.mask != IGNORE
-            pixels += np.bincount(sample.mask[valid], minlength=size)
-            height, width = sample.size
-            ignored += height * width - int(valid.sum())
-            values = sample.image[:, valid]
-            moments.add(values)
-            sampled.append(values[:, :: max(1, values.shape[1] // SAMPLED)])
-            sides.append((height, len(sample.mask)))
-            scale = sample.scale
-            fetched += sample.fetched_bytes
-            decoded += height * width * (len(sample.image) * sample.image.itemsize + 1)
+    for sample in coverage.read(tiles, coverage.chosen(rows)):
+        counting.add(sample)
+        height, width = sample.size
+        values = sample.image[:, sample.mask != IGNORE] / sample.scale[:, None].astype(np.float64)
+        moments.add(values)
+        sampled.append(values[:, :: max(1, values.shape[1] // SAMPLED)])
+        sides.append((height, len(sample.mask)))
+        scales.setdefault(sample.scale.tobytes(), sample.scale)
+        fetched += sample.fetched_bytes
+        decoded += height * width * (len(sample.image) * sample.image.itemsize + 1)
     side, padded_side = np.median(sides, axis=0).astype(int).tolist()
     some = np.concatenate(sampled, axis=1)
     low, high = np.percentile(some, EXTREMES, axis=1) if some.size else np.zeros((2, config.num_channels))
     return Survey(
-        rows=tuple(chosen),
-        scale=scale,
+        coverage=counting.finish(len(rows)),
+        scales=tuple(scales.values()),
         mean=moments.mean,
         std=moments.std,
         low=low,
         high=high,
-        pixels=pixels,
-        ignored=ignored,
         side=side,
         padded_side=padded_side,
         seconds=time.monotonic() - started,

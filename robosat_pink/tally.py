@@ -123,6 +123,10 @@ class Tally:
                 "masks declare another class's value as nodata?",
                 self.phase,
             )
+        elif self.phase == "train" and self.epoch == 1 and not counts.sum(axis=1).all():
+            of_classes = zip(self.config.classes, counts.sum(axis=1), strict=True)  # several: a single one has no third
+            absent = [each.name for each, pixels in of_classes if not pixels]
+            log.warning("warning: no pixel that epoch 1 has trained on is %s", ", ".join(absent))
         values = metrics.scores(counts, [each.name for each in self.config.classes], loss)
         values |= {"tiles": samples, "empty": empty, "seconds": seconds, "waited_s": self.waited_s}
         log.info(

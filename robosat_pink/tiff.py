@@ -17,6 +17,10 @@ import imagecodecs
 import numpy as np
 from tifffile import TiffFile, TiffPage
 
+from robosat_pink import band_tags, georeference
+from robosat_pink.band_tags import BandTags
+from robosat_pink.georeference import Georeference
+
 logging.getLogger("tifffile").disabled = True  # of a file it cannot read, GDAL says so
 
 NATIVE = "<" if sys.byteorder == "little" else ">"
@@ -26,14 +30,31 @@ PHOTOMETRICS = {1, 2}  # grey and RGB: GDAL reads these as they are
 LAYOUT = (258, 259, 262, 277, 284, 339)  # bits, compression, photometry, bands, their order, kind; GDAL writes all
 ALPHAS = {1, 2}  # among ExtraSamples
 ORIENTATION, GDAL_METADATA, GDAL_NODATA, MODEL_TRANSFORMATION = 274, 42112, 42113, 34264
+GEOREFERENCE = (33550, 33922, 34735, 34736, 34737)  # pixel scale, tie point, keys, their numbers and texts
+MOST_READ = (
+    1 << 22
+)  # bytes of a header in one piece: more is a list of a quarter of a million strips, which GDAL counts
 DTYPES = {"uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"}
 
 
 class Plain(NamedTuple):
-    """What is in the file, all bands (C, H, W), and the value that stands for missing ones."""
+    """What is in the file: all bands (C, H, W), the value that stands for missing ones, and what it says of itself."""
 
     values: np.ndarray  # perhaps the file's own bytes, which cannot be written to
     nodata: float | None
+    tags: BandTags
+    georeference: Georeference | None
+
+
+class _Places(NamedTuple):
+    """Where in a file its georeference stands: it differs in each tile, and so is no part of a remembered header."""
+
+    spans: tuple[slice, ...]  # as GEOREFERENCE has them; empty for what is not there
+    order: str
+
+    def read(self, data: memoryview) -> Georeference | None:
+        scale, tie_point, keys, *parameters = (bytes(data[span]) for span in self.spans)
+        return georeference.from_geotiff(scale, tie_point, keys, b"|".join(parameters), self.order)
 
 
 class _Header(NamedTuple):
@@ -45,6 +66,8 @@ class _Header(NamedTuple):
     is_planar: bool
     place: int  # of the first pixel
     nodata: float | None
+    tags: BandTags
+    georeference: _Places
 
     def is_of(self, data: memoryview) -> bool:
         """Whether a file of the same size has the same in all these places, and so would be read alike."""
@@ -52,15 +75,16 @@ class _Header(NamedTuple):
 
     def lay_over(self, data: memoryview) -> Plain:
         values = np.frombuffer(data, self.dtype, math.prod(self.shape), self.place).reshape(self.shape)
-        return Plain(values if self.is_planar else values.transpose(2, 0, 1), self.nodata)
+        values = values if self.is_planar else values.transpose(2, 0, 1)
+        return Plain(values, self.nodata, self.tags, self.georeference.read(data))
 
 
 _headers: dict[tuple[int, int], _Header] = {}  # by size of file and limit: uncompressed tiles mostly share one
 MOST_HEADERS = 64  # tiles with longer or shorter texts in them have other sizes
 
 
-def decode(data: bytes | memoryview, max_pixels: int) -> Plain | None:
-    """None where the file is not plain, has more pixels than that, or cannot be read.
+def decode(data: bytes | memoryview, max_pixels: int, max_bytes: int = 1 << 30) -> Plain | None:
+    """None where the file is not plain, has more pixels or takes more memory than that, or cannot be read.
 
     The array may lie in the data, and then at an odd place, for GDAL begins pixels there, too; NumPy does not mind.
     """
@@ -74,9 +98,9 @@ def decode(data: bytes | memoryview, max_pixels: int) -> Plain | None:
         with TiffFile(stream) as file:
             if len(file.pages) != 1 or not _is_plain(page := file.pages.first, max_pixels):
                 return None
-            if not _is_whole(page, len(data)):
+            if not _is_whole(page, len(data)) or max(page.nbytes, _bytes_of_a_chunk(page)) > max_bytes:
                 return None
-            nodata = _nodata(page)
+            nodata, tags, places = _nodata(page), _band_tags(page), _places(page)
             height, width, bands = page.imagelength, page.imagewidth, page.samplesperpixel
             is_planar = page.planarconfig == 2
             expected = (bands, height, width) if is_planar else (height, width, bands)
@@ -85,7 +109,7 @@ def decode(data: bytes | memoryview, max_pixels: int) -> Plain | None:
                 if len(_headers) >= MOST_HEADERS:
                     _headers.clear()
                 parts = tuple(stream.parts)
-                header = _Header(parts, page.dtype, expected, is_planar, page.dataoffsets[0], nodata)
+                header = _Header(parts, page.dtype, expected, is_planar, page.dataoffsets[0], nodata, tags, places)
                 _headers[len(data), max_pixels] = header
                 return header.lay_over(data)
             # Of damaged deflate libtiff gives what it has, without a word, where more comes out than it has room.
@@ -96,7 +120,7 @@ def decode(data: bytes | memoryview, max_pixels: int) -> Plain | None:
     if values.dtype != page.dtype or _without_ones(values.shape) != _without_ones(expected):
         return None  # the two readers do not understand the header alike
     values = values.reshape(expected)
-    return Plain(values if is_planar else values.transpose(2, 0, 1), nodata)
+    return Plain(values if is_planar else values.transpose(2, 0, 1), nodata, tags, places.read(data))
 
 
 class _Stream(io.RawIOBase):
@@ -121,6 +145,8 @@ class _Stream(io.RawIOBase):
         return self._place
 
     def read(self, size: int = -1) -> bytes:
+        if size > MOST_READ:
+            raise ValueError(f"a header with a piece of {size} bytes")
         end = len(self._data) if size < 0 else self._place + size
         found = bytes(self._data[self._place : end])
         self.parts.append((self._place, found))
@@ -167,6 +193,25 @@ def _lies_as_it_is(page: TiffPage) -> bool:
         and page.fillorder == 1
         and page.predictor == 1
     )
+
+
+def _bytes_of_a_chunk(page: TiffPage) -> int:
+    """Of a strip or tile, decoded: its header may give it any size, whatever the image's."""
+    assert page.dtype is not None
+    return math.prod(page.chunks) * page.dtype.itemsize
+
+
+def _band_tags(page: TiffPage) -> BandTags:
+    text = page.tags.valueof(GDAL_METADATA)
+    bands = page.samplesperpixel
+    return band_tags.from_gdal_metadata(str(text), bands) if text else band_tags.plain(bands)
+
+
+def _places(page: TiffPage) -> _Places:
+    """Tags' values are not read here, but where they stand."""
+    found = [page.tags.get(code) for code in GEOREFERENCE]
+    spans = (slice(tag.valueoffset, tag.valueoffset + tag.valuebytecount) if tag else slice(0) for tag in found)
+    return _Places(tuple(spans), page.parent.byteorder)
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -8,27 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
-import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-import xxhash
 
 from robosat_pink.errors import DataError
-
-# Of tiles, in every mixture of small and capital letters.
-SUFFIXES = tuple(
-    "".join(letters)
-    for suffix in ("tif", "tiff", "png", "jpg", "jpeg", "webp")
-    for letters in itertools.product(*((letter, letter.upper()) for letter in suffix))
-)
-NUMBER = "(0|[1-9][0-9]{0,8})"  # as it is written back, and within 32 bits
-TILE_PATH = re.compile(rf"{NUMBER}/{NUMBER}/{NUMBER}\.({'|'.join(SUFFIXES)})")
-PLAIN_NAME = rf"{NUMBER}/{NUMBER}/{NUMBER}\.tif".replace("(", "(?:")
-TILE = np.dtype([("zxy", np.int32, 3), ("suffix", np.uint8), ("version", np.uint64)])
+from robosat_pink.names import FILE, SUFFIXES
 
 
 class Tile(NamedTuple):
@@ -37,41 +24,18 @@ class Tile(NamedTuple):
     y: int
 
 
-def version_of(etag: str | None, size: int) -> int:
-    """64 bits that differ where contents differ, as far as the store tells them apart."""
-    return xxhash.xxh3_64_intdigest((etag or "").encode(), size)
-
-
-def parse_names(prefix: str, paths: Sequence[str], etags: Sequence[str | None], sizes: Sequence[int]) -> np.ndarray:
-    """The tiles (N,) of type TILE among files of one directory, by their paths, which begin with the prefix.
-
-    Mostly they are all z/x/y.tif, and then a million are parsed in a second.
-    """
-    text = "\n" + "\n".join(paths)
-    if re.fullmatch(rf"(?:\n{re.escape(prefix)}{PLAIN_NAME})+", text) and text.count("\n") == len(paths):
-        numbers = text.replace(f"\n{prefix}", "/").replace(".tif", "")
-        table = np.empty(len(paths), dtype=TILE)
-        table["zxy"] = np.fromstring(numbers[1:], dtype=np.int64, sep="/").reshape(-1, 3)
-        table["suffix"] = SUFFIXES.index("tif")
-        table["version"] = list(map(version_of, etags, sizes))
-        return table
-    rows: list[tuple[tuple[int, ...], int, int]] = []
-    for path, etag, size in zip(paths, etags, sizes, strict=True):
-        if match := TILE_PATH.fullmatch(path, len(prefix)):
-            *place, suffix = match.groups()
-            rows.append((tuple(map(int, place)), SUFFIXES.index(suffix), version_of(etag, size)))
-    return np.array(rows, dtype=TILE)
-
-
 @dataclass(frozen=True)
 class TileFiles:
     """The tile files of some directories: row i is in `directories[directory[i]]`, at `path(i)` below the bucket."""
 
     directories: tuple[str, ...]
-    directory: np.ndarray  # (N,) int32
+    directory: np.ndarray  # (N,) of the smallest unsigned type that holds all
     zxy: np.ndarray  # (N, 3) int32
     suffix: np.ndarray  # (N,) uint8, into SUFFIXES
     version: np.ndarray  # (N,) uint64, `version_of` the content
+    size: np.ndarray  # (N,) uint32, bytes; LARGEST and more are one
+    modified: np.ndarray  # (N,) uint32, seconds since 1970
+    sidecars: np.ndarray  # (N,) uint8, a bit for each of SIDECARS
 
     def __len__(self) -> int:
         return len(self.directory)
@@ -81,24 +45,52 @@ class TileFiles:
 
     def path(self, row: int) -> str:
         z, x, y = self.tile(row)
-        return f"{self.directories[self.directory[row]]}/{z}/{x}/{y}.{SUFFIXES[self.suffix[row]]}"
+        return f"{self.directories[self.directory[row]]}/{z}/{x}/{y}{SUFFIXES[self.suffix[row]]}"
 
     def take(self, rows: np.ndarray) -> TileFiles:
-        return TileFiles(self.directories, self.directory[rows], self.zxy[rows], self.suffix[rows], self.version[rows])
+        columns = (field.name for field in dataclasses.fields(self) if field.name != "directories")
+        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in columns})
 
     @classmethod
     def from_tables(cls, tables: Mapping[str, Sequence[np.ndarray]]) -> TileFiles:
         """From what `parse_names` found in each directory; the rows are sorted by directory and tile."""
-        found = [np.concatenate([*pages, np.empty(0, dtype=TILE)]) for pages in tables.values()]
-        found = [table[np.lexsort((table["suffix"], *table["zxy"].T[::-1]))] for table in found]
-        table = np.concatenate([*found, np.empty(0, dtype=TILE)])
+        found = [_joined(np.concatenate([*pages, np.empty(0, dtype=FILE)])) for pages in tables.values()]
+        table = np.concatenate([*found, np.empty(0, dtype=FILE)])
         return cls(
             directories=tuple(tables),
-            directory=np.repeat(np.arange(len(found), dtype=np.int32), [len(each) for each in found]),
+            directory=np.repeat(_numbers(len(found)), [len(each) for each in found]),
             zxy=table["zxy"].copy(),
             suffix=table["suffix"].copy(),
             version=table["version"].copy(),
+            size=table["size"].copy(),
+            modified=table["modified"].copy(),
+            sidecars=table["sidecar"].copy(),
         )
+
+
+def _joined(table: np.ndarray) -> np.ndarray:
+    """The tiles of one directory, sorted, with the bits of their sidecars. Of a name that comes twice, the latest."""
+    table = table[np.lexsort((table["modified"], table["sidecar"], table["suffix"], *table["zxy"].T[::-1]))]
+    is_followed = _is_of_one_tile(table[:-1], table[1:]) & (table["sidecar"][:-1] == table["sidecar"][1:])
+    table = table[np.append(~is_followed, len(table) > 0)[: len(table)]]
+    is_tile = table["sidecar"] == 0
+    tiles, sidecars = table[is_tile], table[~is_tile]
+    before = np.cumsum(is_tile)[~is_tile] - 1  # the last tile before each sidecar, which may be another one's
+    sidecars, before = sidecars[before >= 0], before[before >= 0]
+    is_its_own = _is_of_one_tile(tiles[before], sidecars)
+    np.bitwise_or.at(tiles["sidecar"], before[is_its_own], sidecars["sidecar"][is_its_own])
+    return tiles
+
+
+def _is_of_one_tile(table: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Row by row."""
+    is_one: np.ndarray = (table["zxy"] == other["zxy"]).all(axis=1) & (table["suffix"] == other["suffix"])
+    return is_one
+
+
+def _numbers(count: int) -> np.ndarray:
+    """0 to count - 1, in a type that takes little memory for each of a million tiles."""
+    return np.arange(count, dtype=np.min_scalar_type(max(count - 1, 0)))
 
 
 @dataclass(frozen=True)
@@ -107,7 +99,7 @@ class Pairs:
 
     images: TileFiles
     masks: TileFiles
-    group: np.ndarray  # (N,) int32
+    group: np.ndarray  # (N,) of the smallest unsigned type that holds all
     group_values: tuple[Hashable, ...]  # by number
     unpaired_images: int
     unpaired_masks: int
@@ -130,8 +122,9 @@ def pair(
     numbers: dict[Hashable, int] = {}
     for value in (*image_groups, *mask_groups):
         numbers.setdefault(value, len(numbers))
-    image_number = np.array([numbers[value] for value in image_groups], dtype=np.int32)[images.directory]
-    mask_number = np.array([numbers[value] for value in mask_groups], dtype=np.int32)[masks.directory]
+    number = _numbers(len(numbers))
+    image_number = number[[numbers[value] for value in image_groups]][images.directory]
+    mask_number = number[[numbers[value] for value in mask_groups]][masks.directory]
 
     _refuse_twins(images, "images")
     _refuse_twins(masks, "masks")
@@ -203,6 +196,7 @@ def split_pairs(
     neighbours stay together; by group, what the shared named groups matched. Each part gets at least one unit. The hash
     depends on seed and unit alone, so that more data does not reshuffle what was there.
     """
+    _refuse_several_zooms(pairs.images.zxy, by)
     if by == "group":
         units = pairs.group[:, None]
     else:
@@ -244,6 +238,60 @@ def parents(zxy: np.ndarray, zoom: int) -> np.ndarray:
         )
     up = zxy[:, 0] - zoom
     return np.column_stack([np.full(len(zxy), zoom, dtype=zxy.dtype), zxy[:, 1] >> up, zxy[:, 2] >> up])
+
+
+def seeming_cause(images: np.ndarray, masks: np.ndarray) -> str:
+    """Why tiles (N, 3) and (M, 3) have no place in common, where that shows."""
+    if not np.isin(images[:, 0], masks[:, 0]).any():
+        return f". The images are of zoom {_zooms(images)}, the masks of {_zooms(masks)}: tile both alike"
+    turned = masks.copy()
+    turned[:, 2] = (1 << masks[:, 0].astype(np.int64)) - 1 - masks[:, 2]
+    places = _ranks(np.zeros(len(images) + len(masks), dtype=np.uint8), np.concatenate([images, turned]))
+    if np.isin(places[: len(images)], places[len(images) :]).any():
+        return ". One side's y seems to count from the south (TMS): rename its files, y to 2^z - 1 - y"
+    return ""
+
+
+def _zooms(zxy: np.ndarray) -> str:
+    zooms, counts = np.unique(zxy[:, 0], return_counts=True)
+    return ", ".join(f"{zoom} ({count} tiles)" for zoom, count in zip(zooms, counts, strict=True))
+
+
+def _refuse_several_zooms(zxy: np.ndarray, by: str) -> None:
+    """DataError where a tile of val might show ground that is trained on at another zoom."""
+    zooms = np.unique(zxy[:, 0])
+    if by != "block" and len(zooms) > 1:
+        raise DataError(
+            f"the pairs are of several zooms: {_zooms(zxy)}; by dataset.split.by = {by}, ground of val tiles would be "
+            "trained on at another zoom. Take one zoom, by buckets and expressions that name no other, or set "
+            f"dataset.split: {{by: block, zoom: {zooms[0]}}}, or a lower zoom, which keeps a block's tiles together"
+        )
+
+
+def refuse_crossings(pairs: Pairs, split: Split, source: str) -> None:
+    """DataError where tiles that are not trained on cover ground of training tiles of another zoom, or lie in it."""
+    zxy = pairs.images.zxy
+    train, others = zxy[split.train], zxy[np.concatenate([split.val, split.holdout])]
+    is_crossing = np.zeros(len(others), dtype=bool)
+    for zoom in np.unique(zxy[:, 0])[:-1].tolist():
+        coarse, fine, coarse_train, fine_train = (
+            *(others[:, 0] == zoom, others[:, 0] > zoom),
+            *(train[train[:, 0] == zoom], train[train[:, 0] > zoom]),
+        )
+        is_crossing[coarse] |= np.isin(_ground(others[coarse], zoom), _ground(fine_train, zoom))
+        is_crossing[fine] |= np.isin(_ground(others[fine], zoom), _ground(coarse_train, zoom))
+    if is_crossing.any():
+        raise DataError(
+            f"dataset.split.from: {source}: the pairs are of several zooms: {_zooms(zxy)}; {is_crossing.sum()} of the "
+            f"{len(others)} tiles to evaluate or hold out cover ground of training tiles of another zoom, or lie in "
+            "it. Take one zoom, by buckets and expressions that name no other, or the ids of a run that split by block"
+        )
+
+
+def _ground(zxy: np.ndarray, zoom: int) -> np.ndarray:
+    """A number (N,) for the tile at `zoom` that contains each."""
+    _, x, y = parents(zxy, zoom).astype(np.int64).T
+    return x << 32 | y
 
 
 def tile_id(root: str, tile: Tile) -> str:

@@ -93,12 +93,13 @@ def run_in(place: Place, config: Config, container: Container, stop: StopRequest
         (handler,) = log.root.handlers
         handler.setFormatter(MaskingFormatter(f"process {place.rank}: %(message)s"))
         log.root.setLevel(logging.WARNING)
-    with distributed.joined(container, place, config.runtime.peer_timeout_s) as world:
+    with distributed.joined(container, place, config.runtime.peer_timeout_s, stop) as world:
         ended = run(config, container, stop, world)
-    if world.is_first:
-        from robosat_pink import report
+        world.release()
+        if world.is_first:
+            from robosat_pink import report
 
-        report.leave(*ended, container, stop)
+            report.leave(*ended, container, stop)
     if ended.stopped:
         raise ended.stopped
 
@@ -109,7 +110,7 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
         import torch
         from torch.amp.grad_scaler import GradScaler
 
-        from robosat_pink import assembly, checkpoint, machine, progress, results, resume
+        from robosat_pink import assembly, checkpoint, coverage, machine, progress, results, resume
         from robosat_pink import device as devices
         from robosat_pink.config import to_tree
         from robosat_pink.datasets import normalisation, store_options
@@ -132,9 +133,12 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
     device = devices.choose_device(config.runtime.device, world.place.local_rank)
     precision = devices.choose_precision(config.runtime.precision, device)
     memory_format = devices.choose_layout(device, precision)
-    devices.prepare(device, world.place.local_size)
+    devices.prepare(device, world.place.local_size, world.neighbours())
 
     tiles, split = assembly.find_tiles(config, container, world)
+    remarks = world.shared(lambda: coverage.look(config, tiles, split.train))
+    for remark in remarks:
+        log.log(logging.WARNING if remark.startswith("warning: ") else logging.INFO, remark)
     is_synchronised = config.model.batch_norm == "synchronised" and world.size > 1
     model, upsampling = assembly.build_network(config, start, device, where, is_synchronised)
     model.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
@@ -168,6 +172,7 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
         watch=watch,
         network=world.parallel(network, device, config.runtime.accumulation),
         world=world,
+        remarks=tuple(remarks),
     )
     with writer:
         outcome: results.Results | results.NoResults = results.NoResults()
@@ -191,7 +196,7 @@ def fit_and_evaluate(
     where no epoch is done.
     """
     from robosat_pink import assembly, loop
-    from robosat_pink.reader import Changed
+    from robosat_pink.tile_file import Changed
 
     for attempt in itertools.count():
         try:

@@ -11,9 +11,9 @@ import torch
 from robosat_pink import checkpoint, models
 from robosat_pink.config import Config
 from robosat_pink.datasets import normalisation
+from robosat_pink.decoding import scales_of
 from robosat_pink.errors import CheckpointError, DataError
 from robosat_pink.models import build_model
-from robosat_pink.reader import scales_of
 from robosat_pink.schema import Problems, build
 from robosat_pink.transforms import EvaluationTransform
 
@@ -52,13 +52,14 @@ class TrainedModel:
     def probabilities(self, image: np.ndarray) -> np.ndarray:
         """Of one class (1, H, W), of several (K, H, W), float32, from digital numbers (C, H, W) of `bands` in order.
 
-        What is not finite is fed as 0, as in training. Raises DataError for another number of bands.
+        What is not finite is fed as 0, as in training. Where a channel's scale is `tags`, the numbers of its bands are
+        those that the file's own scale and offset give. Raises DataError for another number of bands.
         """
         if image.ndim != 3 or len(image) != len(self.bands):
             raise DataError(f"image {image.shape}: accepted: (C, H, W) with the bands {self.bands} of a file, in order")
         height, width = image.shape[1:]
         multiple = models.MODELS[self.config.model.name].size_multiple
-        scale = torch.from_numpy(scales_of(self.config.channels, image.dtype, "image")[None]).to(self.device)
+        scale = torch.from_numpy(scales_of(self.config.channels, image.dtype.name, "image")[None]).to(self.device)
         numbers = np.nan_to_num(image.astype(np.float32), posinf=0.0, neginf=0.0)
         numbers = np.pad(numbers, ((0, 0), (0, -height % multiple), (0, -width % multiple)))
         pixels = torch.from_numpy(numbers)[None].to(self.device)

@@ -62,6 +62,7 @@ class Packed(NamedTuple):
     cached: int  # of all, those that the cache had; the others took two requests each
     fetched_bytes: int
     retries: int
+    kinds: dict[str, int]  # what the samples' files say of their bands (`Notes.kind`), and the row of one that does
 
 
 class Packing:
@@ -99,6 +100,7 @@ class Packing:
             cached=sum(sample.fetched_bytes == 0 for sample in samples),
             fetched_bytes=sum(sample.fetched_bytes for sample in samples),
             retries=sum(sample.retries for sample in samples),
+            kinds={sample.notes.kind: sample.row for sample in samples},
         )
 
     def _put(self, number: int, sample: Sample) -> tuple[np.ndarray, np.ndarray]:

@@ -81,8 +81,8 @@ def files_in(location: Location, directory: str) -> list[StoredFile]:
     """Every file below a directory, by paths relative to it."""
 
     def files(page: Page) -> list[StoredFile]:
-        rows = zip(page.paths, page.sizes, page.etags, strict=True)
-        return [StoredFile(path.removeprefix(page.prefix), size, etag or "") for path, size, etag in rows]
+        rows = zip(page.paths, page.sizes, page.etags, page.modified, strict=True)
+        return [StoredFile(path.removeprefix(page.prefix), *row) for path, *row in rows]
 
     return [file for page in location.pages(directory, files) for file in page]
 

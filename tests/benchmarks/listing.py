@@ -22,8 +22,9 @@ from s3_read import machine
 from s3_server import PAGE_KEYS, S3Server
 
 from robosat_pink.config import ChannelConfig, DatasetConfig
-from robosat_pink.datasets import DIRECTORIES as THREADS
-from robosat_pink.datasets import TilePairs, _list_tiles
+from robosat_pink.datasets import TilePairs
+from robosat_pink.sides import DIRECTORIES as THREADS
+from robosat_pink.sides import Side, list_sides
 from robosat_pink.storage import Location
 
 SCENE = r"(?P<scene>scene_\d+)$"
@@ -44,7 +45,8 @@ def client_alone(url: str) -> None:
 
 
 def list_a_bucket(url: str) -> None:
-    _list_tiles(Location.parse("imagery", endpoint_url=url), SCENE, "image_bucket", "imagery_directory_regex")
+    images = Location.parse("imagery", endpoint_url=url)
+    list_sides([Side(images, SCENE, "image_bucket", "imagery_directory_regex")])
 
 
 def list_and_pair(url: str) -> None:

@@ -235,10 +235,10 @@ def test_hyperparameters_are_the_keys_that_stand_once() -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "limits"),
     [
-        ("model.lr", "Continuous", {"MinValue": "5e-324", "MaxValue": "1.7976931348623157e+308"}),
+        ("model.lr", "Continuous", {"MinValue": "5e-324", "MaxValue": "1000.0"}),
         ("model.data_augmentation", "Continuous", {"MinValue": "0.0", "MaxValue": "1.0"}),
         ("dataset.train_percent", "Continuous", {"MinValue": "5e-324", "MaxValue": "0.9999999999999999"}),
-        ("model.epochs", "Integer", {"MinValue": "1", "MaxValue": "2147483647"}),
+        ("model.epochs", "Integer", {"MinValue": "1", "MaxValue": "99999"}),
         ("dataset.split.zoom", "Integer", {"MinValue": "0", "MaxValue": "30"}),
         ("runtime.seed", "Integer", {"MinValue": "0", "MaxValue": "2147483647"}),
         ("model.name", "Categorical", {"Values": ["ternausnetv2", "albunet"]}),

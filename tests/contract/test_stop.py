@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -161,6 +163,59 @@ print(code, hasattr(sys.modules.get({module!r}), "__version__"))
     assert not (job / "output/failure").exists()
 
 
+@pytest.fixture
+def silent_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """The environment of a store that takes connections and never answers; when it has been asked, the event is set."""
+    asked = threading.Event()
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+
+        def accept() -> None:
+            kept = []
+            while True:
+                try:
+                    kept.append(listener.accept()[0])
+                except OSError:
+                    return
+                if kept[-1].recv(1):
+                    asked.set()
+
+        threading.Thread(target=accept, daemon=True).start()
+        for name in list(os.environ):
+            if name.startswith("AWS_"):
+                monkeypatch.delenv(name)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        yield asked
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["dataset.image_bucket=s3://silent", "dataset.mask_bucket=s3://silent-masks"],
+        ["checkpoint.path=s3://silent/weights.pth"],
+        ["dataset.split.from=s3://silent/run/test_ids.txt"],
+        ["--check", "dataset.image_bucket=s3://silent"],
+    ],
+)
+def test_signal_ends_a_run_that_waits_for_a_silent_store(
+    job: Path, silent_store: threading.Event, arguments: list[str]
+) -> None:
+    if "--check" in arguments:
+        arguments = ["--check", str(job / "input/data/config/experiment.yml"), *arguments[1:]]
+    command = [sys.executable, "-m", "robosat_pink.train", *arguments]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert silent_store.wait(120)
+    started = time.monotonic()
+    run.terminate()
+    said = run.communicate(timeout=60)[0]
+    assert time.monotonic() - started < 20
+    assert run.returncode == 0, said
+    assert "stopped by a signal" in said
+    assert not (job / "output/failure").exists()
+
+
 def test_signals_are_as_before_once_the_run_is_over(job: Path) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     assert main(["model.epochs=1"]) == 0
@@ -203,6 +258,43 @@ def test_process_1_passes_the_exit_code_on(job: Path) -> None:
     process = as_init("def main():\n    assert os.getpid() != 1\n    return 3", job)
     process.communicate(timeout=60)
     assert process.returncode == 3
+
+
+@pytest.mark.usefixtures("needs_namespaces")
+@pytest.mark.parametrize("delay_s", [0.0, 0.1, 0.2])
+def test_process_1_is_stopped_by_what_comes_before_python_listens(job: Path, tmp_path: Path, delay_s: float) -> None:
+    if subprocess.run(["env", "--block-signal=TERM", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs env of coreutils 8.31 or later")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tmp_path / "bin/python3").chmod(0o755)
+    path = f"{tmp_path}/bin:{os.environ['PATH']}"
+    start = Path(__file__).parents[2] / "start.sh"
+    process = subprocess.Popen(
+        ["unshare", "--pid", "--fork", "--mount-proc", "bash", str(start), "train"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"SAGEMAKER_BASE_DIR": str(job), "PATH": path},
+    )
+    first = first_process(process.pid)
+    time.sleep(delay_s)
+    os.kill(first, signal.SIGTERM)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, out
+    assert out.startswith("stopped by a signal")
+
+
+def first_process(parent: int) -> int:
+    """The only child, once start.sh has become what lets signals wait: some milliseconds after its start."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+            status = Path(f"/proc/{child}/status").read_text()
+            blocked = next(line for line in status.splitlines() if line.startswith("SigBlk:"))
+            if int(blocked.split()[1], 16) & 1 << signal.SIGTERM - 1 and status.startswith("Name:\tbash"):
+                return int(child)
+        time.sleep(0.001)
+    raise AssertionError("no process lets SIGTERM wait")
 
 
 @pytest.mark.usefixtures("needs_namespaces")

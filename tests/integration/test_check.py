@@ -104,26 +104,26 @@ def test_counts_shares_and_statistics_are_those_of_an_independent_count(
         assert f"  {scene}: {len(pairs)} pairs (train {train}, val {len(pairs) - train})" in said
 
     (survey,) = found
-    assert len(survey.rows) == min(64, train)
+    assert len(survey.coverage.rows) == min(64, train)
     pixels, ignored, values = np.zeros(2, dtype=int), 0, []
     by_row = sorted(pairs, key=lambda each: tuple(map(int, each)))
-    for row in survey.rows:
+    for row in survey.coverage.rows:
         with rasterio.open(images[by_row[row]]) as image, rasterio.open(masks[by_row[row]]) as mask:
             numbers, truth = image.read([1, 2, 3, 4]), mask.read(1)
         valid = (numbers != 0).any(axis=0)
         pixels += np.bincount(truth[valid], minlength=2)
         ignored += int((~valid).sum())
         values.append(numbers[:, valid])
-    assert survey.pixels.tolist() == pixels.tolist()
-    assert survey.ignored == ignored
+    assert survey.coverage.pixels.tolist() == pixels.tolist()
+    assert survey.coverage.ignored == ignored
     shares = pixels / pixels.sum()
     assert f"background {shares[0]:.2%}, snow {shares[1]:.2%}" in said
-    everything = np.concatenate(values, axis=1).astype(np.float64)
+    everything = np.concatenate(values, axis=1).astype(np.float64) / 10000
     np.testing.assert_allclose(survey.mean, everything.mean(axis=1), rtol=1e-9)
     np.testing.assert_allclose(survey.std, everything.std(axis=1), rtol=1e-9)
     told = re.findall(r"  band \d: .*, mean ([\d.]+), std ([\d.]+)", said)
-    np.testing.assert_allclose([float(mean) for mean, _ in told], everything.mean(axis=1) / 10000, rtol=0.01)
-    np.testing.assert_allclose([float(std) for _, std in told], everything.std(axis=1) / 10000, rtol=0.01)
+    np.testing.assert_allclose([float(mean) for mean, _ in told], everything.mean(axis=1), rtol=0.01)
+    np.testing.assert_allclose([float(std) for _, std in told], everything.std(axis=1), rtol=0.01)
     assert "checked; nothing was trained" in said
     assert re.search(r"time, on cpu in torch\.\w+: about .* an epoch, .* for \d+; \d+ tiles were read", said)
     assert re.search(r"disk, model: [\d.]+ GB .* where [\d.]+ GB are free", said)
@@ -197,20 +197,39 @@ def test_padding_is_no_part_of_a_tile(
     tiles = tiles_of(opt_ml / "imagery", ".*")
     by_row = sorted(tiles, key=lambda each: tuple(map(int, each)))
     missing = 0
-    for row in survey.rows:
+    for row in survey.coverage.rows:
         with rasterio.open(tiles[by_row[row]]) as image:
             missing += int((image.read() == 0).all(axis=0).sum())
-    share = missing / (len(survey.rows) * 100 * 100)
-    assert f"in {len(survey.rows)} training tiles of 100 x 100: " in said
+    share = missing / (len(survey.coverage.rows) * 100 * 100)
+    assert f"in {len(survey.coverage.rows)} training tiles of 100 x 100: " in said
     assert f"; {share:.2%} of all pixels have no data" in said
-    assert survey.decoded_bytes == len(survey.rows) * 100 * 100 * (4 * 2 + 1)
+    assert survey.decoded_bytes == len(survey.coverage.rows) * 100 * 100 * (4 * 2 + 1)
 
 
 def test_class_that_is_nowhere_is_warned_of(job: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
     arguments = job()
     classes = 'classes=[{"name": "ground", "values": [0]}, {"name": "snow", "values": [1]}, {"name": "ice"}]'
     assert main([*arguments, classes]) == 0
-    assert "warning: no pixel of the tiles read is ice" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "warning: no pixel of the 6 training tiles is ice (mask value 2): the masks do not have that value" in said
+
+
+def test_tiles_of_two_types_are_measured_as_they_are_fed(
+    job: Callable[..., list[str]], opt_ml: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 8 training tiles, 5 hold 51 in 8 bits and 3 hold 4000 in 16 bits: 0.2 and 0.4 by their own scale."""
+    arguments = job()
+    for number, path in enumerate(sorted((opt_ml / "imagery").rglob("*.tif"))):
+        value, dtype = ((51, "uint8"), (4000, "uint16"))[number % 2]
+        with rasterio.open(path) as file:
+            profile = file.profile | {"dtype": dtype}
+        with rasterio.open(path, "w", **profile) as file:
+            file.write(np.full((4, 64, 64), value, dtype))
+    assert main([*arguments, "dataset.train_percent=0.89"]) == 0
+    said = capsys.readouterr().out
+    assert "channels.0: digital numbers divided by 255 and 10000, over valid pixels" in said
+    assert "mean 0.2750, std 0.0968" in said
+    assert "mean: [0.275, 0.275, 0.275, 0.275], std: [0.09682, 0.09682, 0.09682, 0.09682], scale: auto" in said
 
 
 def test_checkpoint_of_another_band_count_is_refused_before_a_run(

@@ -48,7 +48,9 @@ def buckets(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             write_tile(image, np.stack([1 + row + column, 1 + row + 2 * column, 3 + row + 0 * column]).astype("uint16"))
         else:
             values = (row + 2 * column) % 7
-            write_tile(mask, np.where(values == 6, 255, values % 2).astype(np.uint8), nodata=255)
+            write_tile(
+                mask, np.where(values == 6, 255, values % 2).astype(np.uint8), nodata=255, crs=None, transform=None
+            )
     return folder
 
 
@@ -108,7 +110,7 @@ def assert_every_path_agrees(
 ) -> list[Arrays]:
     """What every path gives."""
     with monkeypatch.context() as patch:
-        patch.setattr("robosat_pink.tiff.decode", lambda data, max_pixels: None)
+        patch.setattr("robosat_pink.tiff.decode", lambda data, max_pixels, max_bytes: None)
         expected = read.listed(folder)
     assert_same(read.listed(folder), expected)
     assert_same(read.listed("channel:"), expected)
@@ -174,7 +176,7 @@ def test_corrupt_tile_is_the_same_error_by_every_path(
 
     def by_gdal() -> Any:
         with monkeypatch.context() as patch:
-            patch.setattr("robosat_pink.tiff.decode", lambda data, max_pixels: None)
+            patch.setattr("robosat_pink.tiff.decode", lambda data, max_pixels, max_bytes: None)
             return read.listed(f"{buckets}/")
 
     paths: list[Callable[[], Any]] = [

@@ -50,7 +50,7 @@ def lay_out(job: Path, image: Path, mask: Path | None = None, **classes: Any) ->
             labels.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(mask, labels)
         else:
-            write_tile(labels, np.tri(height, width, dtype=np.uint8))
+            write_tile(labels, np.tri(height, width, dtype=np.uint8), crs=None, transform=None)  # it lies nowhere
     experiment = {
         "dataset": {"image_bucket": "channel:imagery", "mask_bucket": "channel:mask", "train_percent": 0.5},
         "classes": [{"name": "snow", **classes}],

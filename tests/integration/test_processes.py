@@ -86,7 +86,7 @@ def until(run: subprocess.Popen[str], says: str) -> str:
 
 def children(process: int) -> list[int]:
     """The processes that train, by rank."""
-    found = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True, check=True).stdout.split()
+    found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
     ranks = {}
     for each in found:
         variables = Path(f"/proc/{each}/environ").read_bytes().split(b"\0")
@@ -103,6 +103,17 @@ def free_port() -> int:
 def is_open(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def begin_as_hosts(job: Path, *arguments: str) -> list[subprocess.Popen[str]]:
+    """A process as the first host, in the job's tree, and one as the second: its tree has the same input."""
+    other = job.parent / "other"
+    other.mkdir()
+    (other / "input").symlink_to(job / "input")
+    run = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [
+        begin(*arguments, RANK=str(rank), SAGEMAKER_BASE_DIR=str(base), **run) for rank, base in enumerate((job, other))
+    ]
 
 
 @pytest.mark.parametrize("extra", [(), ("runtime.accumulation=2",), ("runtime.workers=1", "model.batch_size=4")])
@@ -200,6 +211,34 @@ def test_processes_whose_time_is_over_end_together_and_the_first_leaves_the_repo
     assert "report in " in out
     assert (job / "output/data/report.html").exists()
     assert not (job / "output/failure").exists()
+
+
+def test_second_host_ends_after_the_first_has_left_report_and_model_card(job: Path) -> None:
+    """Some launchers, such as docker-compose for the SDK's local mode, stop all hosts when one has ended."""
+    first, second = begin_as_hosts(job, "model.epochs=1")
+    assert second.wait(timeout=300) == 0
+    left = [(job / name).exists() for name in ("model/MODEL_CARD.md", "output/data/report.html")]
+    out, _ = first.communicate(timeout=300)
+    assert first.returncode == 0, out
+    assert left == [True, True], out
+    assert "2 processes of this run are on one machine: 1 thread(s) each" in out
+    assert "TCPStore" not in second.communicate()[0]  # which torch says of a connection that is closed
+
+
+@pytest.mark.parametrize(
+    ("sent_to", "number", "code"), [(1, signal.SIGTERM, 0), (0, signal.SIGKILL, 1)], ids=["stopped", "first killed"]
+)
+def test_second_host_does_not_wait_for_the_report_when(job: Path, sent_to: int, number: int, code: int) -> None:
+    hosts = begin_as_hosts(job, "model.epochs=1")
+    until(hosts[0], "model and metrics are in")
+    hosts[0].send_signal(signal.SIGSTOP)  # in the middle of it
+    time.sleep(1)
+    hosts[sent_to].send_signal(number)
+    out, _ = hosts[1].communicate(timeout=45)
+    assert hosts[1].returncode == code, out
+    assert ("has vanished: process 0" in out) == (code == 1)
+    hosts[0].send_signal(signal.SIGCONT)
+    hosts[0].communicate(timeout=300)
 
 
 def test_more_processes_than_tiles_of_a_batch_are_refused(job: Path) -> None:

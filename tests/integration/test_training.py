@@ -494,8 +494,9 @@ def test_checkpoint_of_an_earlier_run_is_resumed_with_its_optimizer_and_epoch(
 def test_compiled_network_is_compiled_once_for_the_batches_that_most_are(
     job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither for the last batch, which is smaller, nor for evaluation; and it learns the same."""
-    assert main(["model.epochs=1"]) == 0
+    """Neither for the last batch, which is smaller, nor for evaluation; and it learns the same, in float32."""
+    settings = ["model.epochs=1", "runtime.precision=fp32"]
+    assert main(settings) == 0
     plain = weights(job / "model")
     for folder in ("model", "checkpoints"):
         shutil.rmtree(job / folder)
@@ -506,7 +507,8 @@ def test_compiled_network_is_compiled_once_for_the_batches_that_most_are(
     )
     torch._dynamo.reset()
     counters.clear()
-    assert main(["model.epochs=1", "runtime.compile=true"]) == 0
+    monkeypatch.setattr("robosat_pink.device.check_compiler", lambda device: None)  # which that backend needs none of
+    assert main([*settings, "runtime.compile=true"]) == 0
     assert counters["stats"]["unique_graphs"] == 1
     assert "the network is compiled in the first step" in capsys.readouterr().out
     compiled = weights(job / "model")

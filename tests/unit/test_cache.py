@@ -1,6 +1,8 @@
 """Decoded tiles on disk: what was kept comes back to the last bit, and whatever is wrong with it counts as absent."""
 
 import errno
+import fcntl
+import logging
 import mmap
 import os
 import pickle
@@ -57,7 +59,7 @@ def test_pixels_that_fill_whole_pages_are_written_from_where_they_are(
     image, mask = pattern(4, size, size).astype("uint16"), mask_pattern(size, size)
     image = in_pages(np.ascontiguousarray(image.transpose(1, 2, 0)), behind).transpose(2, 0, 1)
     mask = in_pages(mask)
-    packed = entry.pack(image, mask)
+    packed = entry.pack(image, mask, "notes")
     assert len(packed) == parts
     is_there = [
         np.may_share_memory(np.frombuffer(part, np.uint8), pixels) for part in packed for pixels in (image, mask)
@@ -248,8 +250,113 @@ def test_default_is_none_where_temporary_files_are_in_memory(monkeypatch: pytest
 
 def test_folder_that_the_experiment_names_and_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"dataset\.cache\.dir = .*/file/cache: cannot be made: .*max_gb to 0"):
+    with pytest.raises(
+        ConfigError, match=r"dataset\.cache\.dir = .*/file/cache: cannot be made or read: .*max_gb to 0"
+    ):
         open_cache(f"{tmp_path}/file/cache", None)
+
+
+@pytest.fixture
+def default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A default folder that is not there yet, on a disk with room."""
+    monkeypatch.setattr(cache, "is_in_memory", lambda folder: False)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=40 * 10**9))
+    monkeypatch.setattr(cache, "DEFAULT_FOLDER", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def test_default_folder_is_its_user_s_alone(default: Path) -> None:
+    before = os.umask(0)
+    try:
+        opened = open_cache(None, None)
+    finally:
+        os.umask(before)
+    assert opened is not None
+    assert (opened.folder, default.stat().st_mode & 0o777) == (default, 0o700)
+    default.chmod(0o755)  # as earlier versions made it
+    assert open_cache(None, None) is not None
+    assert default.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("what", ["link", "pipe", "file", "writable by others", "another user's"])
+def test_default_folder_that_may_be_somebody_else_s_is_not_trusted(
+    default: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    own = tmp_path / f"cache_{os.geteuid()}"
+
+    def put_in_the_way(path: Path) -> None:
+        if what == "link":
+            path.symlink_to(tmp_path)
+        elif what == "pipe":
+            os.mkfifo(path)
+        elif what == "file":
+            path.touch()
+        else:
+            path.mkdir()
+            path.chmod(0o777 if what == "writable by others" else 0o700)
+
+    put_in_the_way(default)
+    if what == "another user's":
+        other = os.geteuid() + 1
+        own = tmp_path / f"cache_{other}"
+        monkeypatch.setattr(os, "geteuid", lambda: other)
+    else:
+        opened = open_cache(None, None)
+        assert opened is not None
+        assert opened.folder == own
+        own.rename(tmp_path / "aside")
+    put_in_the_way(own)
+    with caplog.at_level(logging.INFO):
+        assert open_cache(None, None) is None
+    assert f"cache: off, {own} is no folder that this user alone can write" in caplog.text
+
+
+def test_folder_that_the_experiment_names_may_be_everybody_s(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    opened = open_cache(str(tmp_path), 1.0)
+    assert opened is not None
+    opened.put("abc", *pair())
+    assert (tmp_path / "abc.tile").stat().st_mode & 0o777 == 0o644
+    assert tmp_path.stat().st_mode & 0o777 == 0o777
+
+
+@pytest.mark.parametrize("what", ["pipe", "link", "folder", "device"])
+def test_entry_that_is_no_regular_file_counts_as_absent_without_a_wait(tmp_path: Path, what: str) -> None:
+    tiles = TileCache(tmp_path, MANY)
+    tiles.put("abd", *pair())
+    path = tmp_path / "abc.tile"
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("abd.tile" if what == "link" else "/dev/zero")
+    assert tiles.get("abc") is None
+    tiles.put("abc", *pair())
+    assert (tiles.get("abc") is None) == (what == "folder")
+    tiles.make_room()
+
+
+def test_count_that_another_holds_is_not_waited_for_without_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cache, "LOCK_S", 0.1)
+    tiles = TileCache(tmp_path, MANY)
+    with (tmp_path / cache.COUNT).open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        tiles.make_room()
+        tiles.put("abc", *pair())
+    assert "its count was locked for 0.1 s); tiles are not kept" in caplog.text
+    assert tiles.get("abc") is None
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path), os.mkdir])
+def test_count_that_is_no_regular_file_only_means_that_nothing_is_kept(tmp_path: Path, make: Any) -> None:
+    make(tmp_path / cache.COUNT)
+    tiles = TileCache(tmp_path, MANY)
+    tiles.make_room()
+    tiles.put("abc", *pair())
+    assert tiles.get("abc") is None
 
 
 def test_second_pass_over_a_bucket_sends_no_request_and_gives_the_same(

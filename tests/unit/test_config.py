@@ -39,6 +39,8 @@ KEYS: dict[str, tuple[Any, Any]] = {
     "dataset.split.test_percent": (0.0, 0.1),
     "dataset.split.zoom": (None, 8),
     "dataset.split.from": (None, "s3://models/run-1/test_ids.txt"),
+    "dataset.missing": ("auto", "declared"),
+    "dataset.ignore_values": ((), [255, 254]),
     "classes[].name": (REQUIRED, "snow"),
     "classes[].color": ("white", "#00ff7f"),
     "classes[].values": (None, [2, 3]),
@@ -484,14 +486,14 @@ def test_key_outside_its_section_is_pointed_there(tmp_path: Path, key: str, valu
 @pytest.mark.parametrize(
     ("key", "value", "accepted"),
     [
-        ("model.epochs", True, "a whole number, 1 or more"),
-        ("model.epochs", 3.5, "a whole number, 1 or more"),
-        ("model.epochs", "3", "a whole number, 1 or more"),
-        ("model.epochs", None, "a whole number, 1 or more"),
-        ("model.lr", "fast", "a number above 0"),
-        ("model.lr", True, "a number above 0"),
-        ("model.lr", [0.1], "a number above 0"),
-        ("model.decay", False, "a number, 0 or more"),
+        ("model.epochs", True, "a whole number, from 1 to 99,999"),
+        ("model.epochs", 3.5, "a whole number, from 1 to 99,999"),
+        ("model.epochs", "3", "a whole number, from 1 to 99,999"),
+        ("model.epochs", None, "a whole number, from 1 to 99,999"),
+        ("model.lr", "fast", "a number, above 0 to 1,000"),
+        ("model.lr", True, "a number, above 0 to 1,000"),
+        ("model.lr", [0.1], "a number, above 0 to 1,000"),
+        ("model.decay", False, "a number, from 0 to 100"),
         ("dataset.image_bucket", 3, "text"),
         ("dataset.image_bucket", False, "text"),
         ("dataset.aws_profile", 7, "text"),
@@ -500,10 +502,10 @@ def test_key_outside_its_section_is_pointed_there(tmp_path: Path, key: str, valu
         ("classes.0.name", 3, "text"),
         ("classes.0.values", 1, "a list of: a whole number"),
         ("classes.0.values", [1.0], "a whole number"),
-        ("channels.0.bands", 1, "a list of: a whole number, 1 or more"),
-        ("channels.0.bands", [], "a list of: a whole number, 1 or more"),
-        ("channels.0.scale", True, "a number above 0 or auto or raw"),
-        ("runtime.workers", "many", "a whole number, 0 or more or auto"),
+        ("channels.0.bands", 1, "a list of: a whole number, from 1 to 65,535"),
+        ("channels.0.bands", [], "a list of: a whole number, from 1 to 65,535"),
+        ("channels.0.scale", True, "a number, above 0 to 1,000,000,000,000 or auto or raw"),
+        ("runtime.workers", "many", "a whole number, from 0 to 1,024 or auto"),
         ("dataset", [1], "a section with the keys image_bucket, "),
         ("model", "albunet", "a section with the keys name, "),
         ("classes", {"name": "snow"}, "a list of sections, at least one"),
@@ -562,25 +564,25 @@ def test_whole_number_is_accepted_where_any_number_is(tmp_path: Path) -> None:
         ("dataset.mask_directory_regex", "*_binary", "in this one: nothing to repeat at position 0"),
         ("classes.0.color", "whit", "a color name or #rrggbb"),
         ("classes.0.values", [0, 1], "0 is the background of a single class"),
-        ("channels.0.bands", [0, 1], "1 or more"),
+        ("channels.0.bands", [0, 1], "from 1 to 65,535"),
         ("channels.0.mean", [0.5], "one number for each of the 2 bands"),
         ("channels.0.std", [0.5, 1.0, 2.0], "one number for each of the 2 bands"),
         ("channels.0.std", [0.5, 0], "above 0"),
-        ("channels.0.scale", 0, "a number above 0 or auto or raw"),
+        ("channels.0.scale", 0, "a number, above 0 to 1,000,000,000,000 or auto or raw"),
         ("channels.0.scale", "row", "did you mean raw?"),
         ("model.name", "albunett", "did you mean albunet?"),
         ("model.encoder", "resnet51", "albunet accepts: resnet50, resnet18, resnet34, resnet101, resnet152"),
         ("model.loss", "lovas", "did you mean lovasz?"),
         ("model.tile_size", 96, "albunet needs a multiple of 64; try 128"),
         ("model.tile_size", 513, "albunet needs a multiple of 64; try 576"),
-        ("model.tile_size", 0, "1 or more"),
-        ("model.batch_size", -7, "1 or more"),
-        ("model.epochs", 0, "1 or more"),
+        ("model.tile_size", 0, "from 1 to 16,384"),
+        ("model.batch_size", -7, "from 1 to 10,000"),
+        ("model.epochs", 0, "from 1 to 99,999"),
         ("model.lr", 0, "above 0"),
-        ("model.decay", -0.1, "0 or more"),
+        ("model.decay", -0.1, "from 0 to 100"),
         ("model.data_augmentation", 1.5, "from 0 to 1"),
         ("model.schedule", "cosin", "constant or cosine; did you mean cosine?"),
-        ("runtime.workers", -1, "0 or more or auto"),
+        ("runtime.workers", -1, "from 0 to 1,024 or auto"),
         ("runtime.precision", "fp8", "auto or fp32 or bf16 or fp16"),
     ],
 )
@@ -753,14 +755,21 @@ def test_override_mends_what_the_file_has_wrong(tmp_path: Path) -> None:
         ("model.epoch", "3", "no such key; did you mean model.epochs?"),
         ("epochs", "3", "no such key; did you mean model.epochs?"),
         ("dataset.split.from_", "a", "no such key; did you mean dataset.split.from?"),
-        ("model.epochs", "3.5", "a whole number, 1 or more"),
-        ("model.epochs", "true", "a whole number, 1 or more"),
-        ("model.lr", "nan", "a number above 0"),
-        ("model.lr", "Infinity", "a number above 0"),
+        ("model.epochs", "3.5", "a whole number, from 1 to 99,999"),
+        ("model.epochs", "true", "a whole number, from 1 to 99,999"),
+        ("model.lr", "nan", "a number, above 0 to 1,000"),
+        ("model.lr", "Infinity", "a number, above 0 to 1,000"),
         ("model.schedule", "cosin", "did you mean cosine?"),
         ("channels.0.bands", "1,2", "a list of"),
         ("classes.1.name", "ice", "nothing at this key"),
         ("classes.first.name", "ice", "nothing at this key"),
+        ("dataset.cache.dir", "a\0b", "it holds a null character; remove that"),
+        ("checkpoint.path", "a\0b", "it holds a null character; remove that"),
+        ("dataset.endpoint_url", "https://host:port/x", "accepted: an address such as"),
+        ("dataset.endpoint_url", "http://127.0.0.1:99999", "accepted: an address such as"),
+        ("dataset.endpoint_url", "http://a%zz", "accepted: an address such as"),
+        ("dataset.endpoint_url", "https://?x", "accepted: an address such as"),
+        ("dataset.endpoint_url", "http://[::1", "accepted: an address such as"),
         ("model", "albunet", "a section with the keys name"),
     ],
 )
@@ -819,7 +828,7 @@ def test_file_that_is_no_experiment_is_refused_in_one_line(tmp_path: Path, name:
 
 
 def test_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.yml").write_bytes(b"\xff\xfe\x00\x01")
+    (tmp_path / "a.yml").write_bytes(b"\xff\xfa\x00\x01")
     [line] = problems_of(tmp_path / "a.yml")
     assert line.startswith("a.yml: not readable as YML: ")
 
@@ -844,3 +853,8 @@ def test_empty_toml_misses_every_required_key(tmp_path: Path) -> None:
     found = problems_of(tmp_path / "a.toml")
     assert len(found) == 5
     assert all(line.startswith("a.toml: ") and ": missing; accepted: " in line for line in found)
+
+
+def test_position_of_thousands_of_digits_is_nothing(tmp_path: Path) -> None:
+    [line] = problems_of(write_experiment(tmp_path), {f"classes.{'1' * 5000}.name": "ice"})
+    assert "there is nothing at this key to set" in line

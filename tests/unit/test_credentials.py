@@ -1,6 +1,5 @@
 """Who asks an object store, and what is said when it refuses: a server that answers as S3 does and keeps headers."""
 
-import os
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
@@ -13,23 +12,16 @@ from robosat_pink import credentials
 from robosat_pink.credentials import usable_profile
 from robosat_pink.errors import ConfigError, DataError
 from robosat_pink.storage import Location, NotFound
-from s3_answers import Store
+from s3_answers import Store, forget_credentials, give_keys, served
 
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Store]:
     """A store, on a machine that knows no credentials at all."""
-    for name in list(os.environ):
-        if name.startswith("AWS_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # for boto3
+    forget_credentials(monkeypatch, tmp_path)
     usable_profile.cache_clear()
-    store = Store()
-    yield store
-    store.server.shutdown()
-    store.server.server_close()
+    with served() as store:
+        yield store
 
 
 def bucket(store: Store, name: str, profile: str | None = None) -> Location:
@@ -38,8 +30,7 @@ def bucket(store: Store, name: str, profile: str | None = None) -> Location:
 
 
 def test_keys_in_the_environment_sign(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ENVKEY")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    give_keys(monkeypatch)
     assert bucket(store, "environment").directories() == []
     assert store.asked_as() == "ENVKEY"
 
@@ -73,10 +64,26 @@ def test_default_profile_signs_where_nothing_else_is_said_and_the_environment_go
 ) -> None:
     bucket(store, "default").directories()
     assert store.asked_as() == "DEFAULTKEY"
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ENVKEY")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    give_keys(monkeypatch)
     bucket(store, "before-default").directories()
     assert store.asked_as() == "ENVKEY"
+
+
+@pytest.mark.usefixtures("profiles")
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"])
+def test_variable_that_is_set_and_empty_counts_as_absent(
+    store: Store, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "")
+    assert bucket(store, f"empty-{name.lower().replace('_', '-')}").directories() == []
+    assert store.asked_as() == "DEFAULTKEY"
+    assert "x-amz-security-token" not in store.asked[-1].headers
+
+
+def test_half_of_a_pair_of_keys_is_an_error_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ENVKEY")
+    with pytest.raises(ConfigError, match=r"^s3://half-\d+: .*Missing SecretAccessKey; check the AWS_\* variables"):
+        bucket(store, "half").read("a.tif")
 
 
 @pytest.mark.usefixtures("profiles")
@@ -121,13 +128,17 @@ def test_nobody_signs_when_requests_shall_be_anonymous(
         (404, "NoSuchBucket", "does not exist; check its name"),
         (301, "PermanentRedirect", "is in another region; set AWS_REGION"),
         (400, "AuthorizationHeaderMalformed", "is in another region; set AWS_REGION"),
+        (403, "InvalidObjectState", "archived; restore it (aws s3api restore-object)"),
+        (400, "KMS.DisabledException", "its KMS key cannot be used; check that the key is enabled"),
+        (403, "AllAccessDisabled", "all access to it is disabled; ask"),
+        (403, "AccountProblem", "the account has a problem"),
+        (400, "TokenRefreshRequired", "the credentials have expired; get new ones"),
     ],
 )
 def test_each_refusal_has_its_own_words_for_lists_and_reads(
     store: Store, monkeypatch: pytest.MonkeyPatch, status: int, code: str, message: str
 ) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ENVKEY")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    give_keys(monkeypatch)
     store.status, store.code = status, code
     place = bucket(store, f"refused-{code.lower()}")
     for ask in (place.directories, lambda: place.pages("scene", list), lambda: place.read("scene/5/1/2.tif")):
@@ -137,6 +148,84 @@ def test_each_refusal_has_its_own_words_for_lists_and_reads(
         assert message in str(caught.value)
         assert "secret" not in str(caught.value).replace("secret key", "")
         assert isinstance(caught.value, NotFound) == (status == 404)
+        assert (f"(the store says: {code}: No.)" in str(caught.value)) == (status not in (301, 404))
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words", "message"),
+    [
+        (
+            403,
+            "AccessDenied",
+            "User: x is not authorized to perform: kms:Decrypt on resource: arn:aws:kms:eu-west-1:1:key/2",
+            "access denied (403) to its KMS key; check that the role or key in use may kms:Decrypt",
+        ),
+        (
+            400,
+            "InvalidRequest",
+            "The object was stored using a form of Server Side Encryption. The correct parameters must be provided to "
+            "retrieve the object.",
+            "encrypted by a key of its owner (SSE-C); set AWS_SERVER_SIDE_ENCRYPTION=sse-c and AWS_SSE_CUSTOMER_KEY",
+        ),
+        (403, "AccessDenied", "Access Denied", "whose requesters pay, set AWS_REQUEST_PAYER=requester"),
+        (400, "UserKeyMustBeSpecified", "The bucket POST must name it", "the store answers 400: UserKeyMustBe"),
+        (403, "SomethingNew", "Never &lt;heard&gt; of.", "SomethingNew: Never <heard> of."),
+    ],
+)
+def test_store_s_own_code_and_message_follow_ours(
+    store: Store, monkeypatch: pytest.MonkeyPatch, status: int, code: str, words: str, message: str
+) -> None:
+    give_keys(monkeypatch)
+    store.status, store.code, store.message = status, code, words
+    place = bucket(store, f"own-words-{code.lower()}-{len(words)}")
+    for ask in (place.directories, lambda: place.pages("scene", list), lambda: place.read("scene/5/1/2.tif")):
+        with pytest.raises(DataError) as caught:
+            ask()
+        assert message in str(caught.value)
+        assert f"{code}: {words[:40].replace('&lt;', '<').replace('&gt;', '>')}" in str(caught.value)
+        assert "tried" not in str(caught.value)
+
+
+def test_page_of_a_proxy_that_refuses_is_told_without_its_tags_and_shortened(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_keys(monkeypatch)
+    store.status, store.error = 403, b"<html><style>a {}</style><h1>Blocked by  policy</h1>" + b"x " * 1000 + b"</html>"
+    with pytest.raises(DataError, match=r"\(the store says: Blocked by policy x x .{0,300}…\)$"):
+        bucket(store, "proxy-page").read("a.tif")
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        *((400, "InvalidArgument"), (401, "Unknown"), (402, ""), (405, "MethodNotAllowed"), (409, "Something")),
+        *((410, ""), (416, "InvalidRange"), (451, "")),
+    ],
+)
+def test_refusal_that_nobody_knows_is_asked_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch, status: int, code: str
+) -> None:
+    give_keys(monkeypatch)
+    store.status, store.code = status, code
+    place = bucket(store, f"unknown-{status}")
+    for asked, ask in enumerate((place.directories, lambda: place.read("a.tif")), 1):
+        with pytest.raises(DataError, match=f"the store answers {status}: "):
+            ask()
+        assert len(store.asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(400, "RequestTimeout"), (408, ""), (429, "TooManyRequests"), (503, "SlowDown"), (500, "")]
+)
+def test_refusal_that_may_pass_is_asked_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, status: int, code: str
+) -> None:
+    monkeypatch.setattr("robosat_pink.storage.RETRY_S", 0.5)
+    give_keys(monkeypatch)
+    store.status, store.code = status, code
+    with pytest.raises(DataError, match=rf"the store answers {status}: .*\(tried \d+ times in \d+ s\)$"):
+        bucket(store, f"passing-{status}").read("a.tif")
+    assert len(store.asked) > 1
 
 
 def test_object_that_is_not_there_is_named_whole(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,21 +1,27 @@
 """Pairs of tiles: found, split, read and cut to size, from folders and from an S3 server."""
 
+import hashlib
 import logging
 import pickle
+import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
+import xxhash
 from torch.utils.data import DataLoader
 
 from conftest import S3Server, pattern, write_tile
-from robosat_pink.config import ChannelConfig, ClassConfig, DatasetConfig, SplitConfig
+from robosat_pink.config import CacheConfig, ChannelConfig, ClassConfig, DatasetConfig, SplitConfig
 from robosat_pink.datasets import Draw, Sample, TilePairs, normalisation
+from robosat_pink.decoding import Decoded
 from robosat_pink.errors import DataError
 from scenes import FIVE_CLASSES, SNOW, TWO_BANDS, mask_pattern, mask_that_belongs_to, pairs_in, write_pair
 
@@ -433,6 +439,38 @@ def test_split_from_an_earlier_run_that_leaves_a_part_empty_is_an_error(earlier_
         split_from(earlier_run)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-8"])
+def test_id_files_may_have_a_byte_order_mark_and_line_ends_of_windows(earlier_run: Path, encoding: str) -> None:
+    ids = pairs_in(earlier_run.parent).ids
+    for name, rows in (("test_ids.txt", [3, 1]), ("holdout_ids.txt", [4])):
+        (earlier_run / name).write_bytes("".join(f"{ids[row]}\r\n" for row in rows).encode(encoding))
+    assert split_from(earlier_run) == ([0, 2], [1, 3], [4])
+
+
+@pytest.mark.parametrize("name", ["test_ids.txt", "holdout_ids.txt"])
+def test_id_file_that_is_not_utf_8_is_refused_in_words(earlier_run: Path, name: str) -> None:
+    write_ids(earlier_run, "test_ids.txt", [1])
+    ids = pairs_in(earlier_run.parent).ids
+    (earlier_run / name).write_bytes(f"{ids[2]}\n".encode("utf-16"))
+    with pytest.raises(DataError, match=rf"run/{name}: is not UTF-8 text .*one tile id a line; save it as UTF-8"):
+        split_from(earlier_run)
+
+
+def test_split_from_refuses_ground_that_is_trained_on_at_another_zoom(earlier_run: Path) -> None:
+    folder = earlier_run.parent
+    write_tile(folder / "imagery/scene of may/6/3/5.tif", pattern(2, 8, 8))
+    write_tile(folder / "mask/labels/6/3/5.tif", mask_pattern(8, 8))
+    ids = pairs_in(folder).ids
+    assert ids[5] == "".join(ids[5].partition("scene of may")[:2]) + "-3-5-6"
+    (earlier_run / "test_ids.txt").write_text(f"{ids[1]}\n")
+    with pytest.raises(DataError, match=r"several zooms: 5 \(5 tiles\), 6 \(1 tiles\); 1 of the 1 tiles to evaluate"):
+        split_from(earlier_run)
+    (earlier_run / "test_ids.txt").write_text(f"{ids[1]}\n{ids[5]}\n")
+    assert split_from(earlier_run) == ([0, 2, 3, 4], [1, 5], [])
+    with pytest.raises(DataError, match=r"dataset\.split\.by = tile"):
+        pairs_in(folder).split()
+
+
 def test_split_from_a_file_that_is_not_there_is_an_error_that_names_it(earlier_run: Path) -> None:
     with pytest.raises(DataError, match=r"run/test_ids.txt: not found"):
         split_from(earlier_run)
@@ -451,6 +489,56 @@ def test_digest_changes_with_names_and_contents_only(tmp_path: Path) -> None:
     (tmp_path / "imagery/scene").rename(tmp_path / "imagery/renamed")
     renamed = pairs_in(tmp_path).digest()
     assert len({before, more, other_mask, renamed}) == 4
+
+
+def test_digest_of_a_bucket_is_that_of_earlier_resume_points(s3: S3Server, tmp_path: Path) -> None:
+    for x in (2, 1):
+        write_pair(tmp_path, x)
+    for bucket in ("imagery", "mask"):
+        s3.make_bucket(bucket)
+        s3.upload(tmp_path / bucket, bucket)
+    expected = hashlib.sha256()
+    for name, folder in (("scene", tmp_path / "imagery/scene"), ("labels", tmp_path / "mask/labels")):
+        contents = [(folder / f"5/{x}/2.tif").read_bytes() for x in (1, 2)]
+        etags = [f'"{hashlib.md5(content).hexdigest()}"'.encode() for content in contents]
+        versions = [xxhash.xxh3_64_intdigest(etag, len(content)) for etag, content in zip(etags, contents, strict=True)]
+        expected.update(name.encode())
+        for column in (
+            np.zeros(2, np.int32),
+            np.array([[5, 1, 2], [5, 2, 2]], np.int32),
+            np.array(versions, np.uint64),
+        ):
+            expected.update(column.tobytes())
+    where = {"image_bucket": "s3://imagery", "mask_bucket": "s3://mask"}
+    assert pairs_in(tmp_path, dataset=where).digest() == expected.hexdigest()
+
+
+@pytest.mark.parametrize("bits", ["image", "mask"])
+def test_pair_with_a_sidecar_is_fetched_with_it_each_time_and_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: str
+) -> None:
+    for x in (1, 2):
+        write_pair(tmp_path, x)
+    side = "imagery/scene" if bits == "image" else "mask/labels"
+    (tmp_path / side / "5/1/2.tif.aux.xml").write_bytes(b"<PAMDataset/>")
+    (tmp_path / "cache").mkdir()
+    tiles = pairs_in(tmp_path, dataset={"cache": CacheConfig(dir=str(tmp_path / "cache"), max_gb=1)})
+    given: list[tuple[str, dict[str, bytes], dict[str, bytes]]] = []
+    decode = tiles.reader.decoder.decode
+
+    def decoded(image: memoryview, mask: memoryview, *rest: Any) -> Decoded:
+        image_name, _, *sidecars = rest
+        image_sidecars, mask_sidecars = ({name: bytes(each) for name, each in side.items()} for side in sidecars)
+        given.append((image_name.removeprefix(f"{tmp_path}/imagery/"), image_sidecars, mask_sidecars))
+        return decode(image, mask, *rest)
+
+    monkeypatch.setattr(tiles.reader.decoder, "decode", decoded)
+    for _ in range(2):
+        tiles.__getitems__([0, 1])
+    beside = {".aux.xml": b"<PAMDataset/>"}
+    with_it = ("scene/5/1/2.tif", beside if bits == "image" else {}, beside if bits == "mask" else {})
+    assert sorted(given, key=str) == sorted([with_it, with_it, ("scene/5/2/2.tif", {}, {})], key=str)
+    assert len(list((tmp_path / "cache").glob("*.tile"))) == 1
 
 
 def test_pairs_travel_to_another_process_and_read_the_same_there(tmp_path: Path) -> None:
@@ -568,6 +656,44 @@ def test_pair_is_read_by_one_get_of_the_image_and_one_of_the_mask(
         "GET /planet-mask/labels/5/1/2.tif",
         "GET /planet-mask/labels/5/3/2.tif",
     ]
+
+
+def without_etags(s3: S3Server) -> ThreadingHTTPServer:
+    """A server that passes requests on to the S3 server, and no ETag back."""
+
+    class Relay(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            with urlopen(Request(s3.endpoint_url + self.path, headers=dict(self.headers))) as answer:
+                body = re.sub(rb"<ETag>.*?</ETag>", b"", answer.read()) if "?" in self.path else answer.read()
+                self.send_response(answer.status)
+                self.send_header("Last-Modified", answer.headers.get("Last-Modified", ""))
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    return ThreadingHTTPServer(("127.0.0.1", 0), Relay)
+
+
+def test_cache_follows_the_time_of_a_tile_where_the_store_has_no_etags(
+    scene_on_s3: Path, s3: S3Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    mask = scene_on_s3 / "mask/labels/5/1/2.tif"
+    with without_etags(s3) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        for _ in range(2):
+            first = pairs_on_s3(address)[0]
+        assert first.fetched_bytes == 0  # kept
+        said = [record.getMessage() for record in caplog.records if "Last-Modified" in record.getMessage()]
+        assert sorted(each.split()[1] for each in said) == ["s3://planet-imagery/2018", "s3://planet-mask"]
+        time.sleep(1.1)  # times are of whole seconds
+        write_tile(mask, mask_pattern(20, 20)[::-1])
+        s3.client.put_object(Bucket="planet-mask", Key="labels/5/1/2.tif", Body=mask.read_bytes())
+        assert not np.array_equal(pairs_on_s3(address)[0].mask, first.mask)
+        server.shutdown()
 
 
 def test_modis_scenes_pair_with_the_mask_of_their_own_day(shared: Path) -> None:

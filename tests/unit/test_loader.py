@@ -23,11 +23,13 @@ from conftest import pattern
 from robosat_pink import entry, machine, sources
 from robosat_pink.config import CacheConfig
 from robosat_pink.datasets import Draw, TilePairs
+from robosat_pink.decoding import Notes
 from robosat_pink.errors import DataError, RobosatError
 from robosat_pink.launch import Place
 from robosat_pink.loader import LEAST_AHEAD, TileLoader, worker_count
-from robosat_pink.reader import REQUESTS, Changed, Order, Sample
+from robosat_pink.reader import REQUESTS, Order, Sample
 from robosat_pink.sources import NO_TILES, Batch, Worker, batch_in
+from robosat_pink.tile_file import Changed
 from robosat_pink.worker import Memory, Packing
 from scenes import mask_pattern, mask_that_belongs_to, pairs_in, write_pair
 
@@ -417,7 +419,7 @@ def pack(samples: Sequence[Sample]) -> Batch:
 def sample(dtype: str, height: int = 2, width: int = 2, value: float = 1, row: int = 0) -> Sample:
     image = np.full((2, height, width), value, dtype=dtype)
     mask = np.zeros((height, width), dtype=np.uint8)
-    return Sample(image, mask, np.ones(2, dtype=np.float32), 0, row, (height, width))
+    return Sample(image, mask, np.ones(2, dtype=np.float32), 0, row, (height, width), Notes(dtype, "2 band(s)", 0))
 
 
 @pytest.mark.parametrize(

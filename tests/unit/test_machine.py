@@ -41,6 +41,25 @@ def test_without_groups_cores_are_those_of_the_process(cgroup: Path) -> None:
     assert machine.cpu_count() == 8
 
 
+@pytest.mark.parametrize(
+    ("limit", "processes", "neighbours", "threads"),
+    [
+        ("max 100000", 1, 1, 8),
+        ("max 100000", 2, 2, 4),  # on one host
+        ("max 100000", 1, 2, 4),  # in two containers, each of which sees the whole machine
+        ("200000 100000", 1, 2, 2),  # in two that may use two cores each
+        ("max 100000", 2, 6, 1),
+        ("max 100000", 1, 20, 1),
+    ],
+)
+def test_threads_of_all_processes_on_a_machine_are_no_more_than_its_cores(
+    cgroup: Path, monkeypatch: pytest.MonkeyPatch, limit: str, processes: int, neighbours: int, threads: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    (cgroup / "cpu.max").write_text(limit)
+    assert machine.thread_count(processes, neighbours) == threads
+
+
 @pytest.mark.parametrize(("limit", "expected"), [("1048576\n", 1048576), ("max\n", None)])
 def test_memory_is_what_the_group_allows(cgroup: Path, limit: str, expected: int | None) -> None:
     (cgroup / "memory.max").write_text(limit)

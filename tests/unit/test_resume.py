@@ -160,6 +160,18 @@ def test_resume_point_of_another_experiment_is_refused_with_the_keys_unless_told
     assert torch.equal(state.model.state_dict()["final.weight"], start.content["state_dict"]["final.weight"])
 
 
+def test_masked_value_of_a_resume_point_is_like_any_of_its_shape() -> None:
+    start = point_of(experiment())
+    dataset = start.content["metadata"]["config"]["dataset"]
+    dataset["imagery_directory_regex"] = "***"
+    bucket = dataset["image_bucket"]
+    dataset["image_bucket"] = f"***{bucket[-2:]}"
+    resume.go_on(made(Network()), start, experiment(), Tiles(), SPLIT)  # type: ignore[arg-type]
+    dataset["image_bucket"] = f"***{bucket}x"
+    with pytest.raises(CheckpointError, match="another experiment"):
+        resume.go_on(made(Network()), start, experiment(), Tiles(), SPLIT)  # type: ignore[arg-type]
+
+
 def test_another_weight_decay_is_what_a_run_goes_on_with() -> None:
     model = Network()
     state = State(model, torch.optim.Adam(model.parameters(), weight_decay=0.25), GradScaler("cpu", enabled=False))

@@ -1,5 +1,6 @@
 """Locations as users spell them, and the same listing and reading for a folder and a bucket."""
 
+import gzip
 import multiprocessing
 import os
 import pickle
@@ -14,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from conftest import S3Server, files_in
-from robosat_pink import storage
+from robosat_pink.endpoints import endpoint
 from robosat_pink.errors import ConfigError, DataError
 from robosat_pink.storage import Location, StoredFile, read_file
 
@@ -174,6 +175,17 @@ def test_every_byte_and_none_at_all_are_read_as_they_are(location: Location, req
     assert {name: location.read(name) for name in contents} == contents
 
 
+def test_object_that_was_uploaded_as_gzip_is_read_unzipped_and_its_size_is_the_listed_one(s3: S3Server) -> None:
+    s3.make_bucket("planet-zipped")
+    stored = gzip.compress(bytes(1000))
+    s3.client.put_object(Bucket="planet-zipped", Key="scene/1.tif", Body=stored, ContentEncoding="gzip")
+    location = Location.parse("planet-zipped", verify_md5=True)
+    (file,) = files_in(location, "scene")
+    fetched = location.fetch("scene/1.tif", file.size)
+    assert fetched.content == bytes(1000)
+    assert (fetched.file.size, fetched.file.etag, fetched.file.modified) == (len(stored), file.etag, file.modified)
+
+
 @pytest.mark.parametrize("name", ["scene/5/1/3.tif", "scene/5/1", "none/5/1/2.tif"])
 def test_file_that_is_not_there_is_an_error_that_names_it(location: Location, name: str) -> None:
     with pytest.raises(DataError, match=f"^{location}/{name}: not found"):
@@ -274,7 +286,7 @@ def test_object_is_read_by_one_get_and_nothing_else(two_page_store: str, request
 
 def test_listing_goes_on_to_its_last_page_and_asks_nothing_else(two_page_store: str, requests_seen: list[str]) -> None:
     location = Location.parse("planet", endpoint_url=two_page_store)
-    assert files_in(location, "scene") == [StoredFile("1.tif", 1, '"1"'), StoredFile("2.tif", 2, '"2"')]
+    assert files_in(location, "scene") == [StoredFile(f"{n}.tif", n, f'"{n}"', 1527465600) for n in (1, 2)]
     assert requests_seen == ["GET /planet", "GET /planet"]
 
 
@@ -359,5 +371,5 @@ def test_endpoint_in_the_environment_that_is_no_address_is_refused_and_an_empty_
     with pytest.raises(ConfigError, match=rf"{name} = '127\.0\.0\.1:5577': accepted: an address"):
         Location.parse("imagery").directories()
     monkeypatch.setenv(name, "")
-    assert storage._endpoint(Location.parse("imagery")) is None
+    assert endpoint(None, None).url is None
     assert name not in os.environ

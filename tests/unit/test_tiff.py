@@ -12,7 +12,7 @@ import rasterio
 import tifffile
 from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
-from rasterio.io import MemoryFile
+from rasterio.io import DatasetReader, MemoryFile
 
 from conftest import pattern, write_tile
 from robosat_pink import rasters, tiff
@@ -63,6 +63,11 @@ def with_nodata(dtype: str, spelling: str) -> bytes:
     return by_tifffile(pixels(dtype, bands=1)[0], extratags=[(42113, "s", 0, spelling, True)])
 
 
+def gdal_georeference(file: DatasetReader) -> tuple[object, tuple[float, ...]] | None:
+    is_there = file.crs is not None and not file.transform.is_identity
+    return (file.crs.to_epsg(), tuple(file.transform)[:6]) if is_there else None
+
+
 def assert_is_what_gdal_reads(data: bytes) -> None:
     plain = tiff.decode(data, MAX_PIXELS)
     assert plain is not None
@@ -73,7 +78,9 @@ def assert_is_what_gdal_reads(data: bytes) -> None:
         assert {repr(value) for value in file.nodatavals} == {repr(plain.nodata)}
         flag = MaskFlags.all_valid if plain.nodata is None else MaskFlags.nodata
         assert file.mask_flag_enums == tuple([flag] for _ in range(file.count))
-        assert not rasters._is_south_up(file)
+        assert plain.tags == (tuple(each or "" for each in file.descriptions), file.scales, file.offsets)
+        assert plain.georeference is None or not isinstance(plain.georeference.crs, bytes)
+        assert plain.georeference == gdal_georeference(file)
 
 
 def test_real_tile_is_decoded_to_what_gdal_reads_but_for_those_that_are_not_plain(shared: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tile arithmetic: what of a listing is a tile, which image has which mask, and how ground tiles are split."""
+"""Tile arithmetic: how a listing becomes tiles, which image has which mask, and how ground tiles are split."""
 
 import ast
 from collections.abc import Hashable, Iterable, Sequence
@@ -9,6 +9,7 @@ import pytest
 
 from robosat_pink import tiles
 from robosat_pink.errors import DataError
+from robosat_pink.names import parse_names, version_of
 from robosat_pink.tiles import (
     Pairs,
     Split,
@@ -16,10 +17,10 @@ from robosat_pink.tiles import (
     TileFiles,
     pair,
     parents,
-    parse_names,
+    refuse_crossings,
+    seeming_cause,
     split_pairs,
     tile_id,
-    version_of,
 )
 
 
@@ -28,10 +29,10 @@ def files(**listing: Sequence[str]) -> TileFiles:
     return TileFiles.from_tables({name: [parse(name, *paths)] for name, paths in listing.items()})
 
 
-def parse(directory: str, *paths: str, versions: Sequence[str] = ()) -> np.ndarray:
-    prefix = f"{directory}/"
-    etags = versions or ["v1"] * len(paths)
-    return parse_names(prefix, [prefix + path for path in paths], etags, [7] * len(paths))
+def parse(directory: str, *paths: str, versions: Sequence[str] = (), modified: Sequence[int] = ()) -> np.ndarray:
+    prefix, count = f"{directory}/", len(paths)
+    etags, times = versions or ["v1"] * count, modified or [9] * count
+    return parse_names(prefix, [prefix + path for path in paths], [7] * count, etags, times)
 
 
 def paths(found: TileFiles) -> list[str]:
@@ -69,10 +70,12 @@ def lists(split: Split) -> tuple[list[int], list[int], list[int]]:
 TEN = tuple(f"5/{x}/2" for x in range(10))
 
 
-@pytest.mark.parametrize("suffix", ["tif", "tiff", "png", "jpg", "jpeg", "webp", "TIF", "Tiff", "JPG"])
+@pytest.mark.parametrize(
+    "suffix", [".tif", ".tiff", ".png", ".jpg", ".jpeg", ".webp", ".TIF", ".Tiff", ".JPG", "@2x.png", "@2x.TIF"]
+)
 def test_tile_is_z_x_y_with_an_image_suffix_and_keeps_its_path(suffix: str) -> None:
-    found = files(**{"20180528_tiled": [f"12/654/1583.{suffix}"]})
-    assert paths(found) == [f"20180528_tiled/12/654/1583.{suffix}"]
+    found = files(**{"20180528_tiled": [f"12/654/1583{suffix}"]})
+    assert paths(found) == [f"20180528_tiled/12/654/1583{suffix}"]
     assert found.tile(0) == Tile(z=12, x=654, y=1583)
 
 
@@ -84,6 +87,9 @@ def test_tile_is_z_x_y_with_an_image_suffix_and_keeps_its_path(suffix: str) -> N
         "12/654/1583/0.tif",
         "12/654/1583",
         "12/654/1583.tif.aux.xml",
+        "12/654/1583.tif.ovr",
+        "12/654/1583@3x.tif",
+        "12/654/1583@2xtif",
         "12/654/1583.vrt",
         "12/654/1583.tif\n",
         "12/654/-3.tif",
@@ -130,7 +136,56 @@ def test_version_tells_contents_apart_by_what_the_store_says() -> None:
     table = parse("scene", "5/1/2.tif", "5/1/3.tif", "5/1/4.tif", versions=["etag a", "etag b", "etag a"])
     first, second, third = table["version"].tolist()
     assert first == third != second
-    assert first == version_of("etag a", 7) != version_of("etag a", 8)
+    assert first == version_of("etag a", 7, 9) != version_of("etag a", 8, 9)
+
+
+def test_version_follows_the_time_only_where_there_is_no_etag() -> None:
+    """And with one it is what resume points of earlier versions were written with: xxh3 of the ETag, seeded by size."""
+    assert version_of('"5d41402abc4b2a76b9719d911017c592"', 5, 1) == 5305513880443817133
+    assert version_of('"a"', 5, 1) == version_of('"a"', 5, 2)
+    assert version_of("", 5, 1) != version_of("", 5, 2)
+    assert version_of("", 5, 1) != version_of("", 6, 1)
+
+
+def test_size_and_time_are_kept_whatever_clocks_and_disks_say() -> None:
+    times = [9, -1, 2**32 + 5]
+    table = parse_names("a/", [f"a/5/1/{y}.tif" for y in range(3)], [7, 2**32 - 1, 2**40], [""] * 3, times)
+    among = parse_names(
+        "a/", [f"a/5/1/{y}.tif" for y in (0, 1, 2, "x")], [7, 2**32 - 1, 2**40, 0], [""] * 4, [*times, 0]
+    )
+    assert np.array_equal(table, among)
+    assert table["size"].tolist() == [7, 2**32 - 1, 2**32 - 1]
+    assert table["modified"].tolist() == [9, 2**32 - 1, 5]
+
+
+def test_name_that_comes_twice_is_one_file_the_later_one() -> None:
+    pages = [
+        parse("a", "5/1/2.tif", "5/1/1.tif", versions=["old", "one"], modified=[3, 9]),
+        parse("a", "5/1/2.tif", "5/1/1.tif", versions=["new", "one"], modified=[4, 9]),
+        parse("a", "5/1/2.tif", "readme.txt", versions=["older", "x"], modified=[2, 2]),
+    ]
+    found = TileFiles.from_tables({"a": pages})
+    assert paths(found) == ["a/5/1/1.tif", "a/5/1/2.tif"]
+    assert found.version.tolist() == [version_of("one", 7, 9), version_of("new", 7, 4)]
+    assert len(paired(found, found)) == 2
+
+
+def test_sidecar_belongs_to_the_tile_of_its_name_on_whatever_page_it_stands() -> None:
+    pages = [
+        parse("a", "5/1/1.tif.msk", "5/1/2.jpg", "5/1/2.jpg.AUX.XML", "5/1/3.tif.msk"),
+        parse("a", "5/1/1.tif", "5/1/2.jpg.msk", "5/1/4.tif", "5/1/4.tif.MSK", "5/1/4.tif.msk", "5/1/4.jpg.msk"),
+        parse("a", "5/1/5.tif", "5/1/6.tif"),
+        parse("a", "5/1/6.TIF.aux.xml", "5/1/5.tif.aux.xml", "5/1/5.aux.xml", "5/1/0.png.msk"),
+    ]
+    found = TileFiles.from_tables({"a": pages})
+    assert dict(zip(paths(found), found.sidecars.tolist(), strict=True)) == {
+        "a/5/1/1.tif": 1,
+        "a/5/1/2.jpg": 1 + 8,
+        "a/5/1/4.tif": 1 + 4,
+        "a/5/1/5.tif": 2,
+        "a/5/1/6.tif": 0,
+    }
+    assert len(TileFiles.from_tables({"a": [parse("a", "5/1/1.tif.msk")]})) == 0
 
 
 def test_no_directory_and_no_tile_is_an_empty_collection() -> None:
@@ -236,8 +291,8 @@ def test_rank_depends_on_seed_and_place_alone() -> None:
     order = ranking(TEN)
     assert order != ranking(TEN, seed=1) != list(TEN) != order
     assert ranking(TEN[::-1]) == order
-    assert ranking((*TEN, "5/3/7", "6/0/0")) != order
-    assert [place for place in ranking((*TEN, "5/3/7", "6/0/0")) if place in TEN] == order
+    assert ranking((*TEN, "5/3/7", "5/30/0")) != order
+    assert [place for place in ranking((*TEN, "5/3/7", "5/30/0")) if place in TEN] == order
 
 
 def test_split_does_not_depend_on_directories_nor_on_their_order() -> None:
@@ -358,6 +413,52 @@ def test_many_images_of_one_ground_tile_are_too_few_to_split_by_tile() -> None:
     assert len(split_pairs(pairs, 0.7, by="group").train) == 2
 
 
+def test_tiles_of_several_zooms_are_refused_unless_blocks_keep_them_together() -> None:
+    pairs = pairs_at("5/1/2", "5/9/2", "6/2/4", "6/3/5", "7/40/20")
+    for by in ("tile", "group"):
+        with pytest.raises(DataError) as caught:
+            split_pairs(pairs, 0.5, by=by)  # type: ignore[arg-type]
+        for part in ("several zooms: 5 (2 tiles), 6 (2 tiles), 7 (1 tiles);", "{by: block, zoom: 5}", "expressions"):
+            assert part in str(caught.value)
+    with pytest.raises(DataError, match=r"dataset.split.zoom = 6: there are tiles of zoom 5"):
+        split_pairs(pairs, 0.5, by="block", zoom=6)
+    parts = [places_of(pairs, part) for part in split_pairs(pairs, 0.5, by="block", zoom=5)]
+    assert {"5/1/2", "6/2/4", "6/3/5"} in [part & {"5/1/2", "6/2/4", "6/3/5"} for part in parts]
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "crossing"),
+    [
+        (["5/1/2", "5/2/2"], ["5/3/2"], 0),
+        (["5/1/2", "6/2/4"], ["5/3/2", "6/7/4"], 0),
+        (["5/1/2"], ["6/2/4", "6/4/4"], 1),
+        (["6/2/4", "6/9/9"], ["5/1/2", "5/2/2"], 1),
+        (["7/4/8"], ["5/1/2", "6/2/4", "6/3/4"], 2),
+        (["5/1/2"], ["7/7/11", "7/8/11", "6/3/5"], 2),
+        (["5/1/2"], ["7/4/12", "6/1/4"], 0),
+    ],
+)
+def test_split_by_ids_is_refused_where_ground_of_val_is_trained_on_at_another_zoom(
+    train: list[str], val: list[str], crossing: int
+) -> None:
+    pairs = pairs_at(*train, *val)
+    rows = {"/".join(map(str, pairs.images.tile(row))): row for row in range(len(pairs))}
+    of_train, of_val = (np.array([rows[each] for each in part], dtype=np.int64) for part in (train, val))
+    for split in (Split(of_train, of_val, of_val[:0]), Split(of_train, of_val[:1], of_val[1:])):
+        if crossing:
+            with pytest.raises(DataError, match=rf"ids.txt: .*; {crossing} of the {len(val)} tiles to evaluate"):
+                refuse_crossings(pairs, split, "ids.txt")
+        else:
+            refuse_crossings(pairs, split, "ids.txt")
+
+
+def test_cause_of_no_common_place_is_named_where_it_shows() -> None:
+    images, masks = files(a=["5/1/2.tif", "5/2/2.tif"]).zxy, files(b=["5/1/29.tif"]).zxy
+    assert "count from the south (TMS)" in seeming_cause(images, masks)
+    assert "zoom 5 (2 tiles), the masks of 6 (1 tiles)" in seeming_cause(images, files(b=["6/1/2.tif"]).zxy)
+    assert seeming_cause(images, files(b=["5/9/9.tif"]).zxy) == ""
+
+
 def test_parent_halves_column_and_row_with_each_zoom() -> None:
     zxy = np.array([[12, 654, 1583], [12, 655, 1582], [10, 163, 395], [9, 81, 197]], dtype=np.int32)
     assert parents(zxy, 9).tolist() == [[9, 81, 197]] * 4
@@ -391,12 +492,10 @@ def test_tile_arithmetic_imports_neither_torch_nor_anything_that_reads() -> None
         "collections.abc",
         "dataclasses",
         "hashlib",
-        "itertools",
-        "re",
         "typing",
         "numpy",
-        "xxhash",
         "robosat_pink.errors",
+        "robosat_pink.names",
     }
     assert found <= allowed
     assert "open" not in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}

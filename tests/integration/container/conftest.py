@@ -8,19 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from container.engine import IMAGE, NETWORK, ROOT, SMOKE, Job, docker
+from container.engine import IMAGE, NETWORK, ROOT, SMOKE, Job, builder, docker
 from robosat_pink.sample import write_folder
 
 
 @pytest.fixture(scope="session")
 def image() -> str:
     """The image of this source tree, with an engine to run it."""
-    if not shutil.which("docker") or docker("info").returncode:
-        if os.environ.get("ROBOSAT_PINK_REQUIRE_DOCKER"):
-            pytest.fail("a Docker engine is required here and there is none")
-        pytest.skip("there is no Docker engine on this machine")
+    client = shutil.which("docker")
+    lack = "there is no docker on PATH" if client is None else ""
+    if client and docker("version").returncode:
+        lack = f"{client} has no engine that answers: {docker('version').stderr.strip()}"
+    if lack and os.environ.get("ROBOSAT_PINK_REQUIRE_DOCKER"):
+        pytest.fail(f"a Docker engine is required here, but {lack}")
+    if lack:
+        pytest.skip(lack)
     started = time.monotonic()
-    built = docker("build", *NETWORK, "--tag", IMAGE, "--build-arg", "REVISION=test", ROOT, DOCKER_BUILDKIT="1")
+    built = docker("build", *NETWORK, "--tag", IMAGE, "--build-arg", "REVISION=test", ROOT, **builder())
     assert built.returncode == 0, built.stderr[-4000:]
     print(f"built in {time.monotonic() - started:.0f} s")
     # Its forerunner, which has no name any more.

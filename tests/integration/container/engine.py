@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,19 @@ def mounted_profile(folder: Path) -> tuple[str, ...]:
 
 def docker(*arguments: object, timeout_s: int = 900, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["/usr/bin/docker", *map(str, arguments)],
+        [shutil.which("docker") or "docker", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
         timeout=timeout_s,
         env=os.environ | environment,
     )
+
+
+def builder() -> dict[str, str]:
+    """BuildKit, where the client has it built in; later ones take their plugin if there is one."""
+    version = docker("version", "--format", "{{.Client.Version}}").stdout
+    return {"DOCKER_BUILDKIT": "1"} if int(version.split(".")[0]) < 23 else {}
 
 
 class Job:

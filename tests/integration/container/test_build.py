@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchvision
 
-from container.engine import IMAGE, NETWORK, ROOT, Job, docker
+from container.engine import IMAGE, NETWORK, ROOT, Job, builder, docker
 
 pytestmark = pytest.mark.docker
 
@@ -103,7 +103,7 @@ def test_build_fails_unless_the_weights_of_every_encoder_can_be_had(
 
 def test_image_with_encoder_weights_in_it_trains_from_them_without_a_network(run: Job, weights: Path) -> None:
     (weights / "Dockerfile").write_text(f"FROM {run.image}\nCOPY *.pth {TORCH_HOME}/hub/checkpoints/\n")
-    built = docker("build", *NETWORK, "--tag", f"{IMAGE}-weights", weights, DOCKER_BUILDKIT="1")
+    built = docker("build", *NETWORK, "--tag", f"{IMAGE}-weights", weights, **builder())
     assert built.returncode == 0, built.stderr
     run.experiment(model={"name": "albunet", "encoder": "resnet18", "pretrained": True, "epochs": 1})
     code, log = run.run("train")

@@ -17,13 +17,13 @@ FIT = """
 import sys
 from sagemaker.estimator import Estimator
 from sagemaker.local import LocalSession
-image, base, output, root = sys.argv[1:]
+image, base, output, root, hosts = sys.argv[1:]
 session = LocalSession()
 session.config = {"local": {"local_code": True, "container_root": root}}
 estimator = Estimator(
     image_uri=image,
     role="arn:aws:iam::123456789012:role/robosat_pink",
-    instance_count=1,
+    instance_count=int(hosts),
     instance_type="local",
     output_path=f"file://{output}",
     sagemaker_session=session,
@@ -49,9 +49,17 @@ def sdk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin/python"
 
 
-def test_fit_of_the_sdk_s_local_mode_ends_with_a_model_archive(run: Job, sdk: Path, tmp_path: Path) -> None:
+def names_in(archive: Path) -> set[str]:
+    with tarfile.open(archive) as content:
+        return {name.removeprefix("./") for name in content.getnames()}
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_fit_of_the_sdk_s_local_mode_ends_with_everything_in_its_archives(
+    run: Job, sdk: Path, tmp_path: Path, hosts: int
+) -> None:
+    """Report and model card are written last, and its docker-compose stops all hosts when one has ended."""
     environment = os.environ | {
-        "PATH": f"/usr/bin:{os.environ['PATH']}",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
@@ -59,7 +67,7 @@ def test_fit_of_the_sdk_s_local_mode_ends_with_a_model_archive(run: Job, sdk: Pa
     }
     (tmp_path / "output").mkdir()
     (tmp_path / "root").mkdir()
-    arguments = [run.image, run.base, tmp_path / "output", tmp_path / "root"]
+    arguments = [run.image, run.base, tmp_path / "output", tmp_path / "root", hosts]
     fitted = subprocess.run(
         [sdk, "-c", FIT, *map(str, arguments)],
         capture_output=True,
@@ -68,12 +76,13 @@ def test_fit_of_the_sdk_s_local_mode_ends_with_a_model_archive(run: Job, sdk: Pa
         env=environment,
         timeout=600,
     )
-    left = docker("ps", "--all", "--quiet", "--filter", f"ancestor={run.image}", "--filter", "name=-algo-1-").stdout
+    left = docker("ps", "--all", "--quiet", "--filter", f"ancestor={run.image}", "--filter", "name=-algo-").stdout
     docker("rm", *left.split())  # what has ended; compose leaves it
     assert fitted.returncode == 0, fitted.stdout + fitted.stderr
     assert "phase=val epoch=1 epochs=1 val_loss=" in fitted.stdout + fitted.stderr
     assert "\r" not in fitted.stdout
-    (archive,) = (tmp_path / "output").rglob("model.tar.gz")
-    with tarfile.open(archive) as content:
-        names = {name.removeprefix("./") for name in content.getnames()}
-    assert {"checkpoint-00001-of-00001.pth", "best.pth", "train_ids.txt", "test_ids.txt", "config.yml"} <= names
+    (model,) = (tmp_path / "output").rglob("model.tar.gz")
+    (output,) = (tmp_path / "output").rglob("output.tar.gz")
+    weights = {"checkpoint-00001-of-00001.pth", "best.pth"}
+    assert {*weights, "train_ids.txt", "test_ids.txt", "config.yml", "MODEL_CARD.md"} <= names_in(model)
+    assert "data/report.html" in names_in(output)

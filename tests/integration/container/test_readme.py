@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from container.engine import ROOT, docker
+from container.engine import ROOT, builder, docker
 
 pytestmark = pytest.mark.docker
 
@@ -52,11 +52,7 @@ def test_docker_commands_of_the_readme_do_what_it_says(clone: Path) -> None:
         "docker run train",
     ]
     was_there = docker("image", "inspect", "robosat_pink").returncode == 0
-    environment = os.environ | {
-        "PATH": f"/usr/bin:{os.environ['PATH']}",  # Debian's client has BuildKit built in
-        "HOME": str(clone.parent / "home"),
-        "DOCKER_BUILDKIT": "1",
-    }
+    environment = os.environ | {"HOME": str(clone.parent / "home")} | builder()
     outputs = []
     try:
         for command in told:

@@ -1,5 +1,6 @@
 """Two containers on a network of their own, as the platform lays out a job of two hosts: they train as one."""
 
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 
 from container.engine import docker
 from container.hosts import HOSTS, Hosts
+from robosat_pink.sample import write_tiles
 
 pytestmark = pytest.mark.docker
 
@@ -37,6 +39,23 @@ def hosts(image: str, shared: Path, tmp_path: Path) -> Iterator[Hosts]:
     found = Hosts(image, shared / "data", tmp_path)
     yield found
     found.close()
+
+
+def test_two_hosts_with_a_copy_of_the_tiles_each_train(image: str, tmp_path: Path) -> None:
+    """As channels in File mode are: on each host the same names and content, and other times and inodes."""
+    hosts = Hosts(image, tmp_path, tmp_path)
+    for day, host in enumerate(HOSTS):
+        write_tiles(hosts.base(host) / "input/data", tiles=2, size=64)
+        for path in (hosts.base(host) / "input/data").rglob("*.tif"):
+            os.utime(path, (86400 * day, 86400 * day))
+    dataset = {"image_bucket": "channel:imagery", "mask_bucket": "channel:mask", "train_percent": 0.5}
+    channels = [{"bands": [1, 2, 3, 4], "scale": 10000}]
+    try:
+        hosts.start(experiment(epochs=2) | {"dataset": dataset, "channels": channels})
+        assert hosts.end() == [0, 0], hosts.log("algo-1") + hosts.log("algo-2")
+        assert [row["train_tiles"] for row in hosts.history()] == ["2", "2"]
+    finally:
+        hosts.close()
 
 
 def test_two_hosts_have_the_losses_of_one_with_the_same_batches(hosts: Hosts) -> None:

@@ -1,0 +1,68 @@
+"""What an image file says of its bands: their descriptions, scales and offsets. Called by `tiff` and `rasters`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import NamedTuple
+from xml.etree import ElementTree
+from xml.sax.saxutils import unescape
+
+import xxhash
+
+QUOTES = {"&quot;": '"', "&apos;": "'"}
+LONGEST = 400  # characters, in words
+
+
+class BandTags(NamedTuple):
+    """Band by band, as GDAL has them: value = number x scale + offset."""
+
+    names: tuple[str, ...]  # descriptions; empty where a band has none
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
+
+
+def plain(bands: int) -> BandTags:
+    """Of a file that says nothing."""
+    return BandTags(("",) * bands, (1.0,) * bands, (0.0,) * bands)
+
+
+@functools.lru_cache(maxsize=256)
+def from_gdal_metadata(text: str, bands: int) -> BandTags:
+    """From the text of a GeoTIFF's tag 42112. Raises ParseError or ValueError where that is none.
+
+    GDAL, "GTiff driver", internal nodata and metadata: Item elements with the roles description, scale and offset.
+    """
+    names, scales, offsets = [""] * bands, [1.0] * bands, [0.0] * bands
+    if "<!" in text:
+        raise ValueError("declares entities, which may grow without limit")
+    for item in ElementTree.fromstring(text).iter("Item"):  # noqa: S314 - without entities there is nothing to expand
+        sample, role, value = int(item.get("sample", 0)), item.get("role"), unescape(item.text or "", QUOTES)
+        if not 0 <= sample < bands:
+            continue
+        if role == "description":
+            names[sample] = value
+        elif role == "scale":
+            scales[sample] = float(value)
+        elif role == "offset":
+            offsets[sample] = float(value)
+    return BandTags(tuple(names), tuple(scales), tuple(offsets))
+
+
+@functools.lru_cache(maxsize=256)
+def in_words(tags: BandTags, with_names: bool = True, with_scales: bool = True) -> str:
+    """`4 bands named B2, B3, B4, B8; scale 0.0001, offset -0.1`: for people, and to tell files apart."""
+    parts = []
+    if with_names:
+        named = f" named {', '.join(name or '-' for name in tags.names)}" if any(tags.names) else ""
+        parts.append(f"{len(tags.names)} band(s){named}")
+    if with_scales:
+        parts.append(f"scale {_numbers(tags.scales)}, offset {_numbers(tags.offsets)}")
+    words = "; ".join(parts)
+    return words if len(words) <= LONGEST else f"{words[:LONGEST]}... ({xxhash.xxh32_hexdigest(words.encode())})"
+
+
+def _numbers(values: Iterable[float]) -> str:
+    """One number if all are the same."""
+    texts = [f"{value:g}" for value in values]
+    return texts[0] if len(set(texts)) == 1 else ", ".join(texts)

@@ -1,0 +1,152 @@
+"""Checkpoints and resume points that are damaged in any way are told as such: exit code 4, never a defect's."""
+
+import copy
+import dataclasses
+import io
+import os
+import pickle
+import random
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from robosat_pink import checkpoint, resume
+from robosat_pink.errors import CheckpointError
+from robosat_pink.resume import Start
+from test_resume import SPLIT, Network, Tiles, experiment, made, point_of
+
+
+def saved(content: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+def refused(folder: Path, content: bytes) -> str:
+    (folder / "best.pth").write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.load_weights(Network(), checkpoint.load(folder / "best.pth"), name="best.pth")
+    return str(caught.value)
+
+
+def test_bytes_at_random_cut_or_flipped_are_damage(tmp_path: Path) -> None:
+    drawn, whole = random.Random(0), saved({"epoch": 1, "state_dict": Network().state_dict()})
+    for length in (0, 1, 4, 100, 5000):
+        refused(tmp_path, drawn.randbytes(length))
+        refused(tmp_path, b"PK\x03\x04" + drawn.randbytes(length))
+    for _ in range(50):
+        refused(tmp_path, whole[: drawn.randrange(len(whole))])
+    refusals = 0
+    for _ in range(200):
+        place = drawn.randrange(len(whole))
+        (tmp_path / "best.pth").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            checkpoint.load_weights(Network(), checkpoint.load(tmp_path / "best.pth"))  # or it meant nothing
+        except CheckpointError:
+            refusals += 1
+    assert refusals > 100
+
+
+def test_archive_that_unpacks_to_more_than_itself_is_refused_unread(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({}, protocol=2))
+        with archive.open("archive/data/0", "w", force_zip64=True) as entry:
+            for _ in range(200):
+                entry.write(bytes(10**6))
+    assert "it is damaged" in refused(tmp_path, file.getvalue())
+
+
+def test_archive_of_ten_gigabytes_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "best.pth").open("wb") as file:
+        file.truncate(10**10)
+    with pytest.raises(CheckpointError, match="longer than the 8,000,000,000 bytes that are accepted"):
+        checkpoint.load(tmp_path / "best.pth")
+
+
+def test_what_is_no_file_is_no_checkpoint(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "resume-00002-000000.pth")
+    (tmp_path / "resume-00003-000000.pth").mkdir()
+    for name in ("resume-00002-000000.pth", "resume-00003-000000.pth"):
+        with pytest.raises(CheckpointError, match=f"{name}: not a checkpoint that can be loaded"):
+            checkpoint.load(tmp_path / name)
+    checkpoint.save(tmp_path / "resume-00001-000000.pth", {"epoch": 1})
+    point = checkpoint.ResumePoints(tmp_path).newest()
+    assert point is not None
+    assert point.content == {"epoch": 1}
+
+
+@pytest.mark.parametrize(
+    "state_dict",
+    [
+        {1: torch.zeros(1)},
+        {"final.weight": torch.zeros(1, 3, 1, 1).to_sparse()},
+        {"final.weight": torch.zeros(1, 3, 1, 1, dtype=torch.complex64)},
+        {"final.weight": torch.zeros(1, 3, 1, 1, device="meta")},
+        {"final.weight": torch.full((1, 3, 1, 1), torch.nan)},
+        {"final.bias": torch.full((1,), torch.inf)},
+        {"final.weight": 1.0},
+        {"final.weight": torch.zeros(1).expand(10**6, 10**6)},
+        [],
+        None,
+    ],
+    ids=range(10),
+)
+def test_weights_of_no_usual_kind_are_refused(state_dict: Any) -> None:
+    weights = Network().state_dict() | state_dict if isinstance(state_dict, dict) else state_dict
+    with pytest.raises(CheckpointError, match=r"^best\.pth: "):
+        checkpoint.load_weights(Network(), {"epoch": [], "state_dict": weights}, name="best.pth")
+
+
+ODD: tuple[Any, ...] = (None, -1, "x", [1], {"a": 1}, torch.tensor(float("nan")), 2**70, 0.5)
+
+
+def test_any_part_of_a_resume_point_that_is_missing_or_odd_is_damage() -> None:
+    """Or it is taken where it means the same: never anything but a CheckpointError."""
+    config = experiment()
+    whole = dict(point_of(config).content)
+    free = {"tallies", "train", "scaler"}  # these may be absent
+    for key in whole:
+        for odd in ODD:
+            content = copy.deepcopy(whole) | {key: odd}
+            if odd is ODD[0] and key not in free:
+                del content[key]
+            try:
+                go_on(content)
+            except CheckpointError as error:
+                assert str(error)  # noqa: PT017 - some are taken: a scaler that is off, one epoch more or less
+            else:
+                assert key in {*free, "skipped", "best_epoch", "step", "history"}, (key, odd)
+
+
+def go_on(content: dict[str, Any]) -> None:
+    config = dataclasses.replace(experiment(), model=dataclasses.replace(experiment().model, epochs=99))
+    resume.go_on(made(Network()), Start("a.pth", content, True), config, Tiles(), SPLIT)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("key", ["exp_avg", "exp_avg_sq"])
+@pytest.mark.parametrize("moment", [torch.zeros(5), torch.full((3, 2, 1, 1), torch.nan), 1.0, None])
+def test_moments_of_another_shape_or_not_finite_are_refused(key: str, moment: Any) -> None:
+    content = copy.deepcopy(dict(point_of(experiment()).content))
+    content["optimizer"]["state"][0][key] = moment
+    with pytest.raises(CheckpointError, match=r"a\.pth: .*optimizer"):
+        go_on(content)
+
+
+@pytest.mark.parametrize("row", [1, {}, {"epoch": 1, "lr": 0.1, "train": {}, "val": {}}])
+def test_history_of_another_kind_is_refused(row: Any) -> None:
+    content = copy.deepcopy(dict(point_of(experiment()).content)) | {"history": [row]}
+    with pytest.raises(CheckpointError, match="its history"):
+        go_on(content)
+
+
+def test_steps_of_seven_digits_are_found_again(tmp_path: Path) -> None:
+    points = checkpoint.ResumePoints(tmp_path)
+    points.save(1, 999_999, {"step": 999_999})
+    points.save(1, 1_000_000, {"step": 1_000_000})
+    found = checkpoint.ResumePoints(tmp_path).newest()
+    assert found is not None
+    assert found.content == {"step": 1_000_000}
