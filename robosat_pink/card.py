@@ -117,10 +117,9 @@ def _reading(config: Config, bands: Sequence[int | str]) -> str:
     """Python that reads an image of the bands, in the values that the network learnt from."""
     if config.channels[0].scale != "tags" and not any(isinstance(band, str) for band in bands):
         return f'image = rasterio.open("tile.tif").read({list(bands)})'
-    numbers = ", ".join(
-        f"file.descriptions.index({band!r}) + 1" if isinstance(band, str) else str(band) for band in bands
-    )
-    lines = ['file = rasterio.open("tile.tif")', f"bands = [{numbers}]"]
+    numbers = ", ".join(f"names.index({band.lower()!r}) + 1" if isinstance(band, str) else str(band) for band in bands)
+    named = ["names = [str(name).lower() for name in file.descriptions]"] if "names." in numbers else []
+    lines = ['file = rasterio.open("tile.tif")', *named, f"bands = [{numbers}]"]
     if config.channels[0].scale == "tags":
         band = "file.read(band) * file.scales[band - 1] + file.offsets[band - 1]"
         lines = ["import numpy", *lines, f"image = numpy.array([{band} for band in bands])"]

@@ -138,20 +138,21 @@ def _directories(side: Side) -> list[str]:
 
 def _scan_all(jobs: Sequence[tuple[Location, str]], threads: int) -> list[Scan]:
     """Raises DataError where a store is silent in the middle of a listing; a folder may be as slow as it is large."""
-    heard: dict[tuple[Location, str], float] = {}  # when the last page of each listing under way has come
+    heard: dict[int, float] = {}  # when the last page of each listing under way has come, by the job's number
 
-    def scan(job: tuple[Location, str]) -> Scan:
-        heard[job] = time.monotonic()
-        found = _scan(job, lambda: heard.__setitem__(job, time.monotonic()))
-        del heard[job]
+    def scan(number: int) -> Scan:
+        heard[number] = time.monotonic()
+        found = _scan(jobs[number], lambda: heard.__setitem__(number, time.monotonic()))
+        del heard[number]
         return found
 
     def look() -> None:
-        for (location, directory), when in list(heard.items()):
+        for number, when in list(heard.items()):
+            location, directory = jobs[number]
             if location.bucket and time.monotonic() - when > listings.PAGE_S:
                 raise listings.silence(f"{location}/{directory}")
 
-    return side_by_side(scan, jobs, threads, look)
+    return side_by_side(scan, range(len(jobs)), threads, look)
 
 
 def _scan(job: tuple[Location, str], beat: Callable[[], None]) -> Scan:

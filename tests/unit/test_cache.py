@@ -378,7 +378,7 @@ def test_second_pass_over_a_bucket_sends_no_request_and_gives_the_same(
     first = cached_pairs().__getitems__([0, 1, 2, 3])  # type: ignore[attr-defined]
     assert all(sample.fetched_bytes > 0 for sample in first)
     later = cached_pairs()
-    monkeypatch.setattr("robosat_pink.storage.obstore.get", None)
+    monkeypatch.setattr("obstore.get", None)
     second = later.__getitems__([0, 1, 2, 3])  # type: ignore[attr-defined]
     assert all(sample.fetched_bytes == 0 for sample in second)
     for one, other in zip(first, second, strict=True):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 
 from conftest import S3Server, write_tile
@@ -110,7 +111,8 @@ def put_a_pointer_among_the_tiles(run: Job) -> None:
 
 
 def write_a_7(run: Job) -> None:
-    write_tile(first_tile(run, "mask"), np.full((64, 64), 7, np.uint8))
+    with rasterio.open(first_tile(run, "mask"), "r+") as file:
+        file.write(np.full((1, 64, 64), 7, np.uint8))
 
 
 def move_the_masks(run: Job) -> None:
@@ -150,7 +152,7 @@ def test_spoilt_channel_is_told(run: Job, spoil: Callable[[Job], None], code: in
 
 def test_channel_without_permission_to_read_is_told_to_another_user_than_root(run: Job) -> None:
     """Root may read anything. Whoever runs the image as someone else gives the folders to that user."""
-    for folder in (run.base / "model", run.base / "output", run.base / "output/data"):
+    for folder in (run.base / name for name in ("model", "output", "output/data", "checkpoints")):
         folder.chmod(0o777)
     scene = run.base / "input/data/imagery/20180528_sierra"
     scene.chmod(0)
