@@ -59,8 +59,11 @@ def test_two_hosts_with_a_copy_of_the_tiles_each_train(image: str, tmp_path: Pat
 
 
 def test_two_hosts_have_the_losses_of_one_with_the_same_batches(hosts: Hosts) -> None:
-    """An epoch is one step of all its tiles, and so its loss is that step's."""
-    frozen = experiment(batch_norm="frozen", batch_size=64, epochs=20)
+    """An epoch is one step of all its tiles, and so its loss is that step's.
+
+    With other numbers of threads float32 is summed in another order, which by epoch 20 has grown to 3e-4.
+    """
+    frozen = experiment(batch_norm="frozen", batch_size=64, epochs=6)
     hosts.start(frozen)
     assert hosts.end() == [0, 0], hosts.log("algo-1")
     two = hosts.history()
@@ -71,11 +74,11 @@ def test_two_hosts_have_the_losses_of_one_with_the_same_batches(hosts: Hosts) ->
     hosts.start(frozen, hosts=("algo-1",))
     assert hosts.end(("algo-1",)) == [0], hosts.log("algo-1")
     one = hosts.history()
-    assert len(one) == len(two) == 20
+    assert len(one) == len(two) == 6
     assert float(one[-1]["train_loss"]) < float(one[0]["train_loss"])
     for first, second in zip(one, two, strict=True):
         assert first["train_tiles"] == second["train_tiles"]
-        assert float(second["train_loss"]) == pytest.approx(float(first["train_loss"]), abs=1e-4)
+        assert float(second["train_loss"]) == pytest.approx(float(first["train_loss"]), abs=1e-5)
 
 
 def test_when_one_host_vanishes_the_other_fails_within_the_timeout_and_names_it(hosts: Hosts) -> None:
