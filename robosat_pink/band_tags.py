@@ -20,6 +20,13 @@ class BandTags(NamedTuple):
     names: tuple[str, ...]  # descriptions; empty where a band has none
     scales: tuple[float, ...]
     offsets: tuple[float, ...]
+    colors: tuple[str, ...] = ()  # red, green, blue and others; empty where the file does not say
+
+    @property
+    def odd_order(self) -> str:
+        """The colors of the bands, where they are not red, then green, then blue."""
+        places = [self.colors.index(color) for color in ("red", "green", "blue") if color in self.colors]
+        return "" if places == sorted(places) else f"bands {', '.join(self.colors)}"
 
 
 def plain(bands: int) -> BandTags:
@@ -31,9 +38,10 @@ def plain(bands: int) -> BandTags:
 def from_gdal_metadata(text: str, bands: int) -> BandTags:
     """From the text of a GeoTIFF's tag 42112. Raises ParseError or ValueError where that is none.
 
-    GDAL, "GTiff driver", internal nodata and metadata: Item elements with the roles description, scale and offset.
+    GDAL, "GTiff driver", internal nodata and metadata: Item elements with the roles description, scale, offset and
+    colorinterp.
     """
-    names, scales, offsets = [""] * bands, [1.0] * bands, [0.0] * bands
+    names, scales, offsets, colors = [""] * bands, [1.0] * bands, [0.0] * bands, ["undefined"] * bands
     if "<!" in text:
         raise ValueError("declares entities, which may grow without limit")
     for item in ElementTree.fromstring(text).iter("Item"):  # noqa: S314 - without entities there is nothing to expand
@@ -46,7 +54,9 @@ def from_gdal_metadata(text: str, bands: int) -> BandTags:
             scales[sample] = float(value)
         elif role == "offset":
             offsets[sample] = float(value)
-    return BandTags(tuple(names), tuple(scales), tuple(offsets))
+        elif role == "colorinterp":
+            colors[sample] = value.lower()
+    return BandTags(tuple(names), tuple(scales), tuple(offsets), tuple(colors))
 
 
 @functools.lru_cache(maxsize=256)

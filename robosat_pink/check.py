@@ -38,6 +38,7 @@ LISTED = 20  # directories
 PROBE_PIXELS = 256  # a side, of what is stepped through on a CPU: with 512 a large network takes a minute
 STEPS = 4
 EVALUATION_SHARE = 1 / 3  # of the time of a step: forward, without backward
+FLAT = 1e-6  # of the mean, or of 1: a smaller std is rounding
 FAR_MEAN, FAR_STD = 0.25, 1.5  # from the measured ones, in deviations and as a ratio: then these are suggested
 SCALES = (1, 255, 10000, 65535)
 USUAL = (0.05, 2.0)  # where the brightest pixels lie after scaling
@@ -127,6 +128,9 @@ def bands(config: Config, found: Survey) -> Iterator[str]:
             yield f"  band {band}: {spread}"
         if channel.scale == "raw":
             continue
+        if not found.coverage.pixels.any():
+            yield "  no pixel is valid: there is nothing to suggest"
+            continue
         # Types of several scales are as they shall be, and so are physical values.
         is_single = len(scales) == 1 and channel.scale != "tags"
         better = _better_scale(scales[0], scales[0] * float(high.max())) if is_single else scales[0]
@@ -136,7 +140,11 @@ def bands(config: Config, found: Survey) -> Iterator[str]:
         if better != scales[0] or far_mean.any() or far_std.any():
             factor = scales[0] / better
             scale = f"{better:g}" if is_single else str(channel.scale)
-            yield f"  suggested: {_written(channel, mean * factor, std * factor, scale)}"
+            is_flat = std <= FLAT * np.maximum(np.abs(mean), 1)
+            yield f"  suggested: {_written(channel, mean * factor, np.where(is_flat, 1, std * factor), scale)}"
+            if is_flat.any():
+                flat = ", ".join(str(band) for band, one in zip(channel.bands, is_flat, strict=True) if one)
+                yield f"  band {flat} has the same value everywhere: nothing can be learnt from it; std 1 leaves it so"
         else:
             yield "  mean, std and scale fit"
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from robosat_pink.config import Config
 from robosat_pink.datasets import WAYS_TO_AGREE, TilePairs
+from robosat_pink.decoding import HIDDEN
 from robosat_pink.losses import IGNORE
 from robosat_pink.rasters import Raster
 from robosat_pink.reader import Sample
@@ -22,6 +23,7 @@ MOST_TILES = 64  # read
 AT_ONCE = 8
 SHOWN = 4  # kinds of tiles
 NO_TAGS = "scale 1, offset 0"
+DECLARED = "the masks declare"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ class Coverage:
     zeros: int  # of these, those that are 0 in all bands of an image that declares nothing
     kinds: Counter[str]  # tiles by what they say of their bands
     kinds_at: dict[str, int]  # a row of each kind
+    doubts: Counter[str]  # tiles by what may be wrong with them
+    doubts_at: dict[str, int]  # a row of each
+    palettes: dict[str, dict[str, int]]  # a row for each color of each index of the masks
 
     @property
     def everything(self) -> int:
@@ -63,6 +68,9 @@ class Counting:
         self._ignored = self._zeros = 0
         self._kinds: Counter[str] = Counter()
         self._kinds_at: dict[str, int] = {}
+        self._doubts: Counter[str] = Counter()
+        self._doubts_at: dict[str, int] = {}
+        self._palettes: dict[str, dict[str, int]] = {}
         self._rows: list[int] = []
 
     def add(self, sample: Sample) -> None:
@@ -73,10 +81,19 @@ class Counting:
         self._zeros += sample.notes.zeros
         self._kinds[sample.notes.kind] += 1
         self._kinds_at.setdefault(sample.notes.kind, sample.row)
+        for doubt in sample.notes.doubts:
+            self._doubts[doubt] += 1
+            self._doubts_at.setdefault(doubt, sample.row)
+        for entry in sample.notes.palette.split():
+            index, color = entry.split(":")
+            self._palettes.setdefault(index, {}).setdefault(color, sample.row)
         self._rows.append(sample.row)
 
     def finish(self, of: int) -> Coverage:
-        return Coverage(tuple(self._rows), of, self._pixels, self._ignored, self._zeros, self._kinds, self._kinds_at)
+        return Coverage(
+            *(tuple(self._rows), of, self._pixels, self._ignored, self._zeros, self._kinds, self._kinds_at),
+            *(self._doubts, self._doubts_at, self._palettes),
+        )
 
 
 def look(config: Config, tiles: TilePairs, rows: np.ndarray) -> list[str]:
@@ -95,7 +112,21 @@ def look(config: Config, tiles: TilePairs, rows: np.ndarray) -> list[str]:
 
 def remarks(config: Config, tiles: TilePairs, found: Coverage) -> Iterator[str]:
     """Sentences; those that tell of something that is likely wrong begin with "warning: "."""
-    yield from _absent_classes(config, tiles, found)
+    absent = list(_absent_classes(config, tiles, found))
+    yield from absent
+    for doubt, count in found.doubts.items():
+        if doubt == HIDDEN and any(DECLARED in remark for remark in absent):
+            continue  # has been said
+        yield f"warning: in {count} of {_tiles(found)}, such as {tiles.id(found.doubts_at[doubt])}: {doubt}"
+    for index, colors in found.palettes.items():
+        if len(colors) > 1:
+            (one, first), (other, second) = list(colors.items())[:2]
+            yield (
+                f"warning: the masks' palettes differ: {index} is #{one} in {tiles.id(first)}, #{other} in "
+                f"{tiles.id(second)}. Classes are taken by index: write all masks with one palette, or class numbers "
+                "without any"
+            )
+            break
     if found.zeros:
         yield (
             f"{found.zeros / found.everything:.2%} of all pixels count as missing: they are 0 in all bands of an image "
@@ -144,7 +175,7 @@ class _Hidden:
     def words(self, found: Coverage) -> str:
         if self.declared:
             return (
-                f"the masks declare {self.declared} pixels of that value as nodata, and so nothing is learnt of them. "
+                f"{DECLARED} {self.declared} pixels of that value as nodata, and so nothing is learnt of them. "
                 "If they are labels, write the masks without that declaration: gdal_edit.py -unsetnodata FILE removes "
                 "the tag of a GeoTIFF; a PNG is to be written without transparency"
             )

@@ -103,7 +103,7 @@ def identity(profile: str | None) -> dict[str, Any]:
         provider = _Provider(session, profile) if session.get_credentials() else None  # files may name a region alone
     except BotoCoreError as error:
         raise ConfigError(
-            f"AWS credentials: {error}; check aws_profile, AWS_PROFILE and the files in ~/.aws"
+            f"AWS's files of credentials and profiles: {error}; check aws_profile, AWS_PROFILE and the files in ~/.aws"
         ) from error
     options: dict[str, Any] = {"region": region or session.region_name or "us-east-1"}
     return options | ({"credential_provider": provider} if provider else {})

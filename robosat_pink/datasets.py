@@ -40,6 +40,7 @@ from robosat_pink.tiles import (
 
 log = logging.getLogger(__name__)
 
+MOST_KINDS = 8  # told one by one
 WAYS_TO_AGREE = (
     "To have their own scale and offset applied, set channels[].scale: tags; to take bands by description, name these "
     "in channels[].bands; or narrow dataset.imagery_directory_regex"
@@ -155,12 +156,14 @@ class TilePairs(Dataset[Sample]):
     def note_kinds(self, kinds: Mapping[str, int]) -> None:
         """Warn where tiles say something else of their bands than those before: they may not mean the same numbers."""
         for kind, row in kinds.items():
-            if self.kinds and kind not in self.kinds:
+            if self.kinds and kind not in self.kinds and len(self.kinds) <= MOST_KINDS:
                 other, first = next(iter(self.kinds.items()))
                 log.warning(
                     "warning: the images of this run differ: %s has %s; %s has %s. %s",
                     *(self.id(row), kind, self.id(first), other, WAYS_TO_AGREE),
                 )
+                if len(self.kinds) == MOST_KINDS:
+                    log.warning("warning: what further images say of their bands is not told one by one")
             self.kinds.setdefault(kind, row)
 
     def split(self) -> Split:

@@ -6,7 +6,7 @@ A pixel is what the files say, or ignored where they say that there is none; any
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +18,17 @@ from robosat_pink.errors import DataError
 from robosat_pink.losses import IGNORE
 from robosat_pink.rasters import Missing, Raster
 
+HIDDEN = (
+    "the mask declares the value of a class as nodata, and so nothing is learnt of those pixels. If they are labels, "
+    "write it without that declaration (gdal_edit.py -unsetnodata FILE)"
+)
+BESIDE = "image and mask cover not quite the same ground by their georeferences, but are read as if they did"
+FROM_THE_SOUTH = (
+    "one of image and mask lies, by its georeference, where it would if its y were counted from the south (TMS), and "
+    "the other does not say where it lies. Check that both are numbered alike"
+)
+FEW = 5  # values shown; more are no likely classes
+NEAR, SPREAD = 3, 50  # so near to a class's value are those that a lossy format made of it, where values lie far apart
 AUTO_SCALE = {"uint8": 255.0, "uint16": 10000.0, "int16": 10000.0, "float32": 1.0}
 Bytes = bytes | memoryview
 NO_FILES: Mapping[str, Bytes] = {}
@@ -29,6 +40,8 @@ class Notes(NamedTuple):
     dtype: str  # of the image file
     kind: str  # what it says of its bands, as far as the experiment relies on it: to agree across the tiles of a run
     zeros: int  # pixels that are missing for being 0 in all bands
+    doubts: Sequence[str] = ()  # sentences on what may be wrong with the pair
+    palette: str = ""  # of the mask, as `Raster` has it
 
 
 class Decoded(NamedTuple):
@@ -82,12 +95,27 @@ class PairDecoder:
             image, mask = _facing_alike(image, mask, image_name, mask_name)
         labels = self._classes_of(mask.values[0], mask.missing, mask_name)
         labels[image.missing] = IGNORE
-        return Decoded(self._scaled(image), labels, Notes(image.values.dtype.name, self._kind(image), image.zeros))
+        doubts = list(self._doubts(image, mask, image_name))
+        notes = Notes(image.values.dtype.name, self._kind(image), image.zeros, doubts, mask.palette)
+        return Decoded(self._scaled(image), labels, notes)
+
+    def _doubts(self, image: Raster, mask: Raster, name: str) -> Iterator[str]:
+        if mask.declared is not None and (self._look_up(mask.values[0][mask.declared]) != IGNORE).any():
+            yield HIDDEN
+        places = [each.georeference for each in (image, mask) if each.georeference]
+        height, width = mask.missing.shape
+        if len(places) == 2 and georeference.is_beside(places[0], places[1], height, width):
+            yield BESIDE
+        if len(places) == 1 and georeference.is_from_the_south(places[0], height, width, name):
+            yield FROM_THE_SOUTH
 
     def _kind(self, image: Raster) -> str:
         """What the file says that the experiment does not ask each file for."""
         are_named = all(isinstance(band, str) for band in self.bands)
-        words = band_tags.in_words(image.tags, not are_named, not self._applies_tags)
+        nodata = f"nodata {image.nodata}" if image.nodata else ""
+        order = "" if are_named else image.tags.odd_order
+        tags = band_tags.in_words(image.tags, not are_named, not self._applies_tags)
+        words = "; ".join(filter(None, [nodata, order, tags]))
         if not self._applies_tags:
             return words
         has_scale = any(scale != 1 for scale in image.tags.scales) or any(image.tags.offsets)
@@ -130,11 +158,24 @@ class PairDecoder:
         accepted = sorted(value for listed in self.values for value in listed)
         background = "0 (background), " if len(self.classes) == 1 else ""
         ignored = f", and to be ignored {', '.join(map(str, self.ignored))}" if self.ignored else ""
+        values = np.unique(unlisted)
+        shown = ", ".join(map(str, values[:FEW].tolist())) + (f" and {len(values) - FEW} more" * (len(values) > FEW))
         raise DataError(
-            f"{name}: mask value {np.unique(unlisted)[0]} in {len(unlisted)} pixel(s); accepted: {background}"
-            f"{', '.join(map(str, accepted))}{ignored}; add it to classes[].values, or to dataset.ignore_values if it "
-            "stands for no class"
+            f"{name}: mask value {shown} in {len(unlisted)} pixel(s); accepted: {background}"
+            f"{', '.join(map(str, accepted))}{ignored}; {self._way_out(values, [0, *accepted])}"
         )
+
+    @staticmethod
+    def _way_out(values: np.ndarray, accepted: Sequence[int]) -> str:
+        if (values != np.floor(values)).any():
+            return "a class number is whole: where these are shares, write masks anew, with a number for each class"
+        if len(values) > FEW or (max(accepted) > SPREAD and np.abs(values[:, None] - accepted).min() <= NEAR):
+            return (
+                "where the masks were once in a lossy format, or resampled, write them anew from their source "
+                "(resampled by nearest); otherwise add them to classes[].values, or to dataset.ignore_values where "
+                "they stand for no class"
+            )
+        return "add it to classes[].values, or to dataset.ignore_values if it stands for no class"
 
     def _look_up(self, values: np.ndarray) -> np.ndarray:
         """Class numbers, uint8 in the shape of the values; IGNORE for one that no class lists."""

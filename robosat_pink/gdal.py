@@ -87,5 +87,9 @@ def enter_environment() -> None:
     """
     if not hasattr(_of_thread, "environment"):
         warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)  # a tile's place is its name
-        _of_thread.environment = rasterio.Env(session=DummySession(), GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
+        _of_thread.environment = rasterio.Env(
+            session=DummySession(),
+            GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR",
+            GDAL_PNG_WHOLE_IMAGE_OPTIM="NO",  # by which a PNG that was cut short is read as what lay in memory
+        )
         _of_thread.environment.__enter__()

@@ -6,6 +6,7 @@ Called by `tiff` and `rasters`, which read it, and by `reader`, which compares. 
 from __future__ import annotations
 
 import math
+import re
 import struct
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ from robosat_pink.gdal import enter_environment
 MODEL_TYPE, GEOGRAPHIC, PROJECTED = 1024, 2048, 3072  # keys of GeoTIFF 1.1, annex B
 CODES = range(1024, 32767)  # of EPSG; 32767 stands for a system that the file itself defines
 LEAST_SHARED = 0.5  # of the ground that either covers; a neighbour's tile shares an edge at most
+LEAST_SAME = 0.95  # half a pixel of 64 leaves 0.97
+HALF_WORLD_M, HALF_WORLD_DEGREES = math.pi * 6378137, 180  # in the Mercator projection of slippy maps
 LEAST_ALIKE = 0.9  # cosine of the angle between the rows of image and mask
 
 
@@ -94,6 +97,8 @@ def disagreement(image: Georeference, mask: Georeference, height: int, width: in
         ):  # GDAL's and PROJ's, of no common kind: for a system of its own, or one that does not reach there
             return ""
         of_mask = np.array([x, y]).T
+        if _crs(image).is_geographic:  # on the image's side of the line where 180 degrees are -180
+            of_mask[:, 0] += 360 * np.round((of_image[:, 0].mean() - of_mask[:, 0]) / 360)
     if not (np.isfinite(of_image).all() and np.isfinite(of_mask).all()):
         return ""
     if not _shared(of_image, of_mask) >= LEAST_SHARED:
@@ -108,6 +113,33 @@ def disagreement(image: Georeference, mask: Georeference, height: int, width: in
             "up, for instance by gdalwarp, which writes north up"
         )
     return ""
+
+
+def is_beside(image: Georeference, mask: Georeference, height: int, width: int) -> bool:
+    """Whether two of one system that do not disagree lie further apart than rounding explains."""
+    if image.crs != mask.crs or image.transform == mask.transform:
+        return False
+    return _shared(image.corners(height, width), mask.corners(height, width)) < LEAST_SAME
+
+
+def is_from_the_south(place: Georeference, height: int, width: int, name: str) -> bool:
+    """Whether a tile (H, W) named .../z/x/y lies where y is counted from the south, and not where its name says."""
+    named = re.search(r"(\d+)/(\d+)/(\d+)[^/]*$", name)
+    if place.crs not in (3857, 4326) or not named:
+        return False
+    z, x, y = map(int, named.groups())
+    corners = place.corners(height, width)
+    from_north, from_south = (_shared(corners, _of_tile(z, x, row, place.crs)) for row in (y, 2**z - 1 - y))
+    return from_south >= LEAST_SHARED > from_north
+
+
+def _of_tile(z: int, x: int, y: int, crs: int) -> np.ndarray:
+    """x and y (2, 2) of two corners of a slippy-map tile, y counted from the north."""
+    columns, rows = (2 * np.array([place, place + 1]) / 2**z - 1 for place in (x, y))
+    if crs == 3857:
+        return HALF_WORLD_M * np.array([columns, -rows]).T
+    latitudes = np.degrees(np.arctan(np.sinh(-math.pi * rows)))
+    return np.array([HALF_WORLD_DEGREES * columns, latitudes]).T
 
 
 def _shared(first: np.ndarray, second: np.ndarray) -> float:

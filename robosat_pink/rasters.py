@@ -34,10 +34,14 @@ class Raster(NamedTuple):
     bands: list[int]  # by number, as they were selected
     tags: BandTags  # of all bands of the file
     georeference: Georeference | None
+    nodata: str = ""  # the value that the file declares, in words
+    declared: np.ndarray | None = None  # (H, W) bool: where a mask has the value that its file declares as nodata
+    palette: str = ""  # of a mask: the colors of the indices in it, as "0:000000 1:ffffff"
 
     def turned(self) -> Raster:
         """The last row first."""
-        return self._replace(values=self.values[:, ::-1].copy(), missing=self.missing[::-1].copy())
+        declared = None if self.declared is None else self.declared[::-1]
+        return self._replace(values=self.values[:, ::-1].copy(), missing=self.missing[::-1].copy(), declared=declared)
 
 
 def read_image(
@@ -73,7 +77,7 @@ def read_image(
         missing = missing | read.zero
     if image.dtype == np.float64:
         image = image.astype(np.float32)  # what the network computes in
-    return Raster(image, missing, zeros, read.bands, read.tags, read.georeference)
+    return Raster(image, missing, zeros, read.bands, read.tags, read.georeference, read.declared)
 
 
 def read_mask(data: bytes | memoryview, name: str, files: Mapping[str, bytes | memoryview] | None = None) -> Raster:
@@ -87,7 +91,9 @@ def read_mask(data: bytes | memoryview, name: str, files: Mapping[str, bytes | m
     missing = np.zeros(read.values.shape[1:], dtype=bool)
     for each in hidden:
         missing |= each.reshape(missing.shape)
-    return Raster(read.values, missing, 0, read.bands, read.tags, read.georeference)
+    declared = read.nodata[0] if read.nodata is not None and read.declared else None
+    of_mask = (read.georeference, read.declared, declared, _colors(read))
+    return Raster(read.values, missing, 0, read.bands, read.tags, *of_mask)
 
 
 class _Read(NamedTuple):
@@ -101,6 +107,8 @@ class _Read(NamedTuple):
     bands: list[int]
     tags: BandTags
     georeference: Georeference | None
+    declared: str = ""  # the nodata values that the file declares
+    palette: np.ndarray | None = None  # (N, 4) uint8 by index, of a mask
 
 
 def _read(data: bytes | memoryview, bands: list[int | str] | None, name: str, rule: Missing, beside: Sidecars) -> _Read:
@@ -118,7 +126,8 @@ def _read(data: bytes | memoryview, bands: list[int | str] | None, name: str, ru
     nodata = None if plain.nodata is None else values == plain.nodata
     is_zero_missing = plain.nodata is None and _counts_zero(rule, plain.values.dtype, count)
     zero = _all_zero(plain.values) if is_zero_missing else None
-    return _Read(values, nodata, _broken(values), None, zero, selected, plain.tags, plain.georeference)
+    of_file = (plain.tags, plain.georeference, _declared([plain.nodata]))
+    return _Read(values, nodata, _broken(values), None, zero, selected, *of_file)
 
 
 def _from_dataset(
@@ -128,14 +137,28 @@ def _from_dataset(
         raise DataError(
             f"{name}: complex numbers; accepted: whole numbers and floats. Write amplitude or parts as bands"
         )
+    if len(dataset.subdatasets) > 1:
+        raise DataError(
+            f"{name}: {len(dataset.subdatasets)} pages (images) in one TIFF, of which GDAL reads the first alone; "
+            "accepted: one image a file, with its bands in it. Write pages as bands; for a mask, the number of each "
+            "pixel's class into one band"
+        )
     alphas = [
         band for band, kind in zip(dataset.indexes, dataset.colorinterp, strict=True) if kind == ColorInterp.alpha
     ]
     if bands is None:
         _check_one_band(dataset.count - len(alphas), name)
         _check_lossless(dataset, name)
-    palette = _palette(dataset, len(alphas), name) if bands is not None else None
-    tags = beside.over(BandTags(tuple(each or "" for each in dataset.descriptions), dataset.scales, dataset.offsets))
+    colors = _palette(dataset, len(alphas), name)
+    palette = colors if bands is not None else None
+    tags = beside.over(
+        BandTags(
+            tuple(each or "" for each in dataset.descriptions),
+            dataset.scales,
+            dataset.offsets,
+            tuple(each.name for each in dataset.colorinterp),
+        )
+    )
     selected = _numbers(bands, dataset.count if palette is None else 4, tags, name)
     indexes = selected if palette is None else [1]
     nodatas = [beside.nodata.get(band, dataset.nodatavals[band - 1]) for band in indexes]
@@ -156,8 +179,25 @@ def _from_dataset(
         nodata = outside if nodata is None else nodata | outside
     zero = _all_zero(read) if is_zero_missing else None
     place = beside.georeference or _georeference(dataset)
-    found = _Read(values, nodata, _broken(values), invalid, zero, selected, tags, place)
+    of_file = (tags, place, _declared(nodatas), colors)
+    found = _Read(values, nodata, _broken(values), invalid, zero, selected, *of_file)
     return found if palette is None else _painted(found, palette, selected, is_zero_missing)
+
+
+def _declared(nodatas: Sequence[float | None]) -> str:
+    return ", ".join(f"{value:g}" for value in dict.fromkeys(nodatas) if value is not None)
+
+
+def _colors(read: _Read) -> str:
+    """The palette's colors of the indices that a mask has where it is not missing, as `Raster` has them."""
+    if read.palette is None or read.values.dtype != np.uint8:
+        return ""
+    is_hidden = [each.reshape(read.values.shape) for each in (read.nodata, read.invalid) if each is not None]
+    values = read.values[~np.logical_or.reduce(is_hidden)] if is_hidden else read.values
+    indices = np.flatnonzero(np.bincount(values.ravel(), minlength=1))
+    return " ".join(
+        f"{index}:{bytes(read.palette[min(index, len(read.palette) - 1), :3]).hex()}" for index in indices.tolist()
+    )
 
 
 def _invalid(dataset: DatasetReader, alphas: list[int], name: str) -> np.ndarray | None:

@@ -118,6 +118,8 @@ class TileReader:
     def __post_init__(self) -> None:
         self.decoder = PairDecoder(self.channels, self.classes, self.missing, self.ignored)
         self.bands = self.decoder.bands
+        # Numbers of 8 and 16 bits that one number divides are hardly alike.
+        self._differs_by_type = any(channel.scale not in ("auto", "tags") for channel in self.channels)
         self._threads: tuple[ThreadPoolExecutor, ThreadPoolExecutor] | None = None
         self._process = 0  # that has the threads: a fork of it has none
 
@@ -209,6 +211,8 @@ class TileReader:
 
     def _prepare(self, order: Order, decoded: Decoded) -> Sample:
         image, mask, notes = decoded
+        if self._differs_by_type:
+            notes = notes._replace(kind=f"{notes.dtype}; {notes.kind}")
         symmetry = 0
         if order.epoch is not None:
             random = np.random.default_rng((self.seed, order.epoch, order.row))

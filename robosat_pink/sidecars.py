@@ -60,10 +60,10 @@ class Sidecars:
     def over(self, tags: BandTags) -> BandTags:
         """The tags of the file itself, but what these files say of them."""
         numbers = range(1, len(tags.names) + 1)
-        return BandTags(
-            tuple(self.names.get(number, tags.names[number - 1]) for number in numbers),
-            tuple(self.scales.get(number, tags.scales[number - 1]) for number in numbers),
-            tuple(self.offsets.get(number, tags.offsets[number - 1]) for number in numbers),
+        return tags._replace(
+            names=tuple(self.names.get(number, tags.names[number - 1]) for number in numbers),
+            scales=tuple(self.scales.get(number, tags.scales[number - 1]) for number in numbers),
+            offsets=tuple(self.offsets.get(number, tags.offsets[number - 1]) for number in numbers),
         )
 
 

@@ -99,7 +99,7 @@ class Store:
         return [each.headers.get("authorization", each.headers.get("Authorization")) for each in self.asked]
 
     def asked_as(self) -> str | None:
-        """The access key that signed the client's last request; None if nobody did. Redirects are looked for without."""
+        """The access key that signed the client's last request; None if nobody did. Looks for redirects have none."""
         client = [each.headers for each in self.asked if "Python-urllib" not in each.headers.get("User-Agent", "")]
         signed = re.search(r"Credential=(\w+)/", client[-1].get("authorization", ""))
         return signed[1] if signed else None

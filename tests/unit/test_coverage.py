@@ -95,8 +95,8 @@ def test_tiles_that_disagree_in_what_they_say_of_their_bands_are_counted(tmp_pat
         with_offset(tmp_path, x, offset)
     (remark,) = remarks(pairs_in(tmp_path, SNOW), SNOW)
     assert remark.startswith(
-        "warning: the images differ: of the 3 training tiles, 2 have 2 band(s); scale 0.0001, offset 0; 1 have 2 "
-        "band(s); scale 0.0001, offset -0.1. "
+        "warning: the images differ: of the 3 training tiles, 2 have uint16; 2 band(s); scale 0.0001, offset 0; 1 have "
+        "uint16; 2 band(s); scale 0.0001, offset -0.1. "
     )
     assert "channels[].scale: tags" in remark
 
@@ -106,8 +106,8 @@ def test_scale_and_offset_that_all_files_have_and_nobody_applies_are_told(tmp_pa
         with_offset(tmp_path, x, -0.1)
     (remark,) = remarks(pairs_in(tmp_path, SNOW), SNOW)
     assert remark == (
-        "the images have 2 band(s); scale 0.0001, offset -0.1; channels[].scale: tags applies the files' own scale and "
-        "offset"
+        "the images have uint16; 2 band(s); scale 0.0001, offset -0.1; channels[].scale: tags applies the files' own "
+        "scale and offset"
     )
     tags = (ChannelConfig(bands=(1, 2), scale="tags"),)
     assert remarks(pairs_in(tmp_path, SNOW, tags), SNOW) == []
@@ -122,7 +122,9 @@ def test_tile_of_another_kind_that_comes_later_is_told_once(tmp_path: Path, capl
             list(TileLoader(tiles, 1, 0).evaluation(np.arange(3)))
     (line,) = (each.getMessage() for each in caplog.records if each.levelno == logging.WARNING)
     assert line.startswith("warning: the images of this run differ: ")
-    assert f"{tiles.id(1)} has 2 band(s); scale 0.0001, offset -0.1; {tiles.id(0)} has 2 band(s)" in line
+    assert (
+        f"{tiles.id(1)} has uint16; 2 band(s); scale 0.0001, offset -0.1; {tiles.id(0)} has uint16; 2 band(s)" in line
+    )
 
 
 def test_what_was_said_of_kept_tiles_is_kept_with_them(tmp_path: Path) -> None:
@@ -131,4 +133,4 @@ def test_what_was_said_of_kept_tiles_is_kept_with_them(tmp_path: Path) -> None:
     first = pairs_in(tmp_path, SNOW, **options)[0]
     again = pairs_in(tmp_path, SNOW, **options)[0]
     assert first.fetched_bytes > again.fetched_bytes == 0
-    assert first.notes == again.notes == ("uint16", "2 band(s); scale 0.0001, offset -0.1", 0)
+    assert first.notes == again.notes == ("uint16", "uint16; 2 band(s); scale 0.0001, offset -0.1", 0, [], "")

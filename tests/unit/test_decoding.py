@@ -74,8 +74,8 @@ def test_files_are_told_apart_by_what_the_experiment_relies_on(tmp_path: Path) -
     def kind(*channels: ChannelConfig) -> str:
         return str(PairDecoder(channels, SNOW).decode(image, mask, "image", "mask").notes.kind)
 
-    assert kind(ChannelConfig(bands=(1,))) == "2 band(s); scale 0.5, offset -1, 3"
-    assert kind(ChannelConfig(bands=(1,), scale="tags")) == "2 band(s); a scale of its own"
+    assert kind(ChannelConfig(bands=(1,))) == "nodata 7; 2 band(s); scale 0.5, offset -1, 3"
+    assert kind(ChannelConfig(bands=(1,), scale="tags")) == "nodata 7; 2 band(s); a scale of its own"
 
 
 @pytest.mark.parametrize("other", ["none", "packbits"])

@@ -115,7 +115,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("masking", "metrics", "page", "pictures", "plots", "scenes", "state", "tiles", "watch", "writer"),
     },
     # What is said before a run.
-    "coverage": {"config", "datasets", "losses", "rasters", "reader", "tile_file"},
+    "coverage": {"config", "datasets", "decoding", "losses", "rasters", "reader", "tile_file"},
     "survey": {"config", "coverage", "datasets", "losses"},
     "check": {
         *(

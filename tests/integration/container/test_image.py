@@ -20,6 +20,16 @@ MODEL = {"checkpoint-00002-of-00002.pth", "best.pth", "config.yml", "metrics.jso
 }
 
 
+SMALL = {"name": "albunet", "encoder": "resnet18", "num_filters": 2}
+
+
+@pytest.fixture
+def small(run: Job) -> Job:
+    """With a network that soon trains, where it does not matter which."""
+    run.experiment(model=SMALL)
+    return run
+
+
 # What a user does; the README's own commands are in test_readme.py.
 
 
@@ -37,21 +47,21 @@ def test_smoke_experiment_trains_without_a_network_in_the_shared_memory_of_a_pla
     assert best["epoch"] in (1, 2)
 
 
-def test_user_without_a_name_trains_into_files_of_their_own(run: Job) -> None:
-    for path in (run.base, *run.base.rglob("*")):
+def test_user_without_a_name_trains_into_files_of_their_own(small: Job) -> None:
+    for path in (small.base, *small.base.rglob("*")):
         os.chown(path, 1234, 1234)
-    code, log = run.run("train", options=("--user", "1234"))
+    code, log = small.run("train", options=("--user", "1234"))
     assert code == 0, log
-    assert run.model == MODEL
-    assert {path.stat().st_uid for path in run.base.rglob("*")} == {1234}
+    assert small.model == MODEL
+    assert {path.stat().st_uid for path in small.base.rglob("*")} == {1234}
     assert "Permission denied" not in log
 
 
 @pytest.mark.parametrize("arguments", [(), ("train", "train"), ("train", "model.epochs=2")], ids=str)
-def test_every_way_the_platform_starts_a_container_trains(run: Job, arguments: tuple[str, ...]) -> None:
-    code, log = run.run(*arguments)
+def test_every_way_the_platform_starts_a_container_trains(small: Job, arguments: tuple[str, ...]) -> None:
+    code, log = small.run(*arguments)
     assert code == 0, log
-    assert run.model == MODEL
+    assert small.model == MODEL
 
 
 @pytest.mark.parametrize(
@@ -80,11 +90,11 @@ def test_shell_python_and_pip_are_on_the_path(image: str) -> None:
     ],
     ids=["plain", "JSON-encoded"],
 )
-def test_hyperparameters_override_in_both_encodings(run: Job, hyperparameters: dict[str, str]) -> None:
-    run.config("hyperparameters", hyperparameters)
-    code, log = run.run("train")
+def test_hyperparameters_override_in_both_encodings(small: Job, hyperparameters: dict[str, str]) -> None:
+    small.config("hyperparameters", hyperparameters)
+    code, log = small.run("train")
     assert code == 0, log
-    assert "checkpoint-00001-of-00001.pth" in run.model
+    assert "checkpoint-00001-of-00001.pth" in small.model
 
 
 RESOURCES: dict[str, Any] = {
@@ -113,18 +123,18 @@ RESOURCES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("form", RESOURCES)
-def test_resourceconfig_of_every_year_is_understood(run: Job, form: str) -> None:
-    run.config("resourceconfig", RESOURCES[form])
-    code, log = run.run("train", "model.epochs=1")
+def test_resourceconfig_of_every_year_is_understood(small: Job, form: str) -> None:
+    small.config("resourceconfig", RESOURCES[form])
+    code, log = small.run("train", "model.epochs=1")
     assert code == 0, log
     assert f"host {RESOURCES[form]['current_host']} of " in log
 
 
-def test_read_only_channels_with_manifests_beside_them_are_enough(run: Job) -> None:
-    (run.base / "input/data/imagery-manifest").write_text("[]")
+def test_read_only_channels_with_manifests_beside_them_are_enough(small: Job) -> None:
+    (small.base / "input/data/imagery-manifest").write_text("[]")
     fast = {"TrainingInputMode": "FastFile", "S3DistributionType": "FullyReplicated", "RecordWrapperType": "None"}
-    run.config("inputdataconfig", {"config": {"TrainingInputMode": "File"}, "imagery": fast, "mask": fast})
-    code, log = run.run("train", "model.epochs=1", options=("--volume", f"{run.base}/input:/opt/ml/input:ro"))
+    small.config("inputdataconfig", {"config": {"TrainingInputMode": "File"}, "imagery": fast, "mask": fast})
+    code, log = small.run("train", "model.epochs=1", options=("--volume", f"{small.base}/input:/opt/ml/input:ro"))
     assert code == 0, log
     assert "imagery-manifest" not in log
 
@@ -136,8 +146,8 @@ def test_pipe_mode_is_refused_in_words(run: Job) -> None:
     assert run.cause == "channel 'imagery' is in Pipe mode, which has no files; use File or FastFile mode"
 
 
-def test_cpu_limit_of_the_container_is_respected(run: Job) -> None:
-    code, log = run.run("train", "model.epochs=1", options=("--cpus", "1"))
+def test_cpu_limit_of_the_container_is_respected(small: Job) -> None:
+    code, log = small.run("train", "model.epochs=1", options=("--cpus", "1"))
     assert code == 0, log
     assert "machine: 1 CPU cores" in log
 
@@ -154,21 +164,21 @@ def wait_for(name: str, words: str, seconds: float = 120) -> None:
     pytest.fail(f"{words!r} did not come up: {logs.stdout}{logs.stderr}")
 
 
-def test_docker_stop_in_the_middle_of_an_epoch_ends_with_0_and_the_next_run_goes_on(run: Job) -> None:
-    (run.base / "checkpoints").mkdir(exist_ok=True)
-    name = run.start("train", "model.epochs=500", "runtime.workers=0")
+def test_docker_stop_in_the_middle_of_an_epoch_ends_with_0_and_the_next_run_goes_on(small: Job) -> None:
+    (small.base / "checkpoints").mkdir(exist_ok=True)
+    name = small.start("train", "model.epochs=500", "runtime.workers=0")
     wait_for(name, "phase=val epoch=2 ")
     docker("stop", "--time", "120", name)  # as much as SageMaker gives before it kills, and the exit code would tell
-    code, log = run.wait(name)
+    code, log = small.wait(name)
     assert code == 0, log
     assert "stopped by a signal after" in log
-    assert any(path.name.startswith("resume-") for path in (run.base / "checkpoints").iterdir())
+    assert any(path.name.startswith("resume-") for path in (small.base / "checkpoints").iterdir())
     done = int(re.search(r"stopped by a signal after (\d+) epochs", log)[1])  # type: ignore[index]
     assert done >= 2
-    assert torch.load(run.base / f"model/checkpoint-{done:05d}-of-00500.pth", weights_only=True)["epoch"] == done
-    torch.load(run.base / "model/best.pth", weights_only=True)
+    assert torch.load(small.base / f"model/checkpoint-{done:05d}-of-00500.pth", weights_only=True)["epoch"] == done
+    torch.load(small.base / "model/best.pth", weights_only=True)
 
-    code, log = run.run("train", f"model.epochs={done + 1}")
+    code, log = small.run("train", f"model.epochs={done + 1}")
     assert code == 0, log
     assert f"continuing from /opt/ml/checkpoints/resume-{done:05d}-" in log
     assert f"phase=val epoch={done + 1} epochs={done + 1} " in log
@@ -216,7 +226,7 @@ def test_broken_installation_leaves_a_failure_file(run: Job, tmp_path: Path) -> 
 def test_named_profile_is_read_from_a_mounted_folder(run: Job, tmp_path: Path) -> None:
     (tmp_path / "aws").mkdir()
     (tmp_path / "aws/credentials").write_text("[esip]\naws_access_key_id = KEY\naws_secret_access_key = word\n")
-    run.experiment(dataset={"aws_profile": "esip"})
+    run.experiment(dataset={"aws_profile": "esip"}, model=SMALL)
     code, log = run.run("train", "model.epochs=1", options=mounted_profile(tmp_path / "aws"))
     assert code == 0, log
     assert "aws_profile" not in "".join(line for line in log.splitlines() if line.startswith("warning"))

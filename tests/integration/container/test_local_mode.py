@@ -27,7 +27,7 @@ estimator = Estimator(
     instance_type="local",
     output_path=f"file://{output}",
     sagemaker_session=session,
-    hyperparameters={"model.epochs": 1, "model.loss": "lovasz"},
+    hyperparameters={"model.epochs": 1, "model.loss": "lovasz", "model.name": "albunet", "model.encoder": "resnet18"},
 )
 estimator.fit({name: f"file://{base}/input/data/{name}" for name in ("config", "imagery", "mask")})
 """
