@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from robosat_pink.config import Config
-from robosat_pink.datasets import WAYS_TO_AGREE, TilePairs
-from robosat_pink.decoding import HIDDEN
+from robosat_pink.datasets import TilePairs
+from robosat_pink.decoding import HIDDEN, NO_SCALE, ways_to_agree
 from robosat_pink.losses import IGNORE
 from robosat_pink.rasters import Raster
 from robosat_pink.reader import Sample
@@ -81,7 +81,7 @@ class Counting:
         self._zeros += sample.notes.zeros
         self._kinds[sample.notes.kind] += 1
         self._kinds_at.setdefault(sample.notes.kind, sample.row)
-        for doubt in sample.notes.doubts:
+        for doubt in sample.notes.doubts.splitlines():
             self._doubts[doubt] += 1
             self._doubts_at.setdefault(doubt, sample.row)
         for entry in sample.notes.palette.split():
@@ -135,9 +135,14 @@ def remarks(config: Config, tiles: TilePairs, found: Coverage) -> Iterator[str]:
         )
     kinds = found.kinds.most_common()
     if len(kinds) > 1:
-        counts = "; ".join(f"{count} have {kind}" for kind, count in kinds[:SHOWN])
+        counts = "; ".join(f'{count} have "{kind}"' for kind, count in kinds[:SHOWN])
         more = f"; and {len(kinds) - SHOWN} kinds more" if len(kinds) > SHOWN else ""
-        yield f"warning: the images differ: of {_tiles(found)}, {counts}{more}. {WAYS_TO_AGREE}"
+        yield f"warning: the images differ: of {_tiles(found)}, {counts}{more}. {ways_to_agree(list(found.kinds))}"
+    elif kinds[0][0].endswith(NO_SCALE):
+        yield (
+            f"warning: channels[].scale: tags, but none of {_tiles(found)} has a scale or offset: their numbers are "
+            "used as they are. Set a number, or auto, which divides by 255 or 10000 where the type says so"
+        )
     elif "offset" in kinds[0][0] and not kinds[0][0].endswith(NO_TAGS):
         yield f"the images have {kinds[0][0]}; channels[].scale: tags applies the files' own scale and offset"
     for kind, row in found.kinds_at.items():

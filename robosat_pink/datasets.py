@@ -22,6 +22,7 @@ from robosat_pink import storage
 from robosat_pink.cache import TileCache, open_cache
 from robosat_pink.config import ChannelConfig, ClassConfig, DatasetConfig, shared_groups
 from robosat_pink.credentials import usable_profile
+from robosat_pink.decoding import ways_to_agree
 from robosat_pink.errors import DataError
 from robosat_pink.explanations import NotFound
 from robosat_pink.reader import Order, Sample, TileReader
@@ -41,10 +42,6 @@ from robosat_pink.tiles import (
 log = logging.getLogger(__name__)
 
 MOST_KINDS = 8  # told one by one
-WAYS_TO_AGREE = (
-    "To have their own scale and offset applied, set channels[].scale: tags; to take bands by description, name these "
-    "in channels[].bands; or narrow dataset.imagery_directory_regex"
-)
 
 
 class Draw(NamedTuple):
@@ -159,8 +156,8 @@ class TilePairs(Dataset[Sample]):
             if self.kinds and kind not in self.kinds and len(self.kinds) <= MOST_KINDS:
                 other, first = next(iter(self.kinds.items()))
                 log.warning(
-                    "warning: the images of this run differ: %s has %s; %s has %s. %s",
-                    *(self.id(row), kind, self.id(first), other, WAYS_TO_AGREE),
+                    'warning: the images of this run differ: %s has "%s"; %s has "%s". %s',
+                    *(self.id(row), kind, self.id(first), other, ways_to_agree((kind, other))),
                 )
                 if len(self.kinds) == MOST_KINDS:
                     log.warning("warning: what further images say of their bands is not told one by one")
@@ -223,6 +220,7 @@ class TilePairs(Dataset[Sample]):
 
     def _split_from(self, path: str) -> Split:
         """The val tiles of an earlier run, and its held-out ones if holdout_ids.txt stands beside; the rest trains."""
+        path = storage.local_or(path)
         rows = {name: row for row, name in enumerate(self.ids)}
         val = _known(storage.read_file(path, most_bytes=IDS_BYTES, **self._where), rows, path)
         beside = path.rpartition("/")[0] + "/holdout_ids.txt"

@@ -6,6 +6,7 @@ A pixel is what the files say, or ignored where they say that there is none; any
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -27,6 +28,7 @@ FROM_THE_SOUTH = (
     "one of image and mask lies, by its georeference, where it would if its y were counted from the south (TMS), and "
     "the other does not say where it lies. Check that both are numbered alike"
 )
+NO_SCALE = "no scale of its own"
 FEW = 5  # values shown; more are no likely classes
 NEAR, SPREAD = 3, 50  # so near to a class's value are those that a lossy format made of it, where values lie far apart
 AUTO_SCALE = {"uint8": 255.0, "uint16": 10000.0, "int16": 10000.0, "float32": 1.0}
@@ -40,7 +42,7 @@ class Notes(NamedTuple):
     dtype: str  # of the image file
     kind: str  # what it says of its bands, as far as the experiment relies on it: to agree across the tiles of a run
     zeros: int  # pixels that are missing for being 0 in all bands
-    doubts: Sequence[str] = ()  # sentences on what may be wrong with the pair
+    doubts: str = ""  # what may be wrong with the pair, a sentence a line
     palette: str = ""  # of the mask, as `Raster` has it
 
 
@@ -95,7 +97,7 @@ class PairDecoder:
             image, mask = _facing_alike(image, mask, image_name, mask_name)
         labels = self._classes_of(mask.values[0], mask.missing, mask_name)
         labels[image.missing] = IGNORE
-        doubts = list(self._doubts(image, mask, image_name))
+        doubts = "\n".join(self._doubts(image, mask, image_name))
         notes = Notes(image.values.dtype.name, self._kind(image), image.zeros, doubts, mask.palette)
         return Decoded(self._scaled(image), labels, notes)
 
@@ -119,7 +121,7 @@ class PairDecoder:
         if not self._applies_tags:
             return words
         has_scale = any(scale != 1 for scale in image.tags.scales) or any(image.tags.offsets)
-        return "; ".join(filter(None, [words, "a scale of its own" if has_scale else "no scale of its own"]))
+        return "; ".join(filter(None, [words, "a scale of its own" if has_scale else NO_SCALE]))
 
     def _scaled(self, image: Raster) -> np.ndarray:
         """The values; in float32 by the file's own scale and offset, where the experiment asks for them."""
@@ -201,6 +203,19 @@ def scales_of(channels: Sequence[ChannelConfig], dtype: str, name: str) -> np.nd
             raise DataError(f"{name}: channels[].scale: auto knows {', '.join(AUTO_SCALE)}, not {dtype}; set a number")
         scales += itertools.repeat(scale, len(channel.bands))
     return np.array(scales, dtype=np.float32)
+
+
+def ways_to_agree(kinds: Sequence[str]) -> str:
+    """What to do about images that say different things of themselves, each as `Notes.kind` has it."""
+    parts = Counter(part for kind in kinds for part in kind.split("; "))
+    differing = "; ".join(part for part, count in parts.items() if count < len(kinds))
+    ways = []
+    if "scale " in differing and "of its own" not in differing:
+        ways.append("set channels[].scale: tags, which applies each file's own scale and offset")
+    if " named " in differing:
+        ways.append("name the bands by their descriptions in channels[].bands")
+    ways.append("narrow dataset.imagery_directory_regex to images that are alike")
+    return f"Where these numbers mean different things, {', or '.join(ways)}"
 
 
 def _interpreted(raster: Raster, data: Bytes, name: str) -> georeference.Georeference | None:

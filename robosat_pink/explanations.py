@@ -78,7 +78,7 @@ SIGNS = {
 REDIRECTS = {code for code, advice in ADVICE.items() if advice == ELSEWHERE} | {"Redirected"}
 NO_CREDENTIALS = (
     "no credentials for {bucket}; give the job a role, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name an "
-    "aws_profile, or set AWS_NO_SIGN_REQUEST=YES for a public bucket"
+    "aws_profile, or set AWS_NO_SIGN_REQUEST=YES for a public bucket (a file or folder begins with / or ./)"
 )
 PAYER = "; if {bucket} is one whose requesters pay, set AWS_REQUEST_PAYER=requester"
 

@@ -13,7 +13,7 @@ import numpy as np
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import DatasetReader
 
-from robosat_pink import georeference, sidecars, tiff
+from robosat_pink import georeference, palettes, sidecars, tiff
 from robosat_pink.band_tags import BandTags
 from robosat_pink.errors import DataError
 from robosat_pink.gdal import MAX_BYTES, MAX_PIXELS, Opened, call
@@ -92,7 +92,8 @@ def read_mask(data: bytes | memoryview, name: str, files: Mapping[str, bytes | m
     for each in hidden:
         missing |= each.reshape(missing.shape)
     declared = read.nodata[0] if read.nodata is not None and read.declared else None
-    of_mask = (read.georeference, read.declared, declared, _colors(read))
+    colors = "" if read.palette is None else palettes.in_words(read.palette, read.values[0][~missing])
+    of_mask = (read.georeference, read.declared, declared, colors)
     return Raster(read.values, missing, 0, read.bands, read.tags, *of_mask)
 
 
@@ -149,7 +150,7 @@ def _from_dataset(
     if bands is None:
         _check_one_band(dataset.count - len(alphas), name)
         _check_lossless(dataset, name)
-    colors = _palette(dataset, len(alphas), name)
+    colors = palettes.of(dataset, len(alphas), name)
     palette = colors if bands is not None else None
     tags = beside.over(
         BandTags(
@@ -188,18 +189,6 @@ def _declared(nodatas: Sequence[float | None]) -> str:
     return ", ".join(f"{value:g}" for value in dict.fromkeys(nodatas) if value is not None)
 
 
-def _colors(read: _Read) -> str:
-    """The palette's colors of the indices that a mask has where it is not missing, as `Raster` has them."""
-    if read.palette is None or read.values.dtype != np.uint8:
-        return ""
-    is_hidden = [each.reshape(read.values.shape) for each in (read.nodata, read.invalid) if each is not None]
-    values = read.values[~np.logical_or.reduce(is_hidden)] if is_hidden else read.values
-    indices = np.flatnonzero(np.bincount(values.ravel(), minlength=1))
-    return " ".join(
-        f"{index}:{bytes(read.palette[min(index, len(read.palette) - 1), :3]).hex()}" for index in indices.tolist()
-    )
-
-
 def _invalid(dataset: DatasetReader, alphas: list[int], name: str) -> np.ndarray | None:
     """Where a mask in the file says so, or one of the alpha bands is 0, (H, W) bool."""
     found = [call(dataset.read, band, name) == 0 for band in alphas]
@@ -212,7 +201,7 @@ def _invalid(dataset: DatasetReader, alphas: list[int], name: str) -> np.ndarray
 
 def _painted(read: _Read, palette: np.ndarray, bands: list[int], is_black_missing: bool) -> _Read:
     """Indices of colors as the selected of the bands red, green, blue and alpha."""
-    colors = palette[np.minimum(read.values[0].astype(np.intp), len(palette) - 1)].transpose(2, 0, 1)
+    colors = palettes.look_up(palette, read.values[0]).transpose(2, 0, 1)
     invalid = read.invalid
     if 4 not in bands:
         transparent = colors[3] == 0
@@ -236,10 +225,10 @@ def _numbers(bands: list[int | str] | None, count: int, tags: BandTags, name: st
             if len(found) != 1:
                 there = ", ".join(each or "-" for each in tags.names)
                 what = "no band" if not found else f"{len(found)} bands"
-                raise DataError(
-                    f"{name}: has {what} of the description {band!r} that channels.bands names; there are: {there}; "
-                    "name one of these, or give bands by number"
-                )
+                way = f"there are: {there}; name one of these, or give bands by number"
+                if not any(tags.names):
+                    way = f"none of its {len(tags.names)} bands has one; give bands by number"
+                raise DataError(f"{name}: has {what} of the description {band!r} that channels.bands names; {way}")
             numbers += found
         elif band > count:
             raise DataError(f"{name}: has {count} band(s), channels.bands asks for {bands}")
@@ -269,21 +258,6 @@ def _check_lossless(dataset: DatasetReader, name: str) -> None:
             f"{name}: a mask in a lossy format ({compression}), which changes labels at every edge; accepted: GeoTIFF "
             "with lossless compression, or PNG. Write the masks anew from their source"
         )
-
-
-def _palette(dataset: DatasetReader, alphas: int, name: str) -> np.ndarray | None:
-    """Red, green, blue and alpha (N, 4) uint8 by index, where the only band beside alpha holds indices of colors."""
-    if ColorInterp.palette not in dataset.colorinterp:
-        return None
-    if dataset.count - alphas > 1 or dataset.colorinterp[0] != ColorInterp.palette:
-        raise DataError(
-            f"{name}: indices of a palette beside other bands; write its colors as bands (gdal_translate -expand)"
-        )
-    colors = dataset.colormap(1)
-    table = np.zeros((max(colors) + 2, 4), dtype=np.uint8)  # the last one for an index that stands for no color
-    for index, color in colors.items():
-        table[index] = color
-    return table
 
 
 def _counts_zero(rule: Missing, dtype: np.dtype, count: int) -> bool:

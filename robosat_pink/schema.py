@@ -155,17 +155,23 @@ def override(tree: dict[str, Any], values: Mapping[str, str], source: str, probl
         place: Any = tree
         for name in parents:
             if isinstance(place, list):
-                place = place[int(name)] if _is_position(name, place) else None
+                place = _opened(place, int(name)) if _is_position(name, place) else None
             elif isinstance(place, dict):
                 if place.get(name) is None:
                     place[name] = {}
-                place = place[name]
+                place = _opened(place, name)
         if isinstance(place, list) and _is_position(last, place):
             place[int(last)] = Text(text)
         elif isinstance(place, dict):
             place[last] = Text(text)
         else:
             problems.add(dotted, Text(text), "there is nothing at this key to set")
+
+
+def _opened(place: Any, key: Any) -> Any:
+    """What stands at a key, to be changed there also where it was given as text."""
+    place[key] = _from_json(place[key])
+    return place[key]
 
 
 def _is_position(name: str, entries: list[Any]) -> bool:

@@ -204,14 +204,19 @@ class Location:
         return explained(f"{self}/{path}".rstrip("/"), self.bucket, self.profile, tried)
 
 
+def local_or(text: str) -> str:
+    """The absolute path of a file that is there, however it is named; or else the text, which may name a bucket's."""
+    return os.path.abspath(text) if os.path.isfile(text) else text
+
+
 def read_file(
     text: str, channels: Mapping[str, Path] | None = None, most_bytes: int = FILE_BYTES, **options: Any
 ) -> bytes:
-    """A single file named like a location: s3://bucket/key, a local path, or channel:NAME/file.
+    """A single file named like a location: a local path, s3://bucket/key or channel:NAME/file.
 
     Raises DataError, before it is read, where it has more bytes than that.
     """
-    parent, slash, name = text.rpartition("/")
+    parent, slash, name = local_or(text).rpartition("/")
     if not slash or not name or parent in ("s3:", "s3:/", "file:", "file:/"):
         raise ConfigError(f"{text!r}: accepted: s3://bucket/key, /folder/file, ./file, channel:NAME/file")
     location = Location.parse(f"{parent}/", channels, **options)

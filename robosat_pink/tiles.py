@@ -204,10 +204,20 @@ def split_pairs(
     names, unit_of = np.unique(units, axis=0, return_inverse=True)
     parts = 3 if holdout_percent else 2
     if len(names) < parts:
-        ways = {"tile": "by: group (by scene)", "block": "a higher zoom or by: tile", "group": "by: tile"}
+        zooms = np.unique(pairs.images.zxy[:, 0]).tolist()
+        ways = [
+            *([f"a higher zoom, at most {zooms[0]}"] if by == "block" and (zoom or 0) < zooms[0] else []),
+            *(["by: tile"] if by != "tile" and len(zooms) == 1 else []),
+            *(
+                ["by: group (of the expressions' named groups)"]
+                if by != "group" and len(pairs.group_values) > 1
+                else []
+            ),
+        ]
+        advice = f"try dataset.split: {', or '.join(ways)}, or add tiles" if ways else "add tiles"
         raise DataError(
             f"the {len(pairs)} pairs lie on {len(names)} {'ground tile' if by == 'tile' else by}(s), too few to split "
-            f"into {parts} parts; try dataset.split: {ways[by]}, or add tiles"
+            f"into {parts} parts; {advice}"
         )
     spelt = (pairs.group_values[number] for (number,) in _rows(names)) if by == "group" else _rows(names)
     texts = ("/".join(map(str, (seed, *name))) for name in spelt)  # type: ignore[misc]

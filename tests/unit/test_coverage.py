@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from rasterio.enums import ColorInterp
 
 from robosat_pink import coverage
 from robosat_pink.config import CacheConfig, ChannelConfig, ClassConfig, Config, DatasetConfig, ModelConfig
-from robosat_pink.datasets import TilePairs
+from robosat_pink.datasets import MOST_KINDS, TilePairs
+from robosat_pink.decoding import HIDDEN
 from robosat_pink.loader import TileLoader
 from scenes import mask_pattern, pairs_in, write_pair
 
@@ -81,6 +83,76 @@ def test_nothing_is_said_of_tiles_that_have_all_classes(tmp_path: Path) -> None:
     assert remarks(pairs_in(tmp_path, classes), classes) == []
 
 
+def test_class_that_the_nodata_tag_of_some_masks_hides_is_told(tmp_path: Path) -> None:
+    mask = np.array([[0, 0, 1, 2]] * 8, np.uint8)
+    for x in (1, 2, 3):
+        write_pair(tmp_path, x, mask=mask, image=np.ones((2, 8, 4), np.uint16), mask_nodata=0 if x == 2 else None)
+    (remark,) = remarks(pairs_in(tmp_path, ROAD_AND_HOUSE), ROAD_AND_HOUSE)
+    assert remark.startswith("warning: in 1 of the 3 training tiles, such as ")
+    assert remark.endswith(f"imagery_scene-2-2-5: {HIDDEN}")
+    for x in (1, 2, 3):
+        write_pair(tmp_path, x, mask=mask, image=np.ones((2, 8, 4), np.uint16), mask_nodata=255)
+    assert remarks(pairs_in(tmp_path, ROAD_AND_HOUSE), ROAD_AND_HOUSE) == []
+
+
+@pytest.mark.parametrize(("second", "is_told"), [("ff0000", True), ("ffffff", False)])
+def test_palettes_of_masks_that_mean_other_colors_by_an_index_are_told(
+    tmp_path: Path, second: str, is_told: bool
+) -> None:
+    for x, color in ((1, "ffffff"), (2, second)):
+        write_pair(tmp_path, x, mask=np.eye(8, dtype=np.uint8))
+        with rasterio.open(tmp_path / f"mask/labels/5/{x}/2.tif", "r+") as file:
+            file.write_colormap(1, {0: (0, 0, 0), 1: tuple(bytes.fromhex(color)), 2: (x, x, x)})
+    found = remarks(pairs_in(tmp_path, SNOW), SNOW)
+    assert [each.startswith("warning: the masks' palettes differ: 1 is #ffffff in ") for each in found] == [
+        True
+    ] * is_told
+
+
+@pytest.mark.parametrize(
+    ("channel", "differing"),
+    [
+        (ChannelConfig(bands=(1, 2), scale=10000.0), ["uint8; 2", "uint16; 2"]),
+        (ChannelConfig(bands=(1, 2), scale="auto"), []),
+    ],
+)
+def test_types_that_one_number_divides_are_told(tmp_path: Path, channel: ChannelConfig, differing: list[str]) -> None:
+    for x, dtype in ((1, np.uint8), (2, np.uint16)):
+        write_pair(tmp_path, x, image=np.full((2, 8, 8), 30, dtype), mask=np.eye(8, dtype=np.uint8))
+    found = " ".join(remarks(pairs_in(tmp_path, SNOW, (channel,)), SNOW))
+    assert all(words in found for words in differing)
+    assert ("the images differ" in found) == bool(differing)
+
+
+def test_colors_in_another_order_and_nodata_of_some_images_are_told(tmp_path: Path) -> None:
+    order = (ColorInterp.blue, ColorInterp.green, ColorInterp.red)
+    for x in (1, 2, 3):
+        image = np.full((3, 8, 8), 30, np.uint8)
+        write_pair(tmp_path, x, image=image, mask=np.eye(8, dtype=np.uint8), image_nodata=0 if x == 3 else None)
+        with rasterio.open(tmp_path / f"imagery/scene/5/{x}/2.tif", "r+") as file:
+            file.colorinterp = order[:: 1 if x == 1 else -1]
+    (remark,) = remarks(pairs_in(tmp_path, SNOW), SNOW)
+    assert '1 have "uint8; bands blue, green, red; 3 band(s);' in remark
+    assert '1 have "uint8; nodata 0; 3 band(s);' in remark
+    assert '1 have "uint8; 3 band(s);' in remark
+
+
+def test_files_without_the_tags_that_shall_be_applied_are_told(tmp_path: Path) -> None:
+    write_pair(tmp_path, 1, mask=np.eye(8, dtype=np.uint8))
+    (remark,) = remarks(pairs_in(tmp_path, SNOW, (ChannelConfig(bands=(1, 2), scale="tags"),)), SNOW)
+    assert remark.startswith(
+        "warning: channels[].scale: tags, but none of the 1 training tiles has a scale or offset: their numbers are "
+    )
+
+
+def test_images_that_all_differ_are_told_some_times(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for x in range(20):
+        with_offset(tmp_path, x, x / 10)
+    with caplog.at_level(logging.WARNING):
+        list(TileLoader(pairs_in(tmp_path, SNOW), 1, 0).evaluation(np.arange(20)))
+    assert len([each for each in caplog.records if each.levelno == logging.WARNING]) == MOST_KINDS + 1
+
+
 def with_offset(folder: Path, x: int, offset: float) -> None:
     write_pair(folder, x, mask=np.eye(8, dtype=np.uint8))
     with rasterio.open(folder / f"imagery/scene/5/{x}/2.tif", "r+") as file:
@@ -95,8 +167,8 @@ def test_tiles_that_disagree_in_what_they_say_of_their_bands_are_counted(tmp_pat
         with_offset(tmp_path, x, offset)
     (remark,) = remarks(pairs_in(tmp_path, SNOW), SNOW)
     assert remark.startswith(
-        "warning: the images differ: of the 3 training tiles, 2 have uint16; 2 band(s); scale 0.0001, offset 0; 1 have "
-        "uint16; 2 band(s); scale 0.0001, offset -0.1. "
+        'warning: the images differ: of the 3 training tiles, 2 have "uint16; 2 band(s); scale 0.0001, offset 0"; '
+        '1 have "uint16; 2 band(s); scale 0.0001, offset -0.1". '
     )
     assert "channels[].scale: tags" in remark
 
@@ -122,9 +194,7 @@ def test_tile_of_another_kind_that_comes_later_is_told_once(tmp_path: Path, capl
             list(TileLoader(tiles, 1, 0).evaluation(np.arange(3)))
     (line,) = (each.getMessage() for each in caplog.records if each.levelno == logging.WARNING)
     assert line.startswith("warning: the images of this run differ: ")
-    assert (
-        f"{tiles.id(1)} has uint16; 2 band(s); scale 0.0001, offset -0.1; {tiles.id(0)} has uint16; 2 band(s)" in line
-    )
+    assert f'{tiles.id(1)} has "uint16; 2 band(s); scale 0.0001, offset -0.1"; {tiles.id(0)} has "uint16;' in line
 
 
 def test_what_was_said_of_kept_tiles_is_kept_with_them(tmp_path: Path) -> None:
@@ -133,4 +203,4 @@ def test_what_was_said_of_kept_tiles_is_kept_with_them(tmp_path: Path) -> None:
     first = pairs_in(tmp_path, SNOW, **options)[0]
     again = pairs_in(tmp_path, SNOW, **options)[0]
     assert first.fetched_bytes > again.fetched_bytes == 0
-    assert first.notes == again.notes == ("uint16", "uint16; 2 band(s); scale 0.0001, offset -0.1", 0, [], "")
+    assert first.notes == again.notes == ("uint16", "uint16; 2 band(s); scale 0.0001, offset -0.1", 0, "", "")

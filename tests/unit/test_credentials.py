@@ -99,7 +99,9 @@ def test_profile_of_the_environment_that_does_not_exist_is_an_error(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_PROFILE", "planet")
-    with pytest.raises(ConfigError, match=r"AWS credentials: .*planet.*; check aws_profile, AWS_PROFILE"):
+    with pytest.raises(
+        ConfigError, match=r"AWS's files of credentials and profiles: .*planet.*; check aws_profile, AWS_PROFILE"
+    ):
         bucket(store, "wrong-profile").directories()
 
 

@@ -10,7 +10,7 @@ import rasterio
 
 from conftest import pattern, write_tile
 from robosat_pink.config import ChannelConfig, ClassConfig
-from robosat_pink.decoding import PairDecoder, scales_of
+from robosat_pink.decoding import BESIDE, FROM_THE_SOUTH, PairDecoder, scales_of, ways_to_agree
 from robosat_pink.errors import DataError
 
 SNOW = (ClassConfig(name="snow"),)
@@ -49,6 +49,53 @@ def test_value_that_is_neither_listed_nor_ignored_is_an_error_that_damages_no_la
     )
 
 
+@pytest.mark.parametrize(
+    ("mask", "way_out"),
+    [
+        (np.array([[0, 0.25, 1]], np.float32), "a class number is whole"),
+        (np.array([[0, 254, 255]], np.uint8), "once in a lossy format, or resampled"),
+        (np.array([[0, 3, 255]], np.uint8), "once in a lossy format, or resampled"),
+        (np.arange(0, 256, 17, dtype=np.uint8)[None], "once in a lossy format, or resampled"),
+        (np.array([[0, 100, 255]], np.uint8), "; add it to classes"),
+    ],
+)
+def test_way_out_for_a_mask_value_fits_what_the_mask_looks_like(tmp_path: Path, mask: np.ndarray, way_out: str) -> None:
+    snow = (ClassConfig(name="snow", values=(255,)),)
+    with pytest.raises(DataError) as caught:
+        decode(tmp_path, pattern(1, *mask.shape), mask, snow)
+    assert way_out in str(caught.value)
+
+
+def place(z: int, x: int, y: int, crs: str) -> dict[str, Any]:
+    side = 2 * 20037508.342789244 / 2**z
+    if crs == "EPSG:3857":
+        edges = (x * side - 2**z * side / 2, 2**z * side / 2 - (y + 1) * side, (x + 1) * side - 2**z * side / 2,
+                 2**z * side / 2 - y * side)  # fmt: skip
+    else:
+        north, south = (np.degrees(np.arctan(np.sinh(np.pi * (1 - 2 * row / 2**z)))) for row in (y, y + 1))
+        edges = (360 * x / 2**z - 180, south, 360 * (x + 1) / 2**z - 180, north)
+    return {"crs": crs, "transform": rasterio.transform.from_bounds(*edges, 4, 4)}
+
+
+@pytest.mark.parametrize("crs", ["EPSG:3857", "EPSG:4326"])
+@pytest.mark.parametrize("said_by", ["image_profile", "mask_profile"])
+def test_tile_that_lies_where_rows_from_the_south_would_is_doubted_beside_one_that_does_not_say(
+    tmp_path: Path, crs: str, said_by: str
+) -> None:
+    profiles: dict[str, Any] = {name: {"crs": None, "transform": None} for name in ("image_profile", "mask_profile")}
+    image, mask = pattern(1, 4, 4), np.eye(4, dtype=np.uint8)
+    for row, doubts in ((2, ""), (29, FROM_THE_SOUTH), (7, "")):
+        profiles[said_by] = place(5, 1, row, crs)
+        assert decode(tmp_path, image, mask, **profiles).notes.doubts == doubts
+
+
+def test_pair_that_lies_a_little_apart_is_doubted(tmp_path: Path) -> None:
+    for shift, doubts in ((0, ""), (0.05, ""), (1, BESIDE)):
+        there = {"transform": rasterio.Affine(1, 0, shift, 0, -1, 64)}
+        decoded = decode(tmp_path, pattern(1, 4, 4), np.eye(4, dtype=np.uint8), mask_profile=there)
+        assert decoded.notes.doubts == doubts
+
+
 def tagged(path: Path, pixels: np.ndarray, scales: Sequence[float], offsets: Sequence[float]) -> bytes:
     write_tile(path, pixels, nodata=7)
     with rasterio.open(path, "r+") as file:
@@ -76,6 +123,17 @@ def test_files_are_told_apart_by_what_the_experiment_relies_on(tmp_path: Path) -
 
     assert kind(ChannelConfig(bands=(1,))) == "nodata 7; 2 band(s); scale 0.5, offset -1, 3"
     assert kind(ChannelConfig(bands=(1,), scale="tags")) == "nodata 7; 2 band(s); a scale of its own"
+
+
+def test_way_to_agree_is_one_that_mends_what_differs() -> None:
+    plain = "2 band(s) named B2, B8; scale 1, offset 0"
+    scaled = ways_to_agree([plain, "2 band(s) named B2, B8; scale 0.0001, offset 0"])
+    assert "scale: tags" in scaled
+    assert "descriptions" not in scaled
+    turned = ways_to_agree([plain, "2 band(s) named B8, B2; scale 1, offset 0"])
+    assert "scale: tags" not in turned
+    assert "by their descriptions" in turned
+    assert "imagery_directory_regex" in ways_to_agree(["a scale of its own", "no scale of its own"])
 
 
 @pytest.mark.parametrize("other", ["none", "packbits"])

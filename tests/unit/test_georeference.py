@@ -3,6 +3,7 @@
 import struct
 
 import pytest
+from rasterio import warp
 from rasterio.crs import CRS
 
 from robosat_pink.georeference import Georeference, disagreement, from_geotiff
@@ -84,3 +85,12 @@ NONSENSE = [(0, 0, 0, 0, 0, 0), (float("nan"), 0, 0, 0, 1, 0), (1e308, 0, 1e308,
 @pytest.mark.parametrize("transform", NONSENSE)
 def test_georeference_that_makes_no_sense_is_no_reason(transform: tuple[float, ...]) -> None:
     assert disagreement(Georeference(3857, transform), at(3, 5), 64, 64) == ""
+
+
+def test_systems_are_compared_across_the_line_where_180_degrees_are_minus_180() -> None:
+    image = Georeference(4326, (0.09 / 64, 0, 179.97, 0, -0.09 / 64, -17))
+    x, y = warp.transform(CRS.from_epsg(4326), CRS.from_epsg(32760), [179.97], [-17])
+    mask = Georeference(32760, (9580 / 64, 0, x[0], 0, -9960 / 64, y[0]))
+    assert disagreement(image, mask, 64, 64) == ""
+    east = mask._replace(transform=(9580 / 64, 0, x[0] + 9580, 0, -9960 / 64, y[0]))
+    assert "shows other ground" in disagreement(image, east, 64, 64)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import tifffile
 from PIL import Image
 from rasterio.enums import ColorInterp
 
@@ -347,6 +348,40 @@ def test_palette_of_a_mask_is_taken_by_its_indices(tmp_path: Path) -> None:
         assert read_mask(data)[0].tolist() == [[0, 1], [2, 1]]
 
 
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "I;16"])
+@pytest.mark.parametrize("rest", [b"", bytes(4096)], ids=["ends", "ends in zeros"])
+def test_png_that_is_cut_short_is_refused_and_not_read_as_what_lies_in_memory(mode: str, rest: bytes) -> None:
+    bands = {"I;16": 1, "P": 1}.get(mode, len(mode))
+    values = np.random.default_rng(0).integers(0, 255, (64, 64, bands), np.uint8).squeeze()
+    stream = io.BytesIO()
+    image = Image.fromarray(values.astype(np.uint16)) if mode == "I;16" else Image.fromarray(values, mode)
+    image.save(stream, "PNG")
+    whole = stream.getvalue()
+    assert rasters.read_image(whole, [1], NAME).values.shape == (1, 64, 64)
+    for end in (len(whole) // 3, len(whole) // 2, len(whole) - 100):
+        with pytest.raises(DataError, match=rf"^{NAME}: "):
+            read_image(whole[:end] + rest, [1])
+        with pytest.raises(DataError, match=rf"^{NAME}: "):
+            read_mask(whole[:end] + rest)
+
+
+def test_tiff_of_several_pages_is_refused() -> None:
+    """Of which GDAL would read the first: of a mask with a class on each page, the wrong half of the labels."""
+    stream = io.BytesIO()
+    pages = np.array([[[0, 1]], [[1, 0]]], np.uint8)
+    tifffile.imwrite(stream, pages, photometric="minisblack")
+    for read in (lambda data: read_image(data, [1]), read_mask):
+        with pytest.raises(DataError, match=rf"^{NAME}: 2 pages \(images\) in one TIFF"):
+            read(stream.getvalue())
+
+
+def test_overviews_are_no_further_pages(tmp_path: Path) -> None:
+    path = write_tile(tmp_path / "tile.tif", pattern(1, 64, 64))
+    with rasterio.open(path, "r+") as file:
+        file.build_overviews([2, 4])
+    assert np.array_equal(read_image(path.read_bytes(), [1])[0], pattern(1, 64, 64))
+
+
 def test_complex_numbers_are_refused(encode: Encode) -> None:
     data = encode(np.ones((1, 4, 4), np.complex64))
     for read in (lambda: read_image(data, [1]), lambda: read_mask(data)):
@@ -376,6 +411,9 @@ def test_band_is_found_by_its_description(tmp_path: Path) -> None:
     assert np.array_equal(read.values, pattern(2, 4, 4)[[1, 0, 0]])
     with pytest.raises(DataError, match=r"has no band of the description 'red'.* there are: Blue, near <infra> & red"):
         read_image(data, ["red"])
+    plain = write_tile(tmp_path / "plain", pattern(2, 4, 4)).read_bytes()
+    with pytest.raises(DataError, match="none of its 2 bands has one; give bands by number"):
+        read_image(plain, ["red"])
 
 
 def test_pixels_outside_the_mask_file_beside_a_tile_are_missing(encode: Encode) -> None:

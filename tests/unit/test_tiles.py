@@ -395,7 +395,7 @@ def test_by_group_ranks_a_group_by_what_it_matched_so_that_more_days_do_not_resh
     ("by", "zoom", "holdout_percent", "message"),
     [
         ("tile", None, 0.3, r"lie on 2 ground tile\(s\), too few to split into 3 parts"),
-        ("block", 3, 0.0, r"lie on 1 block\(s\), too few to split into 2 parts; .*higher zoom or by: tile"),
+        ("block", 3, 0.0, r"lie on 1 block\(s\), too few to split into 2 parts; .*higher zoom, at most 5, or by: tile"),
         ("group", None, 0.0, r"lie on 1 group\(s\), too few to split into 2 parts; .*by: tile"),
     ],
 )

@@ -1,0 +1,39 @@
+"""Files whose numbers are indices of colors: which color each is. Called by `rasters`."""
+
+from __future__ import annotations
+
+import numpy as np
+from rasterio.enums import ColorInterp
+from rasterio.io import DatasetReader
+
+from robosat_pink.errors import DataError
+
+
+def of(dataset: DatasetReader, alphas: int, name: str) -> np.ndarray | None:
+    """Red, green, blue and alpha (N, 4) uint8 by index, where the only band beside alpha holds indices of colors."""
+    if ColorInterp.palette not in dataset.colorinterp:
+        return None
+    if dataset.count - alphas > 1 or dataset.colorinterp[0] != ColorInterp.palette:
+        raise DataError(
+            f"{name}: indices of a palette beside other bands; write its colors as bands (gdal_translate -expand)"
+        )
+    colors = dataset.colormap(1)
+    table = np.zeros((max(colors) + 2, 4), dtype=np.uint8)  # the last one for an index that stands for no color
+    for index, color in colors.items():
+        table[index] = color
+    return table
+
+
+def look_up(palette: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Colors (..., 4) uint8 of indices (...)."""
+    found: np.ndarray = palette[np.minimum(indices.astype(np.intp), len(palette) - 1)]
+    return found
+
+
+def in_words(palette: np.ndarray, indices: np.ndarray) -> str:
+    """The colors of the indices that there are, as "0:000000 1:ffffff"; of 8 bits alone."""
+    if indices.dtype != np.uint8:
+        return ""
+    there = np.flatnonzero(np.bincount(indices.ravel(), minlength=1))
+    colors = look_up(palette, there)[:, :3]
+    return " ".join(f"{index}:{bytes(color).hex()}" for index, color in zip(there.tolist(), colors, strict=True))
