@@ -304,7 +304,8 @@ def test_offset_tags_in_half_of_the_tiles_are_told_and_can_be_applied(run: Run, 
     code, said = run(verb)
     assert code == 0
     assert re.search(
-        r"warning: the images differ: of the 4 training tiles, \d have \"uint16; 4 band\(s\); scale 0.0001, offset", said
+        r"warning: the images differ: of the 4 training tiles, \d have \"uint16; 4 band\(s\); scale 0.0001, offset",
+        said,
     )
     assert "channels[].scale: tags" in said
 
