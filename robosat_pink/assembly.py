@@ -20,7 +20,7 @@ from robosat_pink.loader import TileLoader, bytes_of_a_batch, worker_count
 from robosat_pink.models import MODELS, build_model
 from robosat_pink.models.blocks import Execution, choose_execution, settled_upsampling
 from robosat_pink.models.synchronisation import synchronise
-from robosat_pink.resume import Start
+from robosat_pink.resume import Start, noted_upsampling
 from robosat_pink.tiles import Split
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def build_network(
     )
     upsampling = settled_upsampling(config.runtime.upsampling, device.type)
     if start and start.is_whole and config.runtime.upsampling == "auto":
-        upsampling = start.content.get("upsampling", upsampling)
+        upsampling = noted_upsampling(start, upsampling)
     choose_execution(model, Execution(upsampling, config.runtime.recompute))
     if is_synchronised:
         synchronise(model)

@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import nn
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 EPOCH_FILE = re.compile(r"checkpoint-(\d{5})-of-(\d{5})\.pth")
 RESUME_FILE = re.compile(r"resume-(\d{5})-(\d{6,})(?:-(\d+))?\.pth")
 KEPT_RESUME_POINTS = 2
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # what weights are numbers of
 UPLOADING = ".sagemaker-uploading"  # SageMaker's marker beside a file that it is copying to S3
 
 
@@ -98,9 +99,22 @@ def load_weights(
 
 
 def check_weights(weights: Mapping[str, Any], expected: Mapping[str, Any], name: str) -> None:
-    """CheckpointError where names or shapes are not those of the network, or numbers are NaN or inf."""
+    """CheckpointError where names, shapes or types are not those of the network, or numbers are NaN or inf.
+
+    Counts, which nothing reads, are of any usual type.
+    """
     _check_fit(weights, expected, name)
-    wrong = [key for key, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    odd = [
+        key
+        for key, value in weights.items()
+        if value.dtype not in FLOATS and (value.is_floating_point() or expected[key].is_floating_point())
+    ]
+    if odd:
+        kinds = ", ".join(sorted({str(weights[key].dtype) for key in odd}))
+        accepted = ", ".join(map(str, FLOATS))
+        raise CheckpointError(f"{name}: its weights {_some(odd)} are of type {kinds}; accepted: {accepted}")
+    # As float32, in which they are trained: larger ones would be inf there.
+    wrong = [key for key, value in weights.items() if value.dtype in FLOATS and not value.float().isfinite().all()]
     if wrong:
         raise CheckpointError(f"{name}: holds NaN or inf, in {_some(wrong)}; take an earlier one")
 
@@ -202,14 +216,14 @@ def _state_dict_of(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
         if isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    if not content or not all(isinstance(key, str) and _is_usual(value) for key, value in content.items()):
+    if not content or not all(isinstance(key, str) and is_usual(value) for key, value in content.items()):
         raise CheckpointError(
             f"{name}: no state dict; accepted: one, or a checkpoint with it under state_dict or model"
         )
     return content
 
 
-def _is_usual(value: object) -> bool:
+def is_usual(value: object) -> TypeGuard[torch.Tensor]:
     """A tensor whose numbers lie in memory one by one; others come of hands that mean harm, or of quantization."""
     return (
         isinstance(value, torch.Tensor)

@@ -38,9 +38,13 @@ def usable_profile(profile: str | None) -> str | None:
             profile,
         )
         return None
+    from botocore.exceptions import BotoCoreError
     from botocore.session import Session
 
-    there = Session().available_profiles
+    try:
+        there = Session().available_profiles
+    except BotoCoreError as error:
+        raise _damage(error) from error
     if profile not in there:
         log.warning(
             "warning: there is no aws_profile %r on this machine (there are: %s); using the default credentials",
@@ -102,9 +106,7 @@ def identity(profile: str | None) -> dict[str, Any]:
         session = boto3.Session(profile_name=profile)
         provider = _Provider(session, profile) if session.get_credentials() else None  # files may name a region alone
     except BotoCoreError as error:
-        raise ConfigError(
-            f"AWS's files of credentials and profiles: {error}; check aws_profile, AWS_PROFILE and the files in ~/.aws"
-        ) from error
+        raise _damage(error) from error
     options: dict[str, Any] = {"region": region or session.region_name or "us-east-1"}
     return options | ({"credential_provider": provider} if provider else {})
 
@@ -144,17 +146,24 @@ class _Provider:
         }
 
 
+def _damage(error: Exception) -> ConfigError:
+    return ConfigError(
+        f"AWS's files of credentials and profiles: {error}; check aws_profile, AWS_PROFILE and the files in ~/.aws"
+    )
+
+
 def _table(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
 def _has_shared_files() -> bool:
-    return "AWS_PROFILE" in os.environ or any(path.exists() for path in _shared_files())
+    return "AWS_PROFILE" in os.environ or any(os.path.exists(path) for path in _shared_files())
 
 
 def _shared_text() -> str:
-    return "".join(path.read_text(errors="replace") for path in _shared_files() if os.access(path, os.R_OK))
+    files = (path for path in _shared_files() if os.path.isfile(path) and os.access(path, os.R_OK))
+    return "".join(Path(path).read_text(errors="replace") for path in files)
 
 
-def _shared_files() -> list[Path]:
-    return [Path(os.environ.get(name) or default).expanduser() for name, default in FILES.items()]
+def _shared_files() -> list[str]:
+    return [os.path.expanduser(os.environ.get(name) or default) for name, default in FILES.items()]

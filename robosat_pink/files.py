@@ -14,6 +14,7 @@ from typing import IO
 from robosat_pink.errors import ContractError
 
 TEMPORARY = ".sagemaker-ignore"  # SageMaker's own suffix for files that are still being written
+PORTION = 2**20  # bytes that are read at once of a file that does not say its length, as those in /proc do not
 
 
 # The longer ones first: that of UTF-32 begins like that of UTF-16.
@@ -37,10 +38,15 @@ def read_regular(path: Path | str, most_bytes: int) -> bytes:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is a pipe or a device; accepted: a regular file", str(path))
-        content = file.read(most_bytes + 1) if status.st_size <= most_bytes else b""
-        if max(status.st_size, len(content)) > most_bytes:
-            raise OSError(errno.EFBIG, f"it is longer than the {most_bytes:,} bytes that are accepted", str(path))
-        return content
+        portions: list[bytes] = []
+        length = 0
+        while max(status.st_size, length) <= most_bytes:
+            portion = file.read(max(status.st_size - length, PORTION))  # room for as much is taken at once
+            if not portion:
+                return b"".join(portions)
+            portions.append(portion)
+            length += len(portion)
+        raise OSError(errno.EFBIG, f"it is longer than the {most_bytes:,} bytes that are accepted", str(path))
 
 
 def text_of(content: bytes) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -27,7 +28,7 @@ TILE = re.compile(r"(best|median|worst)-\d+-.+\.png")  # in the folder tiles
 def put_aside(container: Container, config: Config) -> None:
     """Move the results of an earlier run into folders earlier-N: they may be a day's work, but are not this run's."""
     files = (config.checkpoint.path, config.checkpoint.resume, config.dataset.split.from_, config.model.pretrained)
-    named = {Path(each.removeprefix("file://")).resolve() for each in files if isinstance(each, str)}
+    named = {os.path.realpath(each.removeprefix("file://")) for each in files if isinstance(each, str)}
     model, output = container.model, container.output_data
     found: dict[Path, list[Path]] = {
         model: [path for path in model.iterdir() if path.name in IN_MODEL or EPOCH_FILE.fullmatch(path.name)],
@@ -37,9 +38,9 @@ def put_aside(container: Container, config: Config) -> None:
     if found[model]:
         found[model] += [model / each for each in ABOUT_THE_MODEL if (model / each).exists()]
     names = (f"earlier-{number}" for number in itertools.count(1))
-    name = next(each for each in names if not any((folder / each).exists() for folder in found))
+    name = next(each for each in names if not any(os.path.lexists(folder / each) for folder in found))
     for folder, paths in found.items():
-        old = [path for path in paths if path.resolve() not in named]
+        old = [path for path in paths if os.path.realpath(path) not in named]  # also of a link to itself
         for path in old:
             place = folder / name / path.relative_to(folder)
             try:

@@ -21,6 +21,7 @@ import numpy as np
 from robosat_pink import card, inspection, machine, maps, metrics, page, pictures, plots, scenes
 from robosat_pink.container import Container, Stopped, StopRequest, cause_of
 from robosat_pink.distributed import World
+from robosat_pink.errors import RobosatError
 from robosat_pink.files import write_atomically
 from robosat_pink.findings import Facts, Part, TilePictures
 from robosat_pink.inspection import Inspection, Look
@@ -75,7 +76,8 @@ def leave(
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of obstore's, too, which is no Exception
-        log.warning("warning: no report: %s; model and metrics are whole", cause_of(error), exc_info=True)
+        is_defect = not isinstance(error, RobosatError)
+        log.warning("warning: no report: %s; model and metrics are whole", cause_of(error), exc_info=is_defect)
 
 
 def _write(

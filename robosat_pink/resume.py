@@ -5,20 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from robosat_pink import checkpoint
 from robosat_pink.checkpoint import ResumePoints
-from robosat_pink.config import Config, to_tree
+from robosat_pink.config import LARGEST, Config, to_tree
 from robosat_pink.datasets import TilePairs
-from robosat_pink.errors import CheckpointError, RobosatError
+from robosat_pink.errors import CheckpointError, ConfigError, RobosatError
 from robosat_pink.masking import masked_tree
 from robosat_pink.point import check_moments, check_point
 from robosat_pink.schema import Problems, build
@@ -31,7 +30,8 @@ FREE_TO_CHANGE = (  # between stop and resume; of runtime all but the seed
     *("model.epochs", "model.patience", "runtime.", "checkpoint.resume", "checkpoint.every_", "checkpoint.if_"),
     *("dataset.cache.", "dataset.aws_profile", "dataset.verify_md5", "dataset.if_changed"),
 )
-MOST_ID_BYTES = 10**9
+MOST_ID_BYTES, MOST_IDS = 256 * 10**6, 10**7  # of all parts of the split
+Form = Literal["plain", "transposed"] | int
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # entries of state dicts that are no parameters
 
 
@@ -68,9 +68,7 @@ def with_scales_settled(config: Config, start: Start | None) -> Config:
     Digital numbers as they were is what weights without our metadata have learnt from; those with it say.
     """
     metadata = checkpoint.metadata_of(start.content) if start else {}
-    known: Any = metadata.get("scale", [])
-    if not isinstance(known, list):
-        raise CheckpointError(f"{start.name if start else ''}: damaged: its metadata say scale = {known!r:.100}")
+    known = _known_scales(start.name, metadata) if start else []
     channels = []
     for number, channel in enumerate(config.channels):
         scale = channel.scale
@@ -89,7 +87,45 @@ def with_scales_settled(config: Config, start: Start | None) -> Config:
                 *(number, scale, known[number]),
             )
         channels.append(dataclasses.replace(channel, scale=scale))
+    scales = [channel.scale for channel in channels]
+    if "tags" in scales and set(scales) != {"tags"}:
+        raise ConfigError(
+            f"channels[].scale would be {', '.join(map(str, scales))}, where not given as the weights to start from "
+            "learnt; accepted: tags for all channels or none; give each channel the same scale"
+        )
     return dataclasses.replace(config, channels=tuple(channels))
+
+
+def _known_scales(name: str, metadata: Mapping[str, Any]) -> list[Any]:
+    """What the weights' channels were scaled by, as far as known. Raises CheckpointError at what is no scale."""
+    known = metadata.get("scale", [])
+    is_list = isinstance(known, list) and all(_is_scale(each) for each in known)
+    if is_list and ("tags" not in known or set(known) == {"tags"}):
+        return list(known)
+    accepted = f"a list of auto, raw or a number above 0 and up to {LARGEST:,} of each channel, or tags of all"
+    raise _damage(name, "metadata.scale", known, accepted)
+
+
+def _is_scale(value: Any) -> bool:
+    if isinstance(value, str):
+        return value in ("auto", "raw", "tags")
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= LARGEST
+
+
+def noted_upsampling(start: Start, usual: Form) -> Form:
+    """The form of convolutions that a resume point's run was begun with. Raises CheckpointError where it is none."""
+    value: Any = start.content.get("upsampling", usual)
+    is_name = isinstance(value, str) and value in ("plain", "transposed")
+    if is_name or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        form: Form = value
+        return form
+    raise _damage(start.name, "upsampling", value, "plain, transposed or a whole number from 1")
+
+
+def _damage(name: str, key: str, value: Any, accepted: str) -> CheckpointError:
+    problems = Problems(f"{name}: damaged")
+    problems.add(key, value, f"accepted: {accepted}; take an earlier checkpoint")
+    return CheckpointError(problems.lines[0])
 
 
 def go_on(state: State, start: Start, config: Config, tiles: TilePairs, split: Split) -> None:
@@ -131,7 +167,6 @@ def _restore(state: State, start: Start, config: Config, tiles: TilePairs, split
         adopt_optimizer(state.optimizer, state.model, start)
         state.epoch = epoch
         log.warning("warning: %s holds weights, optimizer and epoch; its history is not known", start.name)
-    check_moments(state.optimizer, start.name)
 
 
 def adopt_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, start: Start) -> None:
@@ -147,10 +182,11 @@ def adopt_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, start: S
         if found is None or found["exp_avg"].shape != parameter.shape:
             raise CheckpointError(f"{start.name}: its optimizer has no moments for {name} of {tuple(parameter.shape)}")
         state[number] = {
-            "step": torch.as_tensor(found["step"], dtype=torch.float32),
+            "step": torch.tensor(float(found["step"])),
             "exp_avg": found["exp_avg"],
             "exp_avg_sq": found["exp_avg_sq"],
         }
+    check_moments(state, list(model.parameters()), start.name)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -169,13 +205,16 @@ def packed_ids(parts: Mapping[str, Sequence[str]]) -> dict[str, torch.Tensor]:
 
 
 def unpacked_ids(parts: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
-    texts = {}
+    lists, bytes_left, ids_left = {}, MOST_ID_BYTES, MOST_IDS
     for name, ids in parts.items():
         unpacking = zlib.decompressobj()
-        texts[name] = unpacking.decompress(ids.numpy().tobytes(), MOST_ID_BYTES).decode()
-        if not unpacking.eof:
-            raise ValueError(f"the ids of {name} are longer than {MOST_ID_BYTES:,} bytes, or cut short")
-    return {name: text.split("\n") if text else [] for name, text in texts.items()}
+        text = unpacking.decompress(ids.numpy().data, bytes_left + 1)
+        bytes_left -= len(text)
+        ids_left -= text.count(b"\n") + 1
+        if bytes_left < 0 or ids_left < 0 or not unpacking.eof:
+            raise ValueError(f"its ids are cut short, or more than {MOST_IDS:,} or {MOST_ID_BYTES:,} bytes")
+        lists[name] = text.decode().split("\n") if text else []
+    return lists
 
 
 def _check_same_experiment(start: Start, config: Config) -> None:
@@ -206,8 +245,18 @@ def _agree(before: Any, now: Any) -> bool:
     """Whether values are the same, as far as masking lets one see."""
     if not isinstance(before, str) or "***" not in before:
         return bool(before == now)
-    shape = ".*".join(re.escape(part) for part in before.split("***"))
-    return before == "***" or (isinstance(now, str) and re.fullmatch(shape, now, re.DOTALL) is not None)
+    if before == "***":
+        return True
+    first, *middle, last = before.split("***")
+    if not isinstance(now, str) or not now.startswith(first) or not now[len(first) :].endswith(last):
+        return False
+    place, end = len(first), len(now) - len(last)
+    for part in middle:
+        place = now.find(part, place, end)
+        if place < 0:
+            return False
+        place += len(part)
+    return True
 
 
 def _with_today_s_keys(tree: Any) -> Any:

@@ -63,13 +63,16 @@ class State:
         self.step, self.tallies, self.train = 0, None, None
 
     def restore(self, content: Mapping[str, Any]) -> None:
-        """Continue from the content of a resume point, with this experiment's weight decay."""
+        """Continue from the content of a resume point; of its optimizer's settings with the learning rate alone."""
         try:
             self.model.load_state_dict(content["state_dict"])
-            decay = self.optimizer.param_groups[0]["weight_decay"]
-            self.optimizer.load_state_dict(content["optimizer"])
-            for group in self.optimizer.param_groups:  # its rate is set in each step
-                group["weight_decay"] = decay
+            (group,) = self.optimizer.state_dict()["param_groups"]
+            group["lr"] = content["optimizer"]["param_groups"][0]["lr"]  # set in each step; here for the history
+            moments = {
+                number: {key: entry[key] for key in ("step", "exp_avg", "exp_avg_sq")}
+                for number, entry in content["optimizer"]["state"].items()
+            }
+            self.optimizer.load_state_dict({"state": moments, "param_groups": [group]})
             if content.get("scaler") and self.scaler.is_enabled():
                 self.scaler.load_state_dict(content["scaler"])
             self.epoch, self.step = content["epoch"], content["step"]
@@ -92,7 +95,7 @@ class State:
             elif noted and world.is_first:
                 for each in noted:
                     tally.go_on(each)
-        except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"the resume point's sums of its epoch are damaged: {error}") from error
 
 

@@ -19,6 +19,8 @@ from robosat_pink.sources import Batch
 
 log = logging.getLogger(__name__)
 
+MOST = 2**53  # of counts and seconds that an earlier process has noted
+
 
 class Tally:
     """Of one phase, in one process; one transfer from the device, at its end."""
@@ -45,11 +47,16 @@ class Tally:
         }
 
     def go_on(self, content: Mapping[str, Any]) -> None:
-        """Add what an earlier tally had come to."""
+        """Add what an earlier tally had come to. Raises ValueError at numbers that none comes to."""
         self.confusion.counts += content["counts"].to(self.sums.device)
         self.sums += content["sums"].to(self.sums.device)
         self.is_unfit |= content["is_unfit"].to(self.sums.device)
         self.steps_told |= set(content["is_unfit"].nonzero().flatten().tolist())
+        if not self.sums.isfinite().all() or (self.confusion.counts < 0).any():
+            raise ValueError("negative counts, NaN or inf")
+        for name in (*self.COUNTS, "waited_s", "seconds"):
+            if not 0 <= content[name] < MOST:
+                raise ValueError(f"{name} below 0, {MOST:,} or more, or NaN")
         for name in (*self.COUNTS, "waited_s"):
             setattr(self, name, getattr(self, name) + content[name])
         self.started = min(self.started, time.monotonic() - content["seconds"])

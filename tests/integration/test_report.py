@@ -21,7 +21,9 @@ from PIL import Image
 
 from chromium import Chromium
 from robosat_pink import checkpoint, inspection, metrics, report
+from robosat_pink.container import cause_of
 from robosat_pink.distributed import World
+from robosat_pink.errors import ContractError
 from robosat_pink.findings import Part
 from robosat_pink.sample import write_tiles
 from robosat_pink.tally import Tally
@@ -310,8 +312,10 @@ def test_several_classes_have_their_own_rows_and_no_threshold(scenes: Path, opt_
     assert "iou_snow <i>" in rows_of(opt_ml / "output/data/scenes.csv")[0]
 
 
-@pytest.mark.parametrize("error", [ValueError("no"), MemoryError("no"), type("Panic", (BaseException,), {})("no")])
-def test_report_that_fails_leaves_the_training_a_success(
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), MemoryError("no"), type("Panic", (BaseException,), {})("no"), ContractError("no")]
+)
+def test_report_that_fails_leaves_the_training_a_success_and_a_traceback_of_defects_alone(
     error: BaseException,
     scenes: Path,
     opt_ml: Path,
@@ -325,7 +329,9 @@ def test_report_that_fails_leaves_the_training_a_success(
 
     monkeypatch.setattr(inspection, "inspect", broken)
     assert main(["model.epochs=1"]) == 0
-    assert f"warning: no report: {type(error).__name__}: no; model and metrics are whole" in capsys.readouterr().out
+    log = capsys.readouterr().out
+    assert f"warning: no report: {cause_of(error)}; model and metrics are whole" in log
+    assert ("Traceback" in log) == (not isinstance(error, ContractError))
     assert not (opt_ml / "output/failure").exists()
     assert (opt_ml / "model/metrics.json").exists()
 

@@ -99,9 +99,7 @@ def test_profile_of_the_environment_that_does_not_exist_is_an_error(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_PROFILE", "planet")
-    with pytest.raises(
-        ConfigError, match=r"AWS's files of credentials and profiles: .*planet.*; check aws_profile, AWS_PROFILE"
-    ):
+    with pytest.raises(ConfigError, match=r"AWS's files of credentials .*planet.*; check aws_profile, AWS_PROFILE"):
         bucket(store, "wrong-profile").directories()
 
 
@@ -304,3 +302,23 @@ def test_credentials_that_are_about_to_expire_are_renewed_during_a_run_and_other
 
 def test_credentials_are_asked_for_again_before_boto3_lets_them_expire() -> None:
     assert RefreshableCredentials._mandatory_refresh_timeout >= credentials.FRESH.total_seconds()
+
+
+@pytest.mark.usefixtures("store")
+def test_damaged_file_of_credentials_is_an_error_with_and_without_a_profile(tmp_path: Path) -> None:
+    (tmp_path / "credentials").write_text("no section\n")
+    for asked in (lambda: usable_profile("esip"), lambda: credentials.identity(None)):
+        with pytest.raises(ConfigError, match=r"^AWS's files of credentials .*; check aws_profile, AWS_PROFILE"):
+            asked()
+
+
+def test_places_of_aws_s_files_that_hold_none_count_as_absent(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for number, place in enumerate((tmp_path, tmp_path / "loop", "~nobody-of-this-name/credentials", "x" * 5000)):
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(place))
+        assert usable_profile(None) is None
+        assert credentials.profile_settings(None) == {}
+        give_keys(monkeypatch)
+        assert bucket(store, f"absent-{number}").directories() == []

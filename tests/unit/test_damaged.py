@@ -1,5 +1,6 @@
 """Checkpoints and resume points that are damaged in any way are told as such: exit code 4, never a defect's."""
 
+import contextlib
 import copy
 import dataclasses
 import io
@@ -13,9 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from robosat_pink import checkpoint, resume
+from robosat_pink import checkpoint, metrics, resume
+from robosat_pink.distributed import World
 from robosat_pink.errors import CheckpointError
+from robosat_pink.point import PHASE_NUMBERS
 from robosat_pink.resume import Start
+from robosat_pink.tally import Tally
 from test_resume import SPLIT, Network, Tiles, experiment, made, point_of
 
 
@@ -90,10 +94,15 @@ def test_what_is_no_file_is_no_checkpoint(tmp_path: Path) -> None:
         {"final.bias": torch.full((1,), torch.inf)},
         {"final.weight": 1.0},
         {"final.weight": torch.zeros(1).expand(10**6, 10**6)},
+        {"final.weight": torch.zeros(1, 3, 1, 1, dtype=torch.float8_e4m3fn)},
+        {"final.weight": torch.zeros(1, 3, 1, 1, dtype=torch.bool)},
+        {"final.weight": torch.zeros(1, 3, 1, 1, dtype=torch.uint16)},
+        {"final.weight": torch.full((1, 3, 1, 1), 1e300, dtype=torch.float64)},
+        {"resnet.norm.num_batches_tracked": torch.zeros((), dtype=torch.float8_e4m3fn)},
         [],
         None,
     ],
-    ids=range(10),
+    ids=range(15),
 )
 def test_weights_of_no_usual_kind_are_refused(state_dict: Any) -> None:
     weights = Network().state_dict() | state_dict if isinstance(state_dict, dict) else state_dict
@@ -128,7 +137,15 @@ def go_on(content: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("key", ["exp_avg", "exp_avg_sq"])
-@pytest.mark.parametrize("moment", [torch.zeros(5), torch.full((3, 2, 1, 1), torch.nan), 1.0, None])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        *(torch.zeros(5), torch.full((3, 2, 1, 1), torch.nan), 1.0, None),
+        *(torch.zeros(3, 2, 1, 1, dtype=torch.int64), torch.zeros(3, 2, 1, 1).to_sparse()),
+        torch.zeros(1).expand(10**6, 10**6),  # a terabyte, if it were made whole
+    ],
+    ids=range(7),
+)
 def test_moments_of_another_shape_or_not_finite_are_refused(key: str, moment: Any) -> None:
     content = copy.deepcopy(dict(point_of(experiment()).content))
     content["optimizer"]["state"][0][key] = moment
@@ -136,9 +153,77 @@ def test_moments_of_another_shape_or_not_finite_are_refused(key: str, moment: An
         go_on(content)
 
 
-@pytest.mark.parametrize("row", [1, {}, {"epoch": 1, "lr": 0.1, "train": {}, "val": {}}])
+@pytest.mark.parametrize("change", [("exp_avg_sq", -1.0), ("step", -1.0), ("step", torch.nan), ("step", 10**30)])
+def test_moments_that_adam_never_has_are_refused(change: tuple[str, float]) -> None:
+    content = copy.deepcopy(dict(point_of(experiment()).content))
+    key, value = change
+    entry = content["optimizer"]["state"][0]
+    entry[key] = torch.full_like(entry[key], value) if value != 10**30 else value
+    with pytest.raises(CheckpointError, match=r"a\.pth: .*optimizer"):
+        go_on(content)
+
+
+def test_moments_of_another_program_s_optimizer_are_looked_at_before_they_are_taken() -> None:
+    whole = point_of(experiment()).content
+    for key, value in (("exp_avg_sq", torch.zeros(1).expand(10**6, 10**6)), ("step", torch.zeros(1).expand(10**12))):
+        content = copy.deepcopy({name: whole[name] for name in ("epoch", "state_dict", "optimizer")})
+        content["optimizer"]["state"][0][key] = value
+        with pytest.raises(CheckpointError, match=r"a\.pth: "):
+            go_on(content)
+
+
+@pytest.mark.parametrize("extra", [{7: {}}, {"x": {}}, {0: 5}, {0: {}}])
+def test_optimizer_state_of_another_kind_is_refused(extra: dict[Any, Any]) -> None:
+    content = copy.deepcopy(dict(point_of(experiment()).content))
+    content["optimizer"]["state"] |= extra
+    with pytest.raises(CheckpointError, match=r"a\.pth: "):
+        go_on(content)
+
+
+SCORES = dict.fromkeys(metrics.CLASS_NAMES, 0.5)
+PHASE = dict.fromkeys(PHASE_NUMBERS, 0.5) | {"iou": float("nan"), "waited_s": 0.1, "per_class": {"snow": SCORES}}
+ROW = {"epoch": 1, "lr": 0.1, "train": PHASE, "val": PHASE}
+
+
+def point_with(row: Any, **more: Any) -> dict[str, Any]:
+    content = copy.deepcopy(dict(point_of(experiment()).content))
+    best = content["state_dict"]
+    return content | {"epoch": 1, "history": [row], "best_epoch": 1, "best_state_dict": best} | more
+
+
+def test_history_as_it_is_written_is_taken_and_a_best_epoch_that_is_not_in_it_refused() -> None:
+    go_on(point_with(ROW))
+    for best in (0, 2):
+        with pytest.raises(CheckpointError, match="its best_epoch"):
+            go_on(point_with(ROW, best_epoch=best))
+    with pytest.raises(CheckpointError, match="its history"):
+        go_on(point_with(ROW, train=PHASE | {"per_class": {"snow": 5}}))
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), 10**400, "x", None])
+@pytest.mark.parametrize("key", ["seconds", "waited_s", "retries"])
+def test_noted_sums_that_are_none_are_damage(key: str, value: Any) -> None:
+    content = Tally(experiment(), torch.device("cpu"), "train", 1, 3).content()
+    state = made(Network())
+    for noted, is_damaged in ((content, False), (content | {key: value}, True)):
+        state.tallies = [noted]
+        with pytest.raises(CheckpointError, match="sums of its epoch") if is_damaged else contextlib.nullcontext():
+            state.enter_phase(Tally(experiment(), torch.device("cpu"), "train", 1, 3), World())
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        *(1, {}, {"epoch": 1, "lr": 0.1, "train": {}, "val": {}}),
+        *(ROW | {"epoch": 2}, ROW | {"epoch": -3}, ROW | {"lr": 10**400}, ROW | {"more": torch.zeros(1)}),
+        *(ROW | {"val": PHASE | {"loss": each}} for each in (10**400, float("inf"), "x", None)),
+        *(ROW | {"val": PHASE | {"per_class": {"snow": each}}} for each in ("garbage", 5, {}, SCORES | {"iou": "x"})),
+        ROW | {"val": PHASE | {"more": torch.zeros(1)}},
+    ],
+    ids=range(16),
+)
 def test_history_of_another_kind_is_refused(row: Any) -> None:
-    content = copy.deepcopy(dict(point_of(experiment()).content)) | {"history": [row]}
+    content = point_with(row)
     with pytest.raises(CheckpointError, match="its history"):
         go_on(content)
 

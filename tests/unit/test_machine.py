@@ -126,3 +126,9 @@ with multiprocessing.get_context("forkserver").Pool(1) as pool:
     environment = os.environ | {"GLIBC_TUNABLES": chosen}
     found = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     assert found.stdout.strip() == str(left)
+
+
+def test_links_to_nowhere_or_to_themselves_count_as_no_room(tmp_path: Path) -> None:
+    (tmp_path / "loop.pth").symlink_to("loop.pth")
+    (tmp_path / "gone.pth").symlink_to("nowhere")
+    machine.check_disk(tmp_path, 1, "a byte")

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import logging
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from robosat_pink.config import (
     RuntimeConfig,
     to_tree,
 )
-from robosat_pink.errors import CheckpointError
+from robosat_pink.errors import CheckpointError, ConfigError
 from robosat_pink.resume import Start
 from robosat_pink.state import State
 from robosat_pink.tiles import Split
@@ -245,3 +246,81 @@ def test_another_seed_is_another_experiment() -> None:
             Tiles(),  # type: ignore[arg-type]
             SPLIT,
         )
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [*("banana", [[1]], [{}], ["banana"], [-1], [0.0], [True], [None], [torch.ones(1)], {"a": 1}, 5, None)]
+    + [[number] for number in (float("inf"), float("nan"), 10**400, 10**12 + 1)]
+    + [["tags", "raw"]],
+    ids=repr,
+)
+def test_scale_of_metadata_that_is_none_is_damage(scale: Any) -> None:
+    start = Start("a.pth", {"metadata": {"scale": scale}}, is_resumed=False)
+    with pytest.raises(CheckpointError, match=r"^a\.pth: damaged: metadata\.scale = .*accepted: a list of auto"):
+        resume.with_scales_settled(experiment(), start)
+
+
+@pytest.mark.parametrize("scale", ["auto", "raw", "tags", 255, 0.5, 10**12])
+def test_scale_of_metadata_is_taken_where_the_experiment_gives_none(scale: Any) -> None:
+    config = dataclasses.replace(experiment(), channels=(ChannelConfig(bands=(1, 2)),))
+    start = Start("a.pth", {"metadata": {"scale": [scale]}}, is_resumed=False)
+    assert [each.scale for each in resume.with_scales_settled(config, start).channels] == [scale]
+
+
+def test_tags_of_the_weights_beside_another_scale_of_the_experiment_are_an_error() -> None:
+    channels = (ChannelConfig(bands=(1,), scale="raw"), ChannelConfig(bands=(2,)))
+    start = Start("a.pth", {"metadata": {"scale": ["tags", "tags"]}}, is_resumed=False)
+    with pytest.raises(ConfigError, match=r"would be raw, tags, .*; give each channel the same scale"):
+        resume.with_scales_settled(dataclasses.replace(experiment(), channels=channels), start)
+
+
+@pytest.mark.parametrize(
+    ("before", "agrees"),
+    [
+        *(("***", True), ("ab***", True), ("***cab", True), ("a***c***b", True), ("***a***a***", True)),
+        *(
+            ("abc***cab", True),
+            ("abca***cab", False),
+            ("***a***a***a***", False),
+            ("a***x***b", False),
+            ("b***", False),
+        ),
+        ("***" * 30_000 + "x", False),
+    ],
+    ids=range(11),
+)
+def test_masked_value_agrees_part_by_part(before: str, agrees: bool) -> None:
+    assert resume._agree(before, "abccab") == agrees
+    assert resume._agree(before, 5) == (before == "***")
+
+
+@pytest.mark.parametrize("value", ["banana", "auto", [1], {"a": 1}, None, torch.zeros(3), -5, 0, True, 0.5], ids=repr)
+def test_form_of_upsampling_that_is_none_is_damage(value: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"^a\.pth: damaged: upsampling = .*: accepted: plain, transposed or"):
+        resume.noted_upsampling(Start("a.pth", {"upsampling": value}, True), "plain")
+
+
+def test_form_of_upsampling_is_the_resume_point_s_where_it_has_one() -> None:
+    noted = [resume.noted_upsampling(Start("a.pth", {"upsampling": each}, True), 9) for each in ("plain", 1024)]
+    assert noted == ["plain", 1024]
+    assert resume.noted_upsampling(Start("a.pth", {}, True), 9) == 9
+
+
+@pytest.mark.parametrize("text", [b"\n" * 10**7, b"x" * (resume.MOST_ID_BYTES + 1)], ids=["lines", "bytes"])
+def test_ids_that_unpack_to_more_than_are_accepted_are_refused(text: bytes) -> None:
+    packed = torch.frombuffer(bytearray(zlib.compress(text, 1)), dtype=torch.uint8)
+    with pytest.raises(ValueError, match="more than 10,000,000 or 256,000,000 bytes"):
+        resume.unpacked_ids({"train": packed})
+    with pytest.raises(BufferError, match="contiguous"):
+        resume.unpacked_ids({"train": torch.zeros(1, dtype=torch.uint8).expand(10**12)})
+
+
+def test_learning_rate_is_the_resume_point_s_and_other_settings_are_the_optimizer_s_own() -> None:
+    start = point_of(experiment())
+    start.content["optimizer"]["param_groups"][0].update(lr=0.25, amsgrad=True, betas=(5, "x"), eps="x", fused=None)
+    state = made(Network())
+    resume.go_on(state, start, experiment(), Tiles(), SPLIT)  # type: ignore[arg-type]
+    (group,) = state.optimizer.param_groups
+    assert (group["lr"], group["amsgrad"], group["betas"], group["eps"]) == (0.25, False, (0.9, 0.999), 1e-8)
+    learn(state, 1)
