@@ -32,7 +32,7 @@ class Rule:
     texts: str = ""  # what is accepted of texts, where it is not what is accepted of numbers
     longest: int = MOST_TEXT  # characters of a text
     fault: Callable[[str], str] = lambda text: ""  # what is wrong with a text, where more than `accepts` can be said
-    hides: bool = False  # whether a text that breaks it is not shown: it may hold a secret
+    hides: bool = False  # whether a text with such a fault is not shown: it holds a secret
 
 
 def between(low: float, high: float, low_open: bool = False, high_open: bool = False) -> Rule:

@@ -76,7 +76,8 @@ def build(section: type[Section], tree: object, problems: Problems, prefix: str 
                 values[field.name] = _convert(annotation, field.metadata.get("rule"), given)
             except Mismatch as mismatch:
                 rule = field.metadata.get("rule")
-                shown = dataclasses.MISSING if isinstance(given, str) and rule and rule.hides else given
+                is_hidden = isinstance(given, str) and rule and rule.hides and rule.fault(given)
+                shown = dataclasses.MISSING if is_hidden else given
                 problems.add(dotted, shown, f"accepted: {mismatch}{_hint(given, annotation, rule, problems)}")
                 if field.default is not dataclasses.MISSING:
                     values[field.name] = field.default

@@ -247,7 +247,7 @@ def test_file_that_cannot_be_read_is_refused_without_a_word_of_what_stands_there
     tmp_path: Path, name: str, line: str
 ) -> None:
     (tmp_path / name).write_text(line)
-    with pytest.raises(ConfigError, match=r"line [12]") as caught:
+    with pytest.raises(ConfigError, match=r"line [123]") as caught:
         load_config(tmp_path / name)
     assert "hemlock" not in str(caught.value) + failure_text(caught.value)
 
@@ -264,5 +264,5 @@ def test_what_a_parser_expected_is_told_with_where(tmp_path: Path) -> None:
 def test_text_that_no_encoding_has_is_refused(tmp_path: Path) -> None:
     text = json.dumps({"dataset": {"image_bucket": "/\ud800", "mask_bucket": "b"}})
     message = refusal(tmp_path, "a.json", text)
-    assert "dataset.image_bucket: accepted: text" in message
+    assert "dataset.image_bucket = " in message
     assert "a null character or a lone surrogate; remove that" in message
