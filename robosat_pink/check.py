@@ -27,6 +27,7 @@ from robosat_pink.datasets import TilePairs, normalisation, store_options
 from robosat_pink.distributed import World
 from robosat_pink.launch import Place
 from robosat_pink.losses import build_loss
+from robosat_pink.masking import masked_tree
 from robosat_pink.scenes import truths
 from robosat_pink.state import State
 from robosat_pink.survey import Survey, survey
@@ -57,7 +58,7 @@ def check(config: Config, container: Container) -> None:
     where = store_options(config.dataset, container.channels())
     start = resume.find(config, None, where)
     config = resume.with_scales_settled(config, start)
-    log.info("experiment: %s", json.dumps(to_tree(config)))
+    log.info("experiment: %s", json.dumps(masked_tree(to_tree(config))))
     tiles, split = find_tiles(config, container, World())
     if config.model.pretrained is True:
         log.info("the encoder's ImageNet weights are not fetched for this")

@@ -7,7 +7,6 @@ second of starting.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,9 +16,12 @@ from typing import Any, Literal
 from robosat_pink import losses, models
 from robosat_pink.documents import read_tree
 from robosat_pink.hints import point_to_sections
+from robosat_pink.problems import Problems
 from robosat_pink.rules import (
     band,
     between,
+    bucket,
+    checkpoint,
     color_name,
     directory_expression,
     mask_values,
@@ -27,13 +29,15 @@ from robosat_pink.rules import (
     one_of,
     positive_weight,
     web_address,
+    weights,
 )
-from robosat_pink.schema import Problems, build, key, nested_section, override, plain, spelling, types_of
+from robosat_pink.schema import build, key, override, plain, sections_of
 
 # Bounds of numbers. Nobody means what lies beyond them, and somewhere behind them the program would not hold.
 LARGEST = 10**12  # of digital numbers and what they are normalised by
 MOST_EPOCHS = 99_999  # five digits in names of checkpoints
 DAY_S, YEAR_S = 86_400, 31_536_000
+MOST_BANDS = 65_535  # of all channels; no TIFF has more
 MOST_CLASSES = 255  # numbered from 0; 255 is what counts nowhere
 
 
@@ -66,8 +70,8 @@ class CacheConfig:
 class DatasetConfig:
     """Where images and masks are: each directory right below a bucket that matches the expression holds z/x/y.tif."""
 
-    image_bucket: str = key(rule=not_empty)
-    mask_bucket: str = key(rule=not_empty)
+    image_bucket: str = key(rule=bucket)
+    mask_bucket: str = key(rule=bucket)
     imagery_directory_regex: str = key(".*", directory_expression)
     mask_directory_regex: str = key(".*", directory_expression)
     train_percent: float = key(0.7, between(0, 1, low_open=True, high_open=True))
@@ -136,7 +140,7 @@ class ModelConfig:
     encoder: str | None = None
     num_filters: int = key(32, between(1, 1024))
     is_deconv: bool = False
-    pretrained: bool | str = key(False, not_empty)
+    pretrained: bool | str = key(False, weights)
     loss: str | dict[str, float] = key("lovasz", one_of(losses.LOSSES))
     batch_size: int = key(7, between(1, 10_000))
     tile_size: int = key(512, between(1, 16_384))
@@ -178,8 +182,8 @@ class CheckpointConfig:
     `path` gives weights to a new run, `resume` all that it holds: optimizer, epoch and, if it is ours, the rest.
     """
 
-    path: str | None = None
-    resume: str | None = None
+    path: str | None = key(None, checkpoint)
+    resume: str | None = key(None, checkpoint)
     every_minutes: float = key(10.0, between(0, YEAR_S // 60, low_open=True))
     if_different: Literal["refuse", "continue"] = "refuse"
 
@@ -218,6 +222,8 @@ class Config:
     runtime: RuntimeConfig = RuntimeConfig()
 
     def check(self, problems: Problems, prefix: str) -> None:
+        if self.num_channels > MOST_BANDS:
+            problems.add("channels", f"{self.num_channels:,} bands", f"accepted: at most {MOST_BANDS:,} bands in all")
         names = [each.name for each in self.classes]
         values = [value for each in class_values(self.classes) for value in each]
         if len(self.classes) > MOST_CLASSES:
@@ -264,10 +270,10 @@ def load_config(
     """
     path = Path(path)
     problems = Problems(path.name)
-    tree = read_tree(path, known_sections())
+    tree = read_tree(path, sections_of(Config))
     override(tree, hyperparameters or {}, "hyperparameters.json", problems)
     override(tree, arguments or {}, "command line", problems)
-    point_to_sections(tree, known_sections(), problems)
+    point_to_sections(tree, sections_of(Config), problems)
     config = build(Config, tree, problems)
     problems.raise_if_any()
     assert config is not None
@@ -278,16 +284,6 @@ def to_tree(config: Config) -> dict[str, Any]:
     """The experiment as nested dicts and lists, keys spelt as in the file."""
     tree: dict[str, Any] = plain(config)
     return tree
-
-
-def known_sections() -> dict[str, tuple[str, ...]]:
-    """The keys of each section, spelt as in the file."""
-    sections = {}
-    for field in dataclasses.fields(Config):
-        inner, _ = nested_section(types_of(Config)[field.name])
-        assert inner is not None
-        sections[field.name] = tuple(spelling(each.name) for each in dataclasses.fields(inner))
-    return sections
 
 
 def class_values(classes: tuple[ClassConfig, ...]) -> tuple[tuple[int, ...], ...]:

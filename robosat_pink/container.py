@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -21,13 +22,17 @@ from typing import Any, Self
 
 from robosat_pink.errors import ContractError, RobosatError
 from robosat_pink.files import TEMPORARY, check_writable, read_regular, text_of, write_atomically
-from robosat_pink.masking import masked
+from robosat_pink.masking import masked, masked_tree
 
 log = logging.getLogger(__name__)
 
 EXPERIMENT_SUFFIXES = (".yml", ".yaml", ".json", ".toml")
 MOST_CONFIG_BYTES = 10**6  # of a file that the platform writes: 100 hyperparameters of up to 2,500 characters
 SHOWN, MOST_SHOWN = 20, 200  # names, and characters of a value, in a message
+# Or an address; lengths are RFC 1035's.
+HOST = re.compile(r"(?!.{254})[A-Za-z0-9_:-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
+UNUSABLE = re.compile("[\0\ud800-\udfff]")  # in a path
+MOST_NAME_BYTES = 255  # of a file or folder
 FAILURE_CAUSE_CHARACTERS = 900
 FAILURE_CHARACTERS = 1024  # what the platform keeps of the failure file
 
@@ -62,8 +67,11 @@ class Container:
         data = self.base / "input" / "data"
         declared = self._config("inputdataconfig")
         for name, channel in declared.items():
-            if not isinstance(channel, dict | None) or "\0" in name:
-                raise self._refusal("inputdataconfig", name, channel, "a JSON object for each channel")
+            if not isinstance(channel, dict | None) or not _may_be_a_path(name):
+                accepted = (
+                    f"a JSON object for each channel, whose name is that of a folder, up to {MOST_NAME_BYTES} bytes"
+                )
+                raise self._refusal("inputdataconfig", name, channel, accepted)
             if (channel or {}).get("TrainingInputMode") == "Pipe":
                 raise ContractError(f"channel {name!r} is in Pipe mode, which has no files; use File or FastFile mode")
         if not declared:
@@ -92,8 +100,9 @@ class Container:
     def hosts(self) -> tuple[tuple[str, ...], str]:
         """All hosts of the job in order, and this one. Only the two documented keys are relied on."""
         named = self._config("resourceconfig").get("hosts") or ["localhost"]
-        if not isinstance(named, list) or not all(isinstance(host, str) for host in named):
-            raise self._refusal("resourceconfig", "hosts", named, "a list of names")
+        is_list = isinstance(named, list) and all(isinstance(host, str) and HOST.fullmatch(host) for host in named)
+        if not is_list or len(set(named)) < len(named):
+            raise self._refusal("resourceconfig", "hosts", named, "a list of the names of all hosts, each once")
         hosts = tuple(sorted(named))
         current = self._text("resourceconfig", "current_host") or hosts[0]
         if current not in hosts:
@@ -177,12 +186,13 @@ class Container:
 
     def _text(self, file: str, key: str) -> str | None:
         value = self._config(file).get(key)
-        if not isinstance(value, str | None) or "\0" in (value or ""):
-            raise self._refusal(file, key, value, "text")
+        if not isinstance(value, str | None) or not _may_be_a_path(value or ""):
+            accepted = f"text that may be a path: up to {MOST_NAME_BYTES} bytes between slashes, no null character"
+            raise self._refusal(file, key, value, accepted)
         return value
 
     def _refusal(self, file: str, key: str, value: Any, accepted: str) -> ContractError:
-        shown, key = json.dumps(value)[:MOST_SHOWN], key[:MOST_SHOWN]
+        shown, key = json.dumps(masked_tree(value))[:MOST_SHOWN], key[:MOST_SHOWN]
         return ContractError(f"{self._config_file(file)}: {key} = {shown}: accepted: {accepted}")
 
     def _config_file(self, name: str) -> Path:
@@ -253,6 +263,10 @@ def _entries(folder: Path) -> list[str] | None:
         return None
     except OSError as error:
         raise ContractError(f"{folder}: cannot be read: {error.strerror}; check who may read it") from error
+
+
+def _may_be_a_path(text: str) -> bool:
+    return not UNUSABLE.search(text) and max(len(each.encode()) for each in text.split("/")) <= MOST_NAME_BYTES
 
 
 def cause_of(error: BaseException) -> str:

@@ -7,10 +7,11 @@ the files below ~/.aws are boto3's, an extra: `pip install robosat_pink[profile]
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,13 +39,10 @@ def usable_profile(profile: str | None) -> str | None:
             profile,
         )
         return None
-    from botocore.exceptions import BotoCoreError
     from botocore.session import Session
 
-    try:
+    with _files_told():
         there = Session().available_profiles
-    except BotoCoreError as error:
-        raise _damage(error) from error
     if profile not in there:
         log.warning(
             "warning: there is no aws_profile %r on this machine (there are: %s); using the default credentials",
@@ -100,15 +98,25 @@ def identity(profile: str | None) -> dict[str, Any]:
     if profile is None and ("AWS_ACCESS_KEY_ID" in os.environ or not _has_shared_files() or find_spec("boto3") is None):
         return {"region": region or "us-east-1"}
     import boto3
+
+    with _files_told():
+        session = boto3.Session(profile_name=profile)
+        provider = _Provider(session, profile) if session.get_credentials() else None  # files may name a region alone
+    options: dict[str, Any] = {"region": region or session.region_name or "us-east-1"}
+    return options | ({"credential_provider": provider} if provider else {})
+
+
+@contextlib.contextmanager
+def _files_told() -> Iterator[None]:
+    """ConfigError for what is wrong with a profile or its files; not its cause, which may quote a damaged line."""
     from botocore.exceptions import BotoCoreError
 
     try:
-        session = boto3.Session(profile_name=profile)
-        provider = _Provider(session, profile) if session.get_credentials() else None  # files may name a region alone
+        yield
     except BotoCoreError as error:
-        raise _damage(error) from error
-    options: dict[str, Any] = {"region": region or session.region_name or "us-east-1"}
-    return options | ({"credential_provider": provider} if provider else {})
+        raise ConfigError(
+            f"AWS's files of credentials and profiles: {error}; check aws_profile, AWS_PROFILE and the files in ~/.aws"
+        ) from None
 
 
 def is_anonymous() -> bool:
@@ -144,12 +152,6 @@ class _Provider:
             "token": frozen.token,
             "expires_at": datetime.now(UTC) + FRESH,
         }
-
-
-def _damage(error: Exception) -> ConfigError:
-    return ConfigError(
-        f"AWS's files of credentials and profiles: {error}; check aws_profile, AWS_PROFILE and the files in ~/.aws"
-    )
 
 
 def _table(value: Any) -> dict[str, Any]:

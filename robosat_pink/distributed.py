@@ -180,7 +180,7 @@ def _meet(place: Place, timeout_s: float) -> tuple[Any, Any]:
 
 def _use_interface(name: str | None) -> None:
     """Have gloo and NCCL talk over the interface that the platform names, if this machine has it."""
-    if name and (INTERFACES / name).exists():
+    if name and os.path.exists(INTERFACES / name):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
 

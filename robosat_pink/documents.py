@@ -21,12 +21,18 @@ MOST_BYTES = 10**6
 MOST_VALUES = 20_000  # keys, entries and values, an alias counted as all that it stands for
 MOST_LEVELS = 50
 MOST_DIGITS = 1000  # of a number in YAML, which knows some to the base of 60: reading these takes the square of time
-MOST_REASON = 300  # characters of what a parser says; it may quote the file
+MOST_REASON = 300  # characters of what is wrong; a key may be long
 TOO_MUCH = f"it holds more than {MOST_VALUES:,} values, counting what aliases stand for"
 TOO_DEEP = f"it is nested deeper than {MOST_LEVELS} levels"
+# In a parser's words: a single character or one of its own `<…>` is shown, what else is quoted may be a secret.
+QUOTED = re.compile(r"""('\\?[^'\\]'|'<[a-z ]+>')|(['"]).*\2""", re.DOTALL)
 LONG_TOML_KEY = re.compile(
     r"""(?<![\w"'-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){%d}""" % MOST_LEVELS  # noqa: UP031
 )
+
+
+class Refused(ValueError):
+    """In words that quote no value."""
 
 
 def read_tree(path: Path, sections: Iterable[str]) -> dict[str, Any]:
@@ -47,14 +53,33 @@ def read_tree(path: Path, sections: Iterable[str]) -> dict[str, Any]:
     try:
         tree = readers[path.suffix.lower()](text_of(content).replace("\r\n", "\n"))
         _check_extent(tree, _parts_of_tree)
-    except Exception as error:  # PyYAML stumbles over tags that do not fit, by IndexError, KeyError and others
-        reason = TOO_DEEP if isinstance(error, RecursionError) else str(error) or type(error).__name__
-        reason = " ".join(reason.replace('in "<unicode string>",', "at").split())
+    except Exception as error:
+        reason = _reason(error)
         reason = reason if len(reason) <= MOST_REASON else f"{reason[:MOST_REASON]}…"
-        raise ConfigError(f"{path.name}: not readable as {path.suffix[1:].upper()}: {reason}") from error
+        # Not from the error: a traceback would quote the file.
+        raise ConfigError(f"{path.name}: not readable as {path.suffix[1:].upper()}: {reason}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path.name}: holds no sections; accepted at the top level: {', '.join(sections)}")
     return tree
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong and where, without what stands there: that may be a secret."""
+    if isinstance(error, RecursionError):
+        return TOO_DEEP
+    if isinstance(error, Refused):
+        return str(error)
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start + 1:,} is not {error.encoding}: {error.reason}; save it as UTF-8"
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        return _unquoted(error.problem or error.context or "") + (_at(mark) if mark else "")
+    words = " ".join(str(error).replace('in "<unicode string>",', "at").split())
+    return _unquoted(words) or type(error).__name__
+
+
+def _unquoted(words: str) -> str:
+    return QUOTED.sub(lambda quoted: quoted[1] or "…", words)
 
 
 def _check_extent(root: Any, parts: Callable[[Any], Iterable[Any]]) -> None:
@@ -64,9 +89,9 @@ def _check_extent(root: Any, parts: Callable[[Any], Iterable[Any]]) -> None:
         value, level = waiting.pop()
         count += 1
         if level > MOST_LEVELS:
-            raise ValueError(TOO_DEEP)
+            raise Refused(TOO_DEEP)
         if count > MOST_VALUES:
-            raise ValueError(TOO_MUCH)
+            raise Refused(TOO_MUCH)
         waiting += [(part, level + 1) for part in parts(value)]
 
 
@@ -76,7 +101,7 @@ def _parts_of_tree(value: Any) -> Iterable[Any]:
 
 def _read_toml(text: str) -> Any:
     if LONG_TOML_KEY.search(text):  # tomllib would take the square of its length
-        raise ValueError(TOO_DEEP)
+        raise Refused(TOO_DEEP)
     return tomllib.loads(text)
 
 
@@ -85,7 +110,7 @@ def _read_json(text: str) -> Any:
         tree: dict[str, Any] = {}
         for name, value in pairs:
             if name in tree:
-                raise ValueError(f"the key {name!r} stands twice")
+                raise Refused(f"the key {name!r} stands twice")
             tree[name] = value
         return tree
 
@@ -100,13 +125,22 @@ class _YamlLoader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self.composed += 1
         if self.composed > MOST_VALUES:
-            raise ValueError(TOO_MUCH)
+            raise Refused(TOO_MUCH)
         return super().compose_node(parent, index)
 
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
         _check_extent(node, _parts_of_node)
         return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (yaml.YAMLError, Refused, RecursionError):
+            raise
+        except Exception as error:  # PyYAML stumbles over tags that do not fit, by IndexError, KeyError and others
+            kind = node.tag.rpartition(":")[2]
+            raise Refused(f"the value is no {kind}{_at(node.start_mark)}; quote it if it is text") from error
 
 
 def _parts_of_node(node: yaml.Node | None) -> Iterable[yaml.Node]:
@@ -115,8 +149,12 @@ def _parts_of_node(node: yaml.Node | None) -> Iterable[yaml.Node]:
     if isinstance(node, yaml.SequenceNode):
         return node.value
     if node and node.tag.endswith((":int", ":float")) and len(node.value) > MOST_DIGITS:
-        raise ValueError(f"the number {node.value[:20]}… is longer than {MOST_DIGITS:,} digits")
+        raise Refused(f"the number{_at(node.start_mark)} is longer than {MOST_DIGITS:,} digits")
     return ()
+
+
+def _at(mark: yaml.Mark) -> str:
+    return f" at line {mark.line + 1}, column {mark.column + 1}"
 
 
 def _mapping_once(loader: _YamlLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -126,7 +164,7 @@ def _mapping_once(loader: _YamlLoader, node: yaml.MappingNode) -> dict[Any, Any]
     for key_node in key_nodes:
         name = loader.construct_object(key_node)
         if isinstance(name, Hashable) and name in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} stands twice", key_node.start_mark)
+            raise Refused(f"the key {name!r} stands twice{_at(key_node.start_mark)}")
         if isinstance(name, Hashable):
             seen.add(name)
     return loader.construct_mapping(node, deep=True)

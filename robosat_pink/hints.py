@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from robosat_pink.schema import Problems
+from robosat_pink.problems import Problems
 
 ROBOSAT_KEYS = {
     "dataset": {"path": "tiles are named by image_bucket and mask_bucket, which may be folders"},

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 
 PORT = 29500  # of the first host, for the others to find each other
 POLL_S = 0.1
+MOST_PROCESSES = 10**6  # of a run
+MOST_SHOWN = 100  # characters of a variable
+TOGETHER = "RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT go together, as torchrun sets them"
 GRACE_S = 60.0  # in which the others end by themselves when one has failed
 
 
@@ -61,20 +65,28 @@ def place_from(environment: Mapping[str, str]) -> Place | None:
     """What a launcher says, or None where there is none. Raises ConfigError where it says half of it."""
     if "RANK" not in environment and "WORLD_SIZE" not in environment:
         return None
-    try:
-        rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-        return Place(
-            rank=rank,
-            size=size,
-            local_rank=int(environment.get("LOCAL_RANK", 0)),
-            local_size=int(environment.get("LOCAL_WORLD_SIZE", 1)),
-            address=environment["MASTER_ADDR"] if size > 1 else "127.0.0.1",
-            port=int(environment["MASTER_PORT"]) if size > 1 else PORT,
-        )
-    except (KeyError, ValueError) as error:
-        raise ConfigError(
-            f"environment: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT go together, as torchrun sets them; {error}"
-        ) from error
+    size = _number(environment, "WORLD_SIZE", 1, MOST_PROCESSES)
+    if size > 1 and not environment.get("MASTER_ADDR"):
+        raise ConfigError(f"environment: MASTER_ADDR is missing; {TOGETHER}")
+    return Place(
+        rank=_number(environment, "RANK", 0, size - 1),
+        size=size,
+        local_rank=_number({"LOCAL_RANK": "0", **environment}, "LOCAL_RANK", 0, MOST_PROCESSES),
+        local_size=_number({"LOCAL_WORLD_SIZE": "1", **environment}, "LOCAL_WORLD_SIZE", 1, MOST_PROCESSES),
+        address=environment["MASTER_ADDR"] if size > 1 else "127.0.0.1",
+        port=_number(environment, "MASTER_PORT", 1, 65_535) if size > 1 else PORT,
+    )
+
+
+def _number(environment: Mapping[str, str], name: str, low: int, high: int, advice: str = TOGETHER) -> int:
+    """Raises ConfigError for what is no whole number from `low` to `high`."""
+    text = environment.get(name)
+    if text is None:
+        raise ConfigError(f"environment: {name} is missing; {advice}")
+    if not re.fullmatch(r"\s*-?[0-9]{1,10}\s*", text) or not low <= int(text) <= high:
+        accepted = f"accepted: a whole number from {low} to {high}"
+        raise ConfigError(f"environment: {name} = {text[:MOST_SHOWN]!r}: {accepted}; {advice}")
+    return int(text)
 
 
 def places(container: Container, runtime: RuntimeConfig) -> list[Place]:
@@ -88,10 +100,10 @@ def places(container: Container, runtime: RuntimeConfig) -> list[Place]:
 
 def end_with_parent(environment: Mapping[str, str]) -> None:
     """Have the system end this process with the one that has started it: two runs in one folder would be at odds."""
-    parent = environment.get(PARENT)
-    if parent:
+    if environment.get(PARENT):
+        parent = _number(environment, PARENT, 1, 2**31 - 1, "this program sets it; unset it")
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != int(parent):  # it is gone already
+        if os.getppid() != parent:  # it is gone already
             os._exit(1)
 
 

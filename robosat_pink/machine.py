@@ -69,6 +69,11 @@ def memory_bytes() -> int:
     return int(min(there, *limits)) if limits else there
 
 
+def resident_bytes() -> int:
+    """Memory this process holds now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def process_seconds() -> float:
     """Since this process was started."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()

@@ -5,6 +5,7 @@ Called by `errors`, whose messages are free of them from the start, by `containe
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -14,7 +15,7 @@ from typing import Any
 # Words that stand in any name of a secret, and others that do if they are words of their own: no author, no keyboard,
 # no passed tile. A key is one where the name ends with it.
 _IN_ANY_NAME = (
-    "(?i:SECRET|OAUTH|PASSWORD|PASSWD|PASSPHRASE|TOKEN|CREDENTIAL|SIGNATURE|AUTHORIZATION"
+    "(?i:SECRET|OAUTH|PASSWORD|PASSWD|PASSPHRASE|TOKEN|CREDENTIAL|CREDS|SIGNATURE|AUTHORIZATION"
     "|ACCESS[_-]?KEY|PRIVATE[_-]?KEY|API[_-]?KEY)"
 )
 _WORD = "(?<![A-Za-z])(?i:(?:DB)?PASS|PWD|AUTH)(?![A-Za-z])|(?<=[a-z])(?:Pass|Pwd|Auth)(?![a-z])"
@@ -32,6 +33,7 @@ ASSIGNMENT = re.compile(
 )
 IN_ADDRESS = re.compile(rf"([?&](?=[\w.\-]*?(?:{NAME.pattern}))[\w.\-]+=)[^\s&#\"']+")
 USER_INFO = re.compile(r"(://)(?:[^/\s]+|[^/\s:\[]+:(?!\d+/)[^\s\"'?,;]{0,1000})@")  # a password may hold a slash
+WITHOUT_SCHEME = re.compile(r"(?!(?:channel|file):)\w[\w+=.%\-]*:(?!//)\S+@")
 SHORTEST = 6  # characters; a shorter value would be found in innocent words
 OF_A_PATH = ("_FILE", "_PATH", "_DIR", "_SOCK")  # ends of names
 
@@ -48,7 +50,8 @@ def masked_value(text: str) -> str:
     """
     for name, value in os.environ.items():
         if NAME.search(name) and len(value) >= SHORTEST and not _is_path(name, value):
-            text = text.replace(value, "***")
+            for form in dict.fromkeys((value, *_escaped(value))):
+                text = text.replace(form, "***")
     return IN_ADDRESS.sub(r"\1***", USER_INFO.sub(r"\1***@", text))
 
 
@@ -58,7 +61,20 @@ def masked_tree(tree: Any, show: bool = True) -> Any:
         return {name: masked_tree(each, show and not NAME.search(str(name))) for name, each in tree.items()}
     if isinstance(tree, list | tuple):
         return [masked_tree(each, show) for each in tree]
-    return "***" if not show else masked_value(tree) if isinstance(tree, str) else tree
+    if not isinstance(tree, str):
+        return tree if show else "***"
+    return masked_value(_without_user(tree)) if show else "***"
+
+
+def _without_user(value: str) -> str:
+    """`user:password@bucket` without the first two."""
+    found = WITHOUT_SCHEME.match(value)
+    return f"***@{value[found.end() :]}" if found else value
+
+
+def _escaped(value: str) -> list[str]:
+    """As it stands in JSON, with and without letters beyond ASCII, and in Python's words."""
+    return [json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], repr(value)[1:-1]]
 
 
 def _is_path(name: str, value: str) -> bool:

@@ -20,7 +20,8 @@ from robosat_pink.datasets import TilePairs
 from robosat_pink.errors import CheckpointError, ConfigError, RobosatError
 from robosat_pink.masking import masked_tree
 from robosat_pink.point import check_moments, check_point
-from robosat_pink.schema import Problems, build
+from robosat_pink.problems import Problems
+from robosat_pink.schema import build
 from robosat_pink.state import State
 from robosat_pink.tiles import Split
 

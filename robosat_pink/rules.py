@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from PIL import ImageColor
 
 MOST_TEXT = 4096  # characters of a text value: what the system allows a path
+HOLDS_USER = "it holds a user or a password, which belong into environment variables or an aws_profile"
 MOST_EXPRESSION = 100_000  # characters; it may list thousands of directories
 
 
@@ -31,6 +32,7 @@ class Rule:
     texts: str = ""  # what is accepted of texts, where it is not what is accepted of numbers
     longest: int = MOST_TEXT  # characters of a text
     fault: Callable[[str], str] = lambda text: ""  # what is wrong with a text, where more than `accepts` can be said
+    hides: bool = False  # whether a text with such a fault is not shown: it holds a secret
 
 
 def between(low: float, high: float, low_open: bool = False, high_open: bool = False) -> Rule:
@@ -60,9 +62,27 @@ def _fault_of_expression(text: str) -> str:
 
 
 def _fault_of_address(text: str) -> str:
-    if re.match(r"https?://[^\s?]*@", text):
-        return "it holds a user or a password, which belong into environment variables or an aws_profile"
-    return ""
+    return HOLDS_USER if re.match(r"https?://[^\s?]*@", text) else ""
+
+
+def _fault_of_bucket(text: str) -> str:
+    """Folders and prefixes may have an @ in their names; but a password may hold a slash."""
+    is_folder = re.match(r"/|\.{1,2}(/|$)|(file|channel):", text)
+    return HOLDS_USER if not is_folder and re.match(r"(s3://)?([^/]*|[^/]*:.*)@", text, re.DOTALL) else ""
+
+
+def _fault_of_file(text: str) -> str:
+    return _fault_of_bucket(text) if re.search("[/:]", text) else ""  # else it lies in the working directory
+
+
+def _place(fault: Callable[[str], str], least: int = 1) -> Rule:
+    """Of a text of so many characters; true and false may be other ways to say it."""
+    return Rule(
+        "text that is not empty" if least else "text",
+        lambda value: isinstance(value, bool) or (len(value) >= least and not fault(value)),
+        fault=fault,
+        hides=True,
+    )
 
 
 def _is_address(text: str) -> bool:
@@ -89,6 +109,9 @@ web_address = Rule(
     fault=_fault_of_address,
 )
 not_empty = Rule("text that is not empty", lambda value: value != "")
+bucket = _place(_fault_of_bucket)
+weights = _place(_fault_of_file)
+checkpoint = _place(_fault_of_file, least=0)
 directory_expression = Rule(
     "a regular expression for directory names",
     lambda value: not _fault_of_expression(value),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import json
 import re
@@ -17,15 +16,13 @@ from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from robosat_pink.errors import ConfigError
-from robosat_pink.masking import NAME, masked_tree
+from robosat_pink.problems import Problems
 from robosat_pink.rules import MOST_TEXT, Rule, positive_weight
 
 Section = TypeVar("Section")
 
 MOST_DIGITS = 9  # of a position in a list
-MOST_SHOWN = 100  # characters of a value or a key in a message
-MOST_PROBLEMS = 50  # told one by one
+UNUSABLE = re.compile("[\0\ud800-\udfff]")  # in a text: no path may hold the first, no encoding has the others
 
 
 def key(default: Any = dataclasses.MISSING, rule: Rule | None = None) -> Any:
@@ -35,50 +32,6 @@ def key(default: Any = dataclasses.MISSING, rule: Rule | None = None) -> Any:
 
 class Text(str):
     """A value given as text, by a source other than the file."""
-
-
-class Problems:
-    """Everything that is wrong, a line each: where, key, value, what is accepted and the way out."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.sources: dict[str, str] = {}  # of the keys that another source than the file has set, the last one last
-        self.lines: list[str] = []
-        self._untold = 0
-
-    def add(self, dotted: str, value: object, advice: str) -> None:
-        if len(self.lines) == MOST_PROBLEMS:
-            self._untold += 1
-            return
-        source = self._source_of(dotted)
-        shown = "" if value is dataclasses.MISSING else " = ***" if NAME.search(dotted) else f" = {_shown(value)}"
-        self.lines.append(f"{source}: {_cut(dotted)}{shown}: {advice}")
-
-    def _source_of(self, dotted: str) -> str:
-        for key, source in reversed(self.sources.items()):
-            if f"{dotted}.".startswith(f"{key}.") or f"{key}.".startswith(f"{dotted}."):
-                return source
-        return self.source
-
-    def raise_if_any(self) -> None:
-        if self.lines:
-            more = [f"and {self._untold:,} more"] if self._untold else []
-            raise ConfigError("\n".join(self.lines + more))
-
-
-def _shown(value: object) -> str:
-    try:
-        return _cut(json.dumps(masked_tree(value), default=str, ensure_ascii=False))
-    except (TypeError, ValueError, RecursionError):  # YAML has keys that JSON has not; text may be nested deeply
-        pass
-    try:
-        return _cut(repr(masked_tree(value)))
-    except (ValueError, RecursionError):  # numbers of thousands of digits, too, are not written
-        return f"({type(value).__name__})"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}… ({len(text):,} characters)"
 
 
 class Mismatch(Exception):
@@ -122,7 +75,10 @@ def build(section: type[Section], tree: object, problems: Problems, prefix: str 
             try:
                 values[field.name] = _convert(annotation, field.metadata.get("rule"), given)
             except Mismatch as mismatch:
-                problems.add(dotted, given, f"accepted: {mismatch}{_hint(given, annotation, field)}")
+                rule = field.metadata.get("rule")
+                is_hidden = isinstance(given, str) and rule and rule.hides and rule.fault(given)
+                shown = dataclasses.MISSING if is_hidden else given
+                problems.add(dotted, shown, f"accepted: {mismatch}{_hint(given, annotation, rule, problems)}")
                 if field.default is not dataclasses.MISSING:
                     values[field.name] = field.default
         elif is_list:
@@ -197,6 +153,16 @@ def nested_section(annotation: Any) -> tuple[type | None, bool]:
     return None, False
 
 
+def sections_of(whole: type) -> dict[str, tuple[str, ...]]:
+    """The keys of each section of a file that has nothing else, spelt as there."""
+    sections = {}
+    for field in dataclasses.fields(whole):
+        inner, _ = nested_section(types_of(whole)[field.name])
+        assert inner is not None
+        sections[spelling(field.name)] = tuple(spelling(each.name) for each in dataclasses.fields(inner))
+    return sections
+
+
 def describe(annotation: Any, rule: Rule | None) -> str:
     """What a key accepts, in words."""
     arguments = get_args(annotation)
@@ -256,7 +222,9 @@ def _unfit(value: object, rule: Rule | None) -> str:
     longest = rule.longest if rule else MOST_TEXT
     if isinstance(value, str) and len(value) > longest:
         return f"no text may be longer than {longest:,} characters here; shorten it"
-    return "it holds a null character; remove that" if isinstance(value, str) and "\0" in value else ""
+    if isinstance(value, str) and UNUSABLE.search(value):
+        return "it holds a null character or a lone surrogate; remove that"
+    return ""
 
 
 def _readings(text: Text) -> list[Any]:
@@ -294,19 +262,18 @@ def _from_json(value: Any) -> Any:
 
 
 def _add_unknown_key(prefix: str, name: str, value: Any, accepted: list[str], problems: Problems) -> None:
-    nearest = difflib.get_close_matches(name[:MOST_SHOWN], accepted, n=1)
-    hint = f"did you mean {prefix}{nearest[0]}? " if nearest else ""
+    nearest = problems.nearest(name, accepted)
+    hint = f"did you mean {prefix}{nearest}? " if nearest else ""
     shown = dataclasses.MISSING if isinstance(value, Mapping | list) else value
     problems.add(prefix + name, shown, f"no such key; {hint}accepted: {', '.join(accepted)}")
 
 
-def _hint(value: Any, annotation: Any, field: dataclasses.Field[Any]) -> str:
-    rule = field.metadata.get("rule")
+def _hint(value: Any, annotation: Any, rule: Rule | None, problems: Problems) -> str:
     if not isinstance(value, str):
         return ""
     if unfit := _unfit(value, rule):
         return f"; {unfit}"
     if rule and (fault := rule.fault(value)):
         return f"; in this one: {fault}"
-    nearest = difflib.get_close_matches(value, re.split(" or |: |, ", describe(annotation, rule)), n=1)
-    return f"; did you mean {nearest[0]}?" if nearest else ""
+    nearest = problems.nearest(value, re.split(" or |: |, ", describe(annotation, rule)))
+    return f"; did you mean {nearest}?" if nearest else ""

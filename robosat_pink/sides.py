@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from robosat_pink import listings
+from robosat_pink import listings, machine
 from robosat_pink.errors import DataError
 from robosat_pink.explanations import NotFound
 from robosat_pink.expressions import Groups, Names, matching
@@ -28,6 +28,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 DIRECTORIES = 10  # of each side listed side by side; with more of them two cores have no time left
 SHOWN = 5  # names quoted in an error
+MOST_GROWN = 2 * 10**9  # bytes of this process while it lists, beside what it keeps of the listings
 LOOK_S = 1.0  # between two looks at listings that are under way
 
 
@@ -59,7 +60,8 @@ def list_sides(sides: Sequence[Side]) -> list[Listed]:
     A signal ends the wait for a store that does not answer. Raises DataError where there is no tile, and ConfigError
     for an expression that takes too long.
     """
-    there = side_by_side(_directories, sides, len(sides))
+    memory = _Memory([str(side.location) for side in sides])
+    there = side_by_side(_directories, sides, len(sides), memory.look)
     asked = [
         Names(side.expression_key, side.expression, names, str(side.location))
         for side, names in zip(sides, there, strict=True)
@@ -139,14 +141,20 @@ def _directories(side: Side) -> list[str]:
 def _scan_all(jobs: Sequence[tuple[Location, str]], threads: int) -> list[Scan]:
     """Raises DataError where a store is silent in the middle of a listing; a folder may be as slow as it is large."""
     heard: dict[int, float] = {}  # when the last page of each listing under way has come, by the job's number
+    memory = _Memory(list(dict.fromkeys(str(location) for location, _ in jobs)))
 
     def scan(number: int) -> Scan:
+        def beat(table: np.ndarray) -> None:
+            heard[number] = time.monotonic()
+            memory.kept += table.nbytes
+
         heard[number] = time.monotonic()
-        found = _scan(jobs[number], lambda: heard.__setitem__(number, time.monotonic()))
+        found = _scan(jobs[number], beat)
         del heard[number]
         return found
 
     def look() -> None:
+        memory.look()
         for number, when in list(heard.items()):
             location, directory = jobs[number]
             if location.bucket and time.monotonic() - when > listings.PAGE_S:
@@ -155,14 +163,30 @@ def _scan_all(jobs: Sequence[tuple[Location, str]], threads: int) -> list[Scan]:
     return side_by_side(scan, range(len(jobs)), threads, look)
 
 
-def _scan(job: tuple[Location, str], beat: Callable[[], None]) -> Scan:
-    """What a directory holds; `beat` is called with each page."""
+class _Memory:
+    """Finds a page that does not end, which the client takes in whole, by what this process has grown by."""
+
+    def __init__(self, places: Sequence[str]) -> None:
+        self.places, self.began, self.kept = places, machine.resident_bytes(), 0
+
+    def look(self) -> None:
+        """Raises DataError where that is too much; tables, of `kept` bytes, are for a moment there twice."""
+        grown = machine.resident_bytes() - self.began - 2 * self.kept
+        if grown > MOST_GROWN:
+            raise DataError(
+                f"{' or '.join(self.places)}: to list it has taken {grown / 1e9:.1f} GB of memory beside what is kept "
+                "of it; a page of the listing does not end; check the store, or the gateway before it"
+            )
+
+
+def _scan(job: tuple[Location, str], beat: Callable[[np.ndarray], None]) -> Scan:
+    """What a directory holds; `beat` is called with each page's table."""
     location, directory = job
     strays: list[str] = []
 
     def parse(page: Page) -> tuple[np.ndarray, int]:
-        beat()
         table = parse_names(*page)
+        beat(table)
         if not len(table) and not strays:
             strays.extend(filter(None, [likeliest(page.paths)]))
         return table, len(page.paths)

@@ -26,7 +26,7 @@ from obstore.store import LocalStore, S3Store
 from robosat_pink import keys, listings, redirects
 from robosat_pink.credentials import carries_token, identity
 from robosat_pink.endpoints import endpoint
-from robosat_pink.errors import ConfigError
+from robosat_pink.errors import ConfigError, DataError
 from robosat_pink.explanations import NotFound, broke_off, explained, may_pass
 from robosat_pink.listings import Page
 from robosat_pink.objects import (
@@ -266,7 +266,13 @@ def _process_with_clients() -> int:
 @functools.cache
 def _client_here(location: Location, retries: int) -> S3Store | LocalStore:
     if location.bucket is None:
-        if not Path(location.path).is_dir():
+        try:
+            is_folder = Path(location.path).is_dir()
+        except OSError as error:  # a name too long, or a folder on the way that nobody may look into
+            raise DataError(
+                f"{location}: cannot be read: {error.strerror}; check the name and who may read it"
+            ) from error
+        if not is_folder:
             where = "" if location.name == location.path else f"; it was looked for at {location.path}"
             raise NotFound(f"{location}: no such folder{where}")
         return LocalStore(location.path)

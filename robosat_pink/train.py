@@ -23,7 +23,7 @@ from robosat_pink.container import Container, Stopped, StopRequest, cause_of
 from robosat_pink.errors import ConfigError, RobosatError
 from robosat_pink.init import run_as_init
 from robosat_pink.launch import Place
-from robosat_pink.masking import MaskingFormatter
+from robosat_pink.masking import NAME, MaskingFormatter, masked_tree
 
 if TYPE_CHECKING:
     from robosat_pink.config import Config
@@ -127,7 +127,7 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
     where = store_options(config.dataset, container.channels())
     start = world.shared(lambda: resume.find(config, points, where))
     config = resume.with_scales_settled(config, start)
-    log.info("experiment: %s", json.dumps(to_tree(config)))
+    log.info("experiment: %s", json.dumps(masked_tree(to_tree(config))))
 
     torch.manual_seed(config.runtime.seed)
     device = devices.choose_device(config.runtime.device, world.place.local_rank)
@@ -254,8 +254,10 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     if "=" in (arguments.check or ""):  # an override, after --check without a file
         arguments.overrides.append(arguments.check)
         arguments.check = ""
-    if strays := [each for each in arguments.overrides if "=" not in each]:
-        raise ConfigError(f"command line: {' '.join(strays)}: accepted: KEY=VALUE, such as model.epochs=1")
+    for before, each in itertools.pairwise(["", *arguments.overrides]):
+        if "=" not in each:  # one word of it: `password abc` and `password=ab c` are typed as well
+            shown = "***" if NAME.search(before.partition("=")[0]) else each.partition(" ")[0]
+            raise ConfigError(f"command line: {shown}: accepted: KEY=VALUE, such as model.epochs=1")
     arguments.overrides = dict(each.split("=", 1) for each in arguments.overrides)
     return arguments
 

@@ -14,7 +14,8 @@ from robosat_pink.datasets import normalisation
 from robosat_pink.decoding import scales_of
 from robosat_pink.errors import CheckpointError, DataError
 from robosat_pink.models import build_model
-from robosat_pink.schema import Problems, build
+from robosat_pink.problems import Problems
+from robosat_pink.schema import build
 from robosat_pink.transforms import EvaluationTransform
 
 

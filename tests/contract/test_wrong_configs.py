@@ -120,6 +120,8 @@ def test_alias_bomb_leaves_a_failure_file(job: Path, capfd: pytest.CaptureFixtur
         {"dataset.endpoint_url": "https://user:hemlock@store.example"},
         {"dataset.image_bucket": "https://b.s3.example/?X-Amz-Signature=hemlock", "model.lr": "x"},
         {"dataset.token": "/hemlock"},
+        {"creds": json.dumps({"k": ["hemlock"]})},
+        {"dataset.image_bucket": "AKIA:hemlock@bucket/x"},
         {"model.name": "/hemlock"},
     ],
 )
@@ -141,12 +143,13 @@ def test_secret_in_a_run_that_trains_is_in_nothing_that_it_leaves(
     job: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STORE_PASSPHRASE", "hemlock/1")
-    expression = ".*|hemlock/1|https://a:hemlock@b?sig=hemlock"
+    monkeypatch.setenv("STORE_TOKEN", 'a"hemlöck')
+    expression = '.*|hemlock/1|a"hemlöck|https://a:hemlock@b?sig=hemlock'
     experiment = EXPERIMENT | {"dataset": SMALL_DATASET | {"imagery_directory_regex": expression}}
     (job / "input/data/config/experiment.yml").write_text(yaml.safe_dump(experiment))
     assert train.main([]) == 0
     out, err = capfd.readouterr()
-    assert "hemlock" not in out + err
+    assert "hem" not in out + err
     left = [path for folder in ("model", "checkpoints", "output") for path in (job / folder).rglob("*")]
     assert {"best.pth", "config.yml", "report.html", "MODEL_CARD.md"} <= {path.name for path in left}
     assert [path for path in left if path.is_file() and b"hemlock" in path.read_bytes()] == []
@@ -162,3 +165,12 @@ def test_folder_that_cannot_be_written_is_told_before_the_first_epoch(
 ) -> None:
     (job / "input/config/checkpointconfig.json").write_text(json.dumps({"LocalPath": "/proc/self"}))
     assert "/proc/self: cannot be written: " in refused(job, capfd)
+
+
+@pytest.mark.parametrize("words", [["password", "hemlock"], ["password hemlock"], ["password=my", "hemlock"]])
+def test_word_after_a_secret_s_name_on_the_command_line_is_not_shown(
+    job: Path, capfd: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    said = refused(job, capfd, *words)
+    assert "command line: " in said
+    assert "hemlock" not in said

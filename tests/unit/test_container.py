@@ -349,3 +349,35 @@ def test_tree_that_cannot_be_written_ends_the_run_with_its_exit_code_and_the_cau
     ended = run_train()
     assert f"{tmp_path}/file/model cannot be made: " in ended.stdout
     assert ended.returncode == 5
+
+
+@pytest.mark.parametrize(
+    "hosts", [["localhost", "x" * 70], ["m..n"], ["a\0"], ["\ud800"], ["a", "b", "a"], [""], ["a b"], ["a." * 200]]
+)
+def test_what_is_no_host_s_name_or_stands_twice_is_refused(opt_ml: Path, hosts: list[str]) -> None:
+    write_config(opt_ml, "resourceconfig", {"hosts": hosts})
+    with pytest.raises(ContractError, match=r"resourceconfig.json: hosts = \[.*accepted: a list of the names"):
+        Container.here().hosts()
+
+
+def test_names_and_addresses_are_hosts(opt_ml: Path) -> None:
+    hosts = ["10.0.0.1", "a_b", "algo-1", "algo-2.local.", "fe80::1"]
+    write_config(opt_ml, "resourceconfig", {"hosts": hosts})
+    assert Container.here().hosts() == (tuple(hosts), "10.0.0.1")
+
+
+@pytest.mark.parametrize("text", ["/\ud800", "/a\0", "/" + "a" * 256])
+def test_what_no_path_can_be_is_refused(opt_ml: Path, text: str) -> None:
+    write_config(opt_ml, "checkpointconfig", {"LocalPath": text})
+    with pytest.raises(ContractError, match=r"checkpointconfig.json: LocalPath = .*accepted: text that may be a path"):
+        Container.here().prepare()
+    write_config(opt_ml, "inputdataconfig", {text: {}})
+    with pytest.raises(ContractError, match=r"inputdataconfig.json: .* = {}: accepted: .*of a folder, up to 255"):
+        Container.here().channels()
+
+
+def test_secret_in_a_value_that_is_refused_is_not_shown(opt_ml: Path) -> None:
+    write_config(opt_ml, "resourceconfig", {"hosts": {"password": "x" * 10 + "hemlock" * 50}})
+    with pytest.raises(ContractError) as caught:
+        Container.here().hosts()
+    assert "hemlock" not in str(caught.value)

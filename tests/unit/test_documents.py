@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from robosat_pink.config import Config, load_config
+from robosat_pink.container import failure_text
 from robosat_pink.errors import ConfigError
 from robosat_pink.rules import between
 from robosat_pink.settings import settings
@@ -219,3 +220,49 @@ def test_number_above_its_bound_is_refused(tmp_path: Path, section: str, key: st
     }
     tree.setdefault(section, {})[key] = value  # type: ignore[index, call-overload]
     assert f"{section}.{key}" in refusal(tmp_path, "a.json", json.dumps(tree))
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("a.yml", "password: *hemlock"),
+        ("a.yml", "password: !hemlock x"),
+        ("a.yml", "password: !hem!lock hemlock"),
+        ("a.yml", "password: a,hemlock: x"),
+        ("a.yml", "token: abc hemlock: x"),
+        ("a.yml", "token: !!int hemlock"),
+        ("a.yml", "token: !!bool hemlock"),
+        ("a.yml", "token: !!timestamp hemlock"),
+        ("a.yml", "token: |\n  hemlock\n x: ["),
+        ("a.yml", 'token: "hemlock'),
+        ("a.yml", "token: @hemlock"),
+        ("a.json", '{"token": hemlock}'),
+        ("a.json", '{"token": "hemlock\n"}'),
+        ("a.toml", "token = hemlock"),
+        ("a.toml", 'token = "hemlock\\q"'),
+        ("a.toml", "[hemlock]\n[hemlock]"),
+    ],
+)
+def test_file_that_cannot_be_read_is_refused_without_a_word_of_what_stands_there(
+    tmp_path: Path, name: str, line: str
+) -> None:
+    (tmp_path / name).write_text(line)
+    with pytest.raises(ConfigError, match=r"line [123]") as caught:
+        load_config(tmp_path / name)
+    assert "hemlock" not in str(caught.value) + failure_text(caught.value)
+
+
+def test_what_a_parser_expected_is_told_with_where(tmp_path: Path) -> None:
+    assert refusal(tmp_path, "a.yml", "model: [a b: c, d}") == (
+        "a.yml: not readable as YML: expected ',' or ']', but got '}' at line 1, column 18"
+    )
+    assert refusal(tmp_path, "a.yml", "a: !!int b").endswith(
+        "the value is no int at line 1, column 4; quote it if it is text"
+    )
+
+
+def test_text_that_no_encoding_has_is_refused(tmp_path: Path) -> None:
+    text = json.dumps({"dataset": {"image_bucket": "/\ud800", "mask_bucket": "b"}})
+    message = refusal(tmp_path, "a.json", text)
+    assert "dataset.image_bucket = " in message
+    assert "a null character or a lone surrogate; remove that" in message

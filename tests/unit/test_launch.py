@@ -89,3 +89,28 @@ def test_exit_code_is_that_of_the_process_with_a_cause_of_its_own(
     monkeypatch.setattr(launch, "GRACE_S", 1.0)
     container = Container(opt_ml)
     assert launch.run(places(container, RuntimeConfig(processes=2)), [], StopRequest(), container) == code
+
+
+@pytest.mark.parametrize(
+    ("changes", "accepted"),
+    [
+        ({"RANK": "-5"}, "RANK = '-5': accepted: a whole number from 0 to 1"),
+        ({"RANK": "2"}, "RANK = '2': accepted: a whole number from 0 to 1"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE = '0': accepted: a whole number from 1 to 1000000"),
+        ({"WORLD_SIZE": "9" * 5000}, "WORLD_SIZE = '999"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK = '-1': accepted: a whole number from 0"),
+        ({"LOCAL_WORLD_SIZE": "0"}, "LOCAL_WORLD_SIZE = '0': accepted: a whole number from 1"),
+        ({"MASTER_PORT": "999999"}, "MASTER_PORT = '999999': accepted: a whole number from 1 to 65535"),
+        ({"MASTER_ADDR": ""}, "MASTER_ADDR is missing"),
+    ],
+)
+def test_number_of_a_launcher_that_cannot_be_is_refused(changes: dict[str, str], accepted: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        place_from(Place(rank=1, size=2).environment() | changes)
+    assert str(caught.value).startswith(f"environment: {accepted}")
+    assert len(str(caught.value)) < 400
+
+
+def test_parent_that_is_no_process_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^environment: ROBOSAT_PINK_PARENT = 'x': accepted: .*unset it"):
+        launch.end_with_parent({launch.PARENT: "x"})

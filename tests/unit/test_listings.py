@@ -1,6 +1,7 @@
 """A listing goes on to its end, however odd; one that never ends is an error that says so."""
 
 import itertools
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -8,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from conftest import files_in
-from robosat_pink import listings
+from robosat_pink import listings, machine, sides
 from robosat_pink.errors import DataError
 from robosat_pink.listings import REPEATS, _Rounds
 from robosat_pink.sides import Side, list_sides
@@ -107,3 +108,35 @@ def test_two_keys_must_come_again_and_again_before_a_listing_is_taken_for_going_
     rounds = itertools.cycle([str(number)] for number in range(30))
     with pytest.raises(DataError, match=r"^here: the listing goes round: \d+ came more than 10 times"):
         any(map(other.look, itertools.islice(rounds, 1000)))
+
+
+@pytest.mark.parametrize("of", ["directories", "files"])
+def test_page_that_fills_the_memory_is_an_error(store: Store, monkeypatch: pytest.MonkeyPatch, of: str) -> None:
+    monkeypatch.setattr(sides, "LOOK_S", 0.02)
+    monkeypatch.setattr(sides, "MOST_GROWN", 50_000_000)
+    is_over = threading.Event()
+
+    def page(path: str) -> bytes:
+        if "delimiter" in path and of == "files":
+            return listed(prefixes=("below/scene/",))
+        is_over.wait(20)
+        return listed()
+
+    store.listing = page
+    held = itertools.count(machine.resident_bytes(), 10_000_000)
+    monkeypatch.setattr(machine, "resident_bytes", lambda: next(held))
+    with pytest.raises(
+        DataError, match=r"/below: to list it has taken 0\.1 GB of memory .*a page of the listing does not"
+    ):
+        list_sides([Side(bucket(store), ".*", kind, "expression") for kind in ("images", "masks")])
+    is_over.set()
+
+
+def test_memory_of_what_is_kept_of_a_listing_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = sides._Memory(["here"])
+    monkeypatch.setattr(machine, "resident_bytes", lambda: memory.began + sides.MOST_GROWN + 1)
+    memory.kept = 1
+    memory.look()
+    memory.kept = 0
+    with pytest.raises(DataError, match=r"^here: to list it has taken 2\.0 GB"):
+        memory.look()

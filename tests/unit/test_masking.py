@@ -1,5 +1,6 @@
 """Secrets are shown nowhere; what only looks like one is left alone."""
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -117,3 +118,19 @@ def test_log_lines_are_masked_with_their_arguments_and_tracebacks() -> None:
     error = ValueError("password=abc")
     record = logging.LogRecord("name", logging.INFO, "", 0, "token: %s", ("abc",), (ValueError, error, None))
     assert formatter.format(record) == "token: ***\nValueError: password=***"
+
+
+@pytest.mark.parametrize("secret", ['hem"lock', "hem\\lock", "hémlock", "hem\nlock", "hem'lock\t"])
+def test_secret_variable_is_found_as_json_and_python_write_it(monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
+    monkeypatch.setenv("DB_PASSWORD", secret)
+    for text in (secret, json.dumps({"a": secret}), json.dumps({"a": secret}, ensure_ascii=False), f"{[secret]!r}"):
+        assert "lock" not in masked(text)
+
+
+def test_user_and_password_without_a_scheme_are_no_part_of_a_tree() -> None:
+    tree = ["AKIA:ab/c@d@bucket/x", "channel:a/b@2x", "s3://bucket/a@2x", "/a:b@c", "ann@e.example", "(?:a|b)@2x"]
+    assert masked_tree(tree) == ["***@bucket/x", *tree[1:]]
+
+
+def test_creds_are_a_secret_s_name() -> None:
+    assert masked_tree({"creds": {"k": ["abc"]}, "AWS_CREDS": "abc"}) == {"creds": {"k": ["***"]}, "AWS_CREDS": "***"}

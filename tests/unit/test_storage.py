@@ -373,3 +373,8 @@ def test_endpoint_in_the_environment_that_is_no_address_is_refused_and_an_empty_
     monkeypatch.setenv(name, "")
     assert endpoint(None, None).url is None
     assert name not in os.environ
+
+
+def test_folder_whose_name_is_too_long_is_an_error_that_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"x: cannot be read: File name too long; check"):
+        Location.parse(f"{tmp_path}/{'x' * 3000}").directories()
