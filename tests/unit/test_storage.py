@@ -369,7 +369,7 @@ def test_endpoint_in_the_environment_that_is_no_address_is_refused_and_an_empty_
         monkeypatch.delenv(each, raising=False)
     monkeypatch.setenv(name, "127.0.0.1:5577")
     with pytest.raises(ConfigError, match=rf"{name} = '127\.0\.0\.1:5577': accepted: an address"):
-        Location.parse("imagery").directories()
+        Location.parse(name.lower().replace("_", "-")).directories()  # of which no client is kept
     monkeypatch.setenv(name, "")
     assert endpoint(None, None).url is None
     assert name not in os.environ
