@@ -132,6 +132,11 @@ def bands(config: Config, found: Survey) -> Iterator[str]:
         if not found.coverage.pixels.any():
             yield "  no pixel is valid: there is nothing to suggest"
             continue
+        is_flat = std <= FLAT * np.maximum(np.abs(mean), 1)
+        std = np.where(is_flat, 1, std)  # nothing can be divided by less
+        if is_flat.any():
+            flat = ", ".join(str(band) for band, one in zip(channel.bands, is_flat, strict=True) if one)
+            yield f"  the same value everywhere, so that nothing can be learnt from it: band {flat}"
         # Types of several scales are as they shall be, and so are physical values.
         is_single = len(scales) == 1 and channel.scale != "tags"
         better = _better_scale(scales[0], scales[0] * float(high.max())) if is_single else scales[0]
@@ -141,11 +146,8 @@ def bands(config: Config, found: Survey) -> Iterator[str]:
         if better != scales[0] or far_mean.any() or far_std.any():
             factor = scales[0] / better
             scale = f"{better:g}" if is_single else str(channel.scale)
-            is_flat = std <= FLAT * np.maximum(np.abs(mean), 1)
-            yield f"  suggested: {_written(channel, mean * factor, np.where(is_flat, 1, std * factor), scale)}"
-            if is_flat.any():
-                flat = ", ".join(str(band) for band, one in zip(channel.bands, is_flat, strict=True) if one)
-                yield f"  band {flat} has the same value everywhere: nothing can be learnt from it; std 1 leaves it so"
+            factors = np.where(is_flat, 1, factor)
+            yield f"  suggested: {_written(channel, mean * factor, std * factors, scale)}"
         else:
             yield "  mean, std and scale fit"
 

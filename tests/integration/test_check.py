@@ -163,6 +163,37 @@ def test_suggested_channel_can_be_pasted_and_then_fits(
     assert "mean, std and scale fit" in said
 
 
+def test_band_of_one_value_is_told_and_what_is_suggested_for_it_can_be_pasted_too(
+    job: Callable[..., list[str]], opt_ml: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = job(scale=10000)
+    for path in (opt_ml / "imagery").rglob("*.tif"):
+        with rasterio.open(path, "r+") as file:
+            file.write(np.full((64, 64), 7000, file.dtypes[0]), 4)
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "nothing can be learnt from it: band 4\n" in said
+    suggested = re.search(r"suggested: (\{.*\})", said)
+    assert suggested is not None
+    channel = yaml.safe_load(suggested[1])
+    assert (channel["mean"][3], channel["std"][3]) == (0.7, 1)
+    assert main(job(**{key: channel[key] for key in ("mean", "std", "scale")})) == 0
+    assert "mean, std and scale fit" in capsys.readouterr().out
+
+
+def test_nothing_is_suggested_where_no_pixel_is_valid(
+    job: Callable[..., list[str]], opt_ml: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = job(scale=10000)
+    for path in (opt_ml / "imagery").rglob("*.tif"):
+        with rasterio.open(path, "r+") as file:
+            file.write(np.zeros((4, 64, 64), file.dtypes[0]))
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "no pixel is valid: there is nothing to suggest" in said
+    assert "suggested: {" not in said
+
+
 def test_check_needs_no_folder_of_a_job_and_leaves_nothing(
     job: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
