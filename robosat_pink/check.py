@@ -18,20 +18,22 @@ import torch
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
-from robosat_pink import coverage, launch, memory, resume
-from robosat_pink import device as devices
-from robosat_pink.assembly import build_network, check_processes, find_tiles
 from robosat_pink.config import ChannelConfig, Config, to_tree
-from robosat_pink.container import Container
-from robosat_pink.datasets import TilePairs, normalisation, store_options
-from robosat_pink.distributed import World
-from robosat_pink.launch import Place
+from robosat_pink.container import device as devices
+from robosat_pink.container.contract import Container
+from robosat_pink.container.redaction import masked_tree
+from robosat_pink.datasets import TilePairs, coverage
+from robosat_pink.datasets.pairs import normalisation, store_options
+from robosat_pink.datasets.tiles import Split
+from robosat_pink.distributed import launcher
+from robosat_pink.distributed.launcher import Place
+from robosat_pink.distributed.process_group import World
 from robosat_pink.losses import build_loss
-from robosat_pink.masking import masked_tree
-from robosat_pink.scenes import truths
-from robosat_pink.state import State
+from robosat_pink.report.scenes import truths
 from robosat_pink.survey import Survey, survey
-from robosat_pink.tiles import Split
+from robosat_pink.training import out_of_memory, resume
+from robosat_pink.training.setup import build_network, check_processes, find_tiles
+from robosat_pink.training.state import State
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ def check(config: Config, container: Container) -> None:
     Raises what a training would raise at the experiment, the tiles it reads, what it starts from, and a step. Resume
     points and full disks are of the folder, not of the experiment.
     """
-    processes = launch.places(container, config.runtime)
+    processes = launcher.places(container, config.runtime)
     check_processes(config, World(processes[0]))
     where = store_options(config.dataset, container.channels())
     start = resume.find(config, None, where)
@@ -207,7 +209,7 @@ def step_seconds(
         del moments
         return (time.monotonic() - started) / size
 
-    seconds = [memory.explained(config, processes, share, (side, side), step) for _ in range(STEPS)]
+    seconds = [out_of_memory.explained(config, processes, share, (side, side), step) for _ in range(STEPS)]
     return min(seconds) * (config.model.tile_size / side) ** 2
 
 

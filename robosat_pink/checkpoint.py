@@ -19,9 +19,9 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 from torch import nn
 
-from robosat_pink import storage
+from robosat_pink.container.atomic_write import read_regular, write_atomically
 from robosat_pink.errors import CheckpointError, DataError
-from robosat_pink.files import read_regular, write_atomically
+from robosat_pink.storage import location
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
 def load(path: str | Path) -> dict[str, Any]:
     """A local checkpoint on the CPU; CheckpointError if it is damaged, too large, or holds more than data."""
     try:
-        return _unpack(read_regular(path, storage.FILE_BYTES), str(path))
+        return _unpack(read_regular(path, location.FILE_BYTES), str(path))
     except OSError as error:
         if error.errno not in (errno.EISDIR, errno.EINVAL, errno.EFBIG):
             raise
@@ -67,7 +67,7 @@ def read(text: str, **where: Any) -> dict[str, Any]:
 
     Raises DataError if it cannot be read, CheckpointError if it is damaged or holds more than data.
     """
-    return _unpack(storage.read_file(text if "/" in text else f"./{text}", **where), text)
+    return _unpack(location.read_file(text if "/" in text else f"./{text}", **where), text)
 
 
 def load_weights(

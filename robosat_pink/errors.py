@@ -9,7 +9,7 @@ RobosatError
 A message says where, what was found there, what is accepted, and the way out. It shows no secret.
 """
 
-from robosat_pink.masking import masked
+from robosat_pink.container.redaction import masked
 
 
 class RobosatError(Exception):

@@ -19,8 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from robosat_pink import metrics
-from robosat_pink.settings import Setting, settings
+from robosat_pink.config.keys import Setting, settings
+from robosat_pink.training import metrics
 
 IMAGE_BUCKET = "planet-snowcover-imagery"
 MASK_BUCKET = "planet-snowcover-snow"

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robosat_pink import coverage
 from robosat_pink.config import Config
-from robosat_pink.coverage import Coverage
-from robosat_pink.datasets import TilePairs
+from robosat_pink.datasets import TilePairs, coverage
+from robosat_pink.datasets.coverage import Coverage
 from robosat_pink.losses import IGNORE
 
 SAMPLED = 4096  # pixels of a tile that the percentiles are taken from

@@ -18,18 +18,18 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from robosat_pink import launch
-from robosat_pink.container import Container, Stopped, StopRequest, cause_of
+from robosat_pink.container.contract import Container, Stopped, StopRequest, cause_of
+from robosat_pink.container.pid1 import run_as_init
+from robosat_pink.container.redaction import NAME, MaskingFormatter, masked_tree
+from robosat_pink.distributed import launcher
+from robosat_pink.distributed.launcher import Place
 from robosat_pink.errors import ConfigError, RobosatError
-from robosat_pink.init import run_as_init
-from robosat_pink.launch import Place
-from robosat_pink.masking import NAME, MaskingFormatter, masked_tree
 
 if TYPE_CHECKING:
     from robosat_pink.config import Config
-    from robosat_pink.distributed import World
-    from robosat_pink.results import NoResults, Results
-    from robosat_pink.state import State, Task
+    from robosat_pink.distributed.process_group import World
+    from robosat_pink.training.outputs import NoResults, Results
+    from robosat_pink.training.state import State, Task
 
 log = logging.getLogger("robosat_pink")
 
@@ -67,11 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                     from robosat_pink import check
                 check.check(config, container)
                 return 0
-            launch.end_with_parent(os.environ)
-            place = launch.place_from(os.environ)
-            here = [place] if place else launch.places(container, config.runtime)
+            launcher.end_with_parent(os.environ)
+            place = launcher.place_from(os.environ)
+            here = [place] if place else launcher.places(container, config.runtime)
             if len(here) > 1:
-                return launch.run(here, argv, stop, container)
+                return launcher.run(here, argv, stop, container)
             run_in(here[0], config, container, stop)
     except Stopped as stopped:
         log.info("stopped %s; the same command goes on where resume points were kept", stopped.reason)
@@ -88,18 +88,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_in(place: Place, config: Config, container: Container, stop: StopRequest) -> None:
     """Run as one of the processes that train together. The first speaks for all; the others, of trouble only."""
     with stop.postponed():
-        from robosat_pink import distributed
+        from robosat_pink.distributed import process_group
     if place.rank:
         (handler,) = log.root.handlers
         handler.setFormatter(MaskingFormatter(f"process {place.rank}: %(message)s"))
         log.root.setLevel(logging.WARNING)
-    with distributed.joined(container, place, config.runtime.peer_timeout_s, stop) as world:
+    with process_group.joined(container, place, config.runtime.peer_timeout_s, stop) as world:
         ended = run(config, container, stop, world)
         world.release()
         if world.is_first:
-            from robosat_pink import report
+            from robosat_pink.report import build
 
-            report.leave(*ended, container, stop)
+            build.leave(*ended, container, stop)
     if ended.stopped:
         raise ended.stopped
 
@@ -110,19 +110,22 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
         import torch
         from torch.amp.grad_scaler import GradScaler
 
-        from robosat_pink import assembly, checkpoint, coverage, machine, progress, results, resume
-        from robosat_pink import device as devices
+        from robosat_pink import checkpoint
         from robosat_pink.config import to_tree
-        from robosat_pink.datasets import normalisation, store_options
+        from robosat_pink.container import device as devices
+        from robosat_pink.container import hardware
+        from robosat_pink.datasets import coverage
+        from robosat_pink.datasets.pairs import normalisation, store_options
+        from robosat_pink.datasets.transforms import EvaluationTransform, TrainingTransform
         from robosat_pink.losses import build_loss
-        from robosat_pink.state import State, Task
-        from robosat_pink.transforms import EvaluationTransform, TrainingTransform
-        from robosat_pink.watch import Watch
-        from robosat_pink.writer import Writer
+        from robosat_pink.training import outputs, progress, resume, setup
+        from robosat_pink.training.background_writer import Writer
+        from robosat_pink.training.state import State, Task
+        from robosat_pink.training.stopping import Watch
 
-    for line in machine.report(container):
+    for line in hardware.report(container):
         log.info(line)
-    assembly.check_processes(config, world)
+    setup.check_processes(config, world)
     points = checkpoint.ResumePoints(container.checkpoints) if container.checkpoints else None
     where = store_options(config.dataset, container.channels())
     start = world.shared(lambda: resume.find(config, points, where))
@@ -135,12 +138,12 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
     memory_format = devices.choose_layout(device, precision)
     devices.prepare(device, world.place.local_size, world.neighbours())
 
-    tiles, split = assembly.find_tiles(config, container, world)
+    tiles, split = setup.find_tiles(config, container, world)
     remarks = world.shared(lambda: coverage.look(config, tiles, split.train))
     for remark in remarks:
         log.log(logging.WARNING if remark.startswith("warning: ") else logging.INFO, remark)
     is_synchronised = config.model.batch_norm == "synchronised" and world.size > 1
-    model, upsampling = assembly.build_network(config, start, device, where, is_synchronised)
+    model, upsampling = setup.build_network(config, start, device, where, is_synchronised)
     model.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
     network: Any = model
     if config.runtime.compile:
@@ -161,7 +164,7 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
     task = Task(
         config=config,
         split=split,
-        loader=assembly.make_loader(tiles, config, device, watch.interrupt, world.place),
+        loader=setup.make_loader(tiles, config, device, watch.interrupt, world.place),
         loss=loss.to(device),
         training_transform=TrainingTransform(*normalisation(config.channels)).to(device),
         evaluation_transform=EvaluationTransform(*normalisation(config.channels)).to(device),
@@ -175,9 +178,9 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
         remarks=tuple(remarks),
     )
     with writer:
-        outcome: results.Results | results.NoResults = results.NoResults()
+        outcome: outputs.Results | outputs.NoResults = outputs.NoResults()
         if world.is_first:
-            outcome = results.Results(container, config, tiles, split, writer, points, upsampling)
+            outcome = outputs.Results(container, config, tiles, split, writer, points, upsampling)
         log.info("training on %s in %s", device, precision or torch.float32)
         log.info(progress.summary(model, len(split.train), config.model.batch_size, config.model.epochs))
         world.shared(lambda: outcome.begin(state))
@@ -195,8 +198,8 @@ def fit_and_evaluate(
     Tiles that changed meanwhile are listed again; the task is then another one. Raises Stopped where a signal came, or
     where no epoch is done.
     """
-    from robosat_pink import assembly, loop
-    from robosat_pink.tile_file import Changed
+    from robosat_pink.datasets.tile_file import Changed
+    from robosat_pink.training import loop, setup
 
     for attempt in itertools.count():
         try:
@@ -219,8 +222,8 @@ def fit_and_evaluate(
             anew = "the held-out tiles are evaluated" if is_fitted else f"epoch {state.epoch + 1} begins"
             log.warning("listing again; %s anew", anew)
             task.loader.close()
-            tiles, split = assembly.find_tiles(task.config, container, task.world)
-            loader = assembly.make_loader(tiles, task.config, task.device, stop.raise_if_requested, task.world.place)
+            tiles, split = setup.find_tiles(task.config, container, task.world)
+            loader = setup.make_loader(tiles, task.config, task.device, stop.raise_if_requested, task.world.place)
             task = dataclasses.replace(task, split=split, loader=loader)
             outcome.list_anew(tiles, split)
             state.begin_epoch_anew()
@@ -229,8 +232,8 @@ def fit_and_evaluate(
 
 def evaluate_held_out(state: State, task: Task) -> dict[str, Any] | None:
     """The metrics of the best weights, if tiles were held out. The network has its last weights again after it."""
-    from robosat_pink import loop
-    from robosat_pink.writer import snapshot
+    from robosat_pink.training import loop
+    from robosat_pink.training.background_writer import snapshot
 
     if not len(task.split.holdout):
         return None

@@ -35,7 +35,7 @@ def one_thread() -> None:
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where tiles from buckets are kept by default: each test starts without any."""
-    monkeypatch.setattr("robosat_pink.cache.DEFAULT_FOLDER", tmp_path_factory.mktemp("cache"))
+    monkeypatch.setattr("robosat_pink.datasets.cache.DEFAULT_FOLDER", tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

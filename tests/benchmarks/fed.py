@@ -24,9 +24,6 @@ from s3_read import BANDS, machine, write_pairs
 from s3_server import S3Server
 from torch.amp.grad_scaler import GradScaler
 
-from robosat_pink import device as devices
-from robosat_pink import progress
-from robosat_pink.assembly import build_network, make_loader
 from robosat_pink.config import (
     CacheConfig,
     ChannelConfig,
@@ -36,17 +33,21 @@ from robosat_pink.config import (
     ModelConfig,
     RuntimeConfig,
 )
-from robosat_pink.container import StopRequest
-from robosat_pink.datasets import TilePairs, normalisation
-from robosat_pink.distributed import World
-from robosat_pink.launch import ALONE
+from robosat_pink.container import device as devices
+from robosat_pink.container.contract import StopRequest
+from robosat_pink.datasets import TilePairs
+from robosat_pink.datasets.pairs import normalisation
+from robosat_pink.datasets.transforms import TrainingTransform
+from robosat_pink.datasets.worker_client import Batch
+from robosat_pink.distributed.launcher import ALONE
+from robosat_pink.distributed.process_group import World
 from robosat_pink.losses import build_loss
-from robosat_pink.sources import Batch
-from robosat_pink.state import State, Task
-from robosat_pink.step import training_step
-from robosat_pink.transforms import TrainingTransform
-from robosat_pink.watch import Watch
-from robosat_pink.writer import Writer
+from robosat_pink.training import progress
+from robosat_pink.training.background_writer import Writer
+from robosat_pink.training.setup import build_network, make_loader
+from robosat_pink.training.state import State, Task
+from robosat_pink.training.step import training_step
+from robosat_pink.training.stopping import Watch
 
 
 def seconds_of(state: State, task: Task, batches: Iterable[Batch]) -> float:

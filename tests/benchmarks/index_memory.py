@@ -44,7 +44,7 @@ def measure(url: str, workers: int) -> Memory:
     """In a fresh process: make the index, begin an epoch over all pairs, and look."""
     from robosat_pink.config import CacheConfig, ChannelConfig, DatasetConfig
     from robosat_pink.datasets import TilePairs
-    from robosat_pink.loader import TileLoader
+    from robosat_pink.datasets.loader import TileLoader
 
     started = time.perf_counter()
     tiles = TilePairs(

@@ -23,8 +23,8 @@ from s3_server import PAGE_KEYS, S3Server
 
 from robosat_pink.config import ChannelConfig, DatasetConfig
 from robosat_pink.datasets import TilePairs
-from robosat_pink.sides import DIRECTORIES as THREADS
-from robosat_pink.sides import Side, list_sides
+from robosat_pink.datasets.sides import DIRECTORIES as THREADS
+from robosat_pink.datasets.sides import Side, list_sides
 from robosat_pink.storage import Location
 
 SCENE = r"(?P<scene>scene_\d+)$"

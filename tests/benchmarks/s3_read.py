@@ -108,7 +108,7 @@ def boto3_threads(setting: Setting) -> Result:
     import boto3
     from botocore.config import Config
 
-    from robosat_pink import rasters
+    from robosat_pink.datasets.rasters import decode
 
     client = boto3.client("s3", config=Config(max_pool_connections=BOTO3_THREADS))
 
@@ -116,9 +116,9 @@ def boto3_threads(setting: Setting) -> Result:
         bucket, key = name
         data = client.get_object(Bucket=bucket, Key=key)["Body"].read()
         if bucket == "mask":
-            rasters.read_mask(data, key)
+            decode.read_mask(data, key)
         else:
-            rasters.read_image(data, range(1, BANDS + 1), key)
+            decode.read_image(data, range(1, BANDS + 1), key)
 
     return in_threads(setting, read, BOTO3_THREADS)
 
@@ -127,7 +127,7 @@ def bare_gets(setting: Setting) -> Result:
     import obstore
     from obstore.store import S3Store
 
-    from robosat_pink.reader import REQUESTS as THREADS
+    from robosat_pink.datasets.reader import REQUESTS as THREADS
 
     options = {"endpoint": setting.server.url, "client_options": {"allow_http": True}}
     stores = {bucket: S3Store(bucket, **options) for bucket in BUCKETS}
@@ -160,7 +160,7 @@ def ours(
     def measure(setting: Setting) -> Result:
         from robosat_pink.config import CacheConfig, ChannelConfig, DatasetConfig
         from robosat_pink.datasets import TilePairs
-        from robosat_pink.loader import TileLoader
+        from robosat_pink.datasets.loader import TileLoader
 
         cache = tempfile.mkdtemp(dir=setting.folder)  # kept to the end: a file system is slower after deletions
         tiles = TilePairs(

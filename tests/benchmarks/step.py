@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from robosat_pink import machine
-from robosat_pink.device import choose_precision
+from robosat_pink.container import hardware
+from robosat_pink.container.device import choose_precision
 from robosat_pink.losses import build_loss
 from robosat_pink.models import build_model
 from robosat_pink.models.blocks import Execution, choose_execution
@@ -202,7 +202,7 @@ def prepare(device: str, is_prepared: bool) -> None:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = is_prepared
         torch.backends.cudnn.benchmark = is_prepared
     elif is_prepared:
-        machine.keep_freed_memory()
+        hardware.keep_freed_memory()
     else:  # glibc's defaults
         library = ctypes.CDLL(None)
         library.mallopt(-4, 65536)

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from robosat_pink.config import Config, load_config
+from robosat_pink.config.parsing import nested_section, spelling, types_of
 from robosat_pink.sample import main as write_sample
-from robosat_pink.schema import nested_section, spelling, types_of
 from robosat_pink.train import main
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

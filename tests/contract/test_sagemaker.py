@@ -21,13 +21,14 @@ from botocore.model import ServiceModel, Shape
 from botocore.validate import ParamValidator
 from botocore.waiter import WaiterModel
 
-from robosat_pink import metrics, sagemaker
+from robosat_pink import sagemaker
 from robosat_pink.config import load_config
+from robosat_pink.config.keys import Setting, settings
 from robosat_pink.errors import ConfigError
-from robosat_pink.metrics import NAMES, PHASES, definitions, log_line
 from robosat_pink.sample import main as write_sample
-from robosat_pink.settings import Setting, settings
 from robosat_pink.train import main as train
+from robosat_pink.training import metrics
+from robosat_pink.training.metrics import NAMES, PHASES, definitions, log_line
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 FOLDER = EXPERIMENTS / "sagemaker"

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from robosat_pink.machine import NVIDIA_DRIVER, TUNABLES
+from robosat_pink.container.hardware import NVIDIA_DRIVER, TUNABLES
 
 ROOT = Path(__file__).parents[2]
 VERBS = ["train", "check", "demo", "test", "help"]

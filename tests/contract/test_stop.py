@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from conftest import SMALL_DATASET, SMALL_MODEL, write_job
-from robosat_pink import checkpoint, loop
+from robosat_pink import checkpoint
 from robosat_pink.train import main
+from robosat_pink.training import loop
 
 EXPERIMENT: dict[str, Any] = {
     "dataset": SMALL_DATASET,
@@ -239,7 +240,7 @@ with StopRequest() as stop:
 
 def as_init(body: str, job: Path) -> subprocess.Popen[str]:
     """Run `body`, the definition of main(), as process 1 of a process namespace of its own."""
-    imports = "from robosat_pink.init import run_as_init\nimport os, signal, subprocess, sys, time"
+    imports = "from robosat_pink.container.pid1 import run_as_init\nimport os, signal, subprocess, sys, time"
     script = f"{imports}\n{body}\nsys.exit(run_as_init(main))"
     command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", script]
     return subprocess.Popen(

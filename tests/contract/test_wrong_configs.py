@@ -10,8 +10,8 @@ import yaml
 
 from conftest import SMALL_DATASET, SMALL_MODEL, write_job
 from robosat_pink import checkpoint, train
-from robosat_pink.masking import NAME
-from robosat_pink.settings import settings
+from robosat_pink.config.keys import settings
+from robosat_pink.container.redaction import NAME
 
 EXPERIMENT: dict[str, Any] = {
     "dataset": SMALL_DATASET,

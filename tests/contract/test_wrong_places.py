@@ -13,8 +13,8 @@ import torch
 import yaml
 
 from conftest import write_tile
+from robosat_pink.container.atomic_write import write_atomically
 from robosat_pink.errors import ContractError
-from robosat_pink.files import write_atomically
 from robosat_pink.models import build_model
 from robosat_pink.train import main
 from s3_answers import Store

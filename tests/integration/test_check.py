@@ -299,7 +299,7 @@ def test_compiler_that_a_run_would_lack_is_told_before_it(
     job: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as all_there:
-        all_there.setattr("robosat_pink.device.check_compiler", lambda device: None)
+        all_there.setattr("robosat_pink.container.device.check_compiler", lambda device: None)
         assert main([*job(), "runtime.compile=true"]) == 0
     assert ", not compiled (which takes a minute or more): about" in capsys.readouterr().out
     monkeypatch.delenv("CXX", raising=False)

@@ -15,8 +15,8 @@ from benchmarks.s3_server import S3Server
 from conftest import write_tile
 from robosat_pink.config import CacheConfig, ChannelConfig, ClassConfig, DatasetConfig
 from robosat_pink.datasets import TilePairs
+from robosat_pink.datasets.loader import TileLoader
 from robosat_pink.errors import DataError
-from robosat_pink.loader import TileLoader
 
 SNOW = (ClassConfig(name="snow", values=(1, 255)),)
 CORRUPT, MASK = "rasterio_corrupt", "solaris_mask_0_255_nocrs"
@@ -110,7 +110,7 @@ def assert_every_path_agrees(
 ) -> list[Arrays]:
     """What every path gives."""
     with monkeypatch.context() as patch:
-        patch.setattr("robosat_pink.tiff.decode", lambda data, max_pixels, max_bytes: None)
+        patch.setattr("robosat_pink.datasets.rasters.geotiff.decode", lambda data, max_pixels, max_bytes: None)
         expected = read.listed(folder)
     assert_same(read.listed(folder), expected)
     assert_same(read.listed("channel:"), expected)
@@ -176,7 +176,7 @@ def test_corrupt_tile_is_the_same_error_by_every_path(
 
     def by_gdal() -> Any:
         with monkeypatch.context() as patch:
-            patch.setattr("robosat_pink.tiff.decode", lambda data, max_pixels, max_bytes: None)
+            patch.setattr("robosat_pink.datasets.rasters.geotiff.decode", lambda data, max_pixels, max_bytes: None)
             return read.listed(f"{buckets}/")
 
     paths: list[Callable[[], Any]] = [

@@ -18,17 +18,18 @@ import yaml
 
 from benchmarks.s3_server import FAULTS, S3Server
 from conftest import files_in, pattern, write_tile
-from robosat_pink import loop, step, storage
 from robosat_pink.config import CacheConfig
-from robosat_pink.container import Stopped
+from robosat_pink.container.contract import Stopped
 from robosat_pink.datasets import TilePairs
+from robosat_pink.datasets.loader import TileLoader
+from robosat_pink.datasets.tile_file import Changed
+from robosat_pink.datasets.worker_client import Batch
 from robosat_pink.errors import DataError
-from robosat_pink.loader import TileLoader
 from robosat_pink.sample import write_tiles
-from robosat_pink.sources import Batch
 from robosat_pink.storage import Location
-from robosat_pink.tile_file import Changed
+from robosat_pink.storage import location as storage
 from robosat_pink.train import main
+from robosat_pink.training import loop, step
 from scenes import pairs_in, write_pair
 
 PAIRS, EPOCHS = 24, 3
@@ -359,7 +360,7 @@ def test_run_that_may_lists_again_goes_on_with_the_new_tiles_and_mixes_no_metric
     samples: int,
 ) -> None:
     """All images are replaced: a phase that has seen old and new ones shows."""
-    monkeypatch.setattr("robosat_pink.loader.REQUESTS", 4)  # and so two tiles are read ahead
+    monkeypatch.setattr("robosat_pink.datasets.loader.REQUESTS", 4)  # and so two tiles are read ahead
     folder = tmp_path / "buckets"
     write_tiles(folder, tiles=TILES, size=64)
     paint(folder, OLD)

@@ -11,20 +11,21 @@ from torch.amp.grad_scaler import GradScaler
 
 from conftest import SMALL_DATASET, SMALL_MODEL, write_job
 from fingerprint import Fingerprint, relative
-from robosat_pink import device, memory
-from robosat_pink.assembly import make_loader
 from robosat_pink.config import ChannelConfig, ClassConfig, Config, DatasetConfig, ModelConfig, RuntimeConfig
+from robosat_pink.container import device
 from robosat_pink.datasets import TilePairs
-from robosat_pink.distributed import World
+from robosat_pink.datasets.transforms import TrainingTransform
+from robosat_pink.distributed.launcher import ALONE
+from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import ContractError
-from robosat_pink.launch import ALONE
 from robosat_pink.losses import build_loss
 from robosat_pink.models import build_model
 from robosat_pink.models.blocks import Execution, choose_execution
 from robosat_pink.sample import write_tiles
-from robosat_pink.state import State
-from robosat_pink.step import training_step
-from robosat_pink.transforms import TrainingTransform
+from robosat_pink.training import out_of_memory
+from robosat_pink.training.setup import make_loader
+from robosat_pink.training.state import State
+from robosat_pink.training.step import training_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -168,7 +169,7 @@ def test_memory_that_does_not_suffice_is_an_error_that_names_what_fits(tmp_path:
     torch.cuda.reset_peak_memory_stats()
     job.steps(1)
     peak, total = torch.cuda.max_memory_allocated(), torch.cuda.get_device_properties(0).total_memory
-    assert memory.is_exhausted(torch.OutOfMemoryError())
+    assert out_of_memory.is_exhausted(torch.OutOfMemoryError())
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(0.7 * peak / total)
     try:

@@ -14,16 +14,16 @@ import pytest
 
 from benchmarks.s3_server import S3Server
 from conftest import pattern
-from robosat_pink import storage
-from robosat_pink.cache import SUFFIX
 from robosat_pink.config import CacheConfig
+from robosat_pink.container.atomic_write import TEMPORARY
 from robosat_pink.datasets import TilePairs
-from robosat_pink.entry import PAGE
+from robosat_pink.datasets.cache import SUFFIX
+from robosat_pink.datasets.cache_file import PAGE
+from robosat_pink.datasets.loader import TileLoader
+from robosat_pink.datasets.reader import DECODERS
+from robosat_pink.datasets.worker_client import Batch, Worker
 from robosat_pink.errors import RobosatError
-from robosat_pink.files import TEMPORARY
-from robosat_pink.loader import TileLoader
-from robosat_pink.reader import DECODERS
-from robosat_pink.sources import Batch, Worker
+from robosat_pink.storage import location
 from scenes import pairs_in, write_pair
 
 PAIRS, SIZE = 60, 64
@@ -53,7 +53,7 @@ def server(process: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Ser
         monkeypatch.setenv(name, value)
     process.set()
     yield process
-    storage._client_here.cache_clear()
+    location._client_here.cache_clear()
 
 
 @pytest.fixture(scope="module")

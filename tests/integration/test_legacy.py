@@ -12,10 +12,10 @@ import torchvision
 
 from conftest import S3Server
 from robosat_pink import checkpoint
-from robosat_pink.credentials import usable_profile
 from robosat_pink.errors import CheckpointError
 from robosat_pink.models import build_model
 from robosat_pink.sample import write_tiles
+from robosat_pink.storage.credentials import usable_profile
 from robosat_pink.train import main
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

@@ -10,14 +10,15 @@ import pytest
 import torch
 
 from conftest import DATA, S3Server
-from robosat_pink import checkpoint, loop
+from robosat_pink import checkpoint
 from robosat_pink.config import ChannelConfig, DatasetConfig, load_config
 from robosat_pink.datasets import TilePairs
 from robosat_pink.models import build_model
 from robosat_pink.sample import write_tiles
-from robosat_pink.state import State
 from robosat_pink.train import main
 from robosat_pink.trained import load_model
+from robosat_pink.training import loop
+from robosat_pink.training.state import State
 
 RUN = DATA / "run_of_0.1.0"
 WEIGHTS, MOMENTS, BEST_WEIGHTS = 1, 10_001, 20_001  # the first of the numbers that tensors are filled with

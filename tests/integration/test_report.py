@@ -20,14 +20,16 @@ import yaml
 from PIL import Image
 
 from chromium import Chromium
-from robosat_pink import checkpoint, inspection, metrics, report
-from robosat_pink.container import cause_of
-from robosat_pink.distributed import World
+from robosat_pink import checkpoint
+from robosat_pink.container.contract import cause_of
+from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import ContractError
-from robosat_pink.findings import Part
+from robosat_pink.report import build, evaluate
+from robosat_pink.report.findings import Part
 from robosat_pink.sample import write_tiles
-from robosat_pink.tally import Tally
 from robosat_pink.train import main
+from robosat_pink.training import metrics
+from robosat_pink.training.phase_metrics import Tally
 
 EXPERIMENT = {
     "dataset": {
@@ -295,8 +297,8 @@ def test_card_says_bands_scale_zoom_and_numbers(run: Path) -> None:
 @pytest.mark.parametrize(("iou", "words"), [(0.95, "of 0.9000."), (0.9, "of 0.9000: this network is no better.")])
 def test_score_stands_beside_that_of_calling_every_pixel_the_class(iou: float, words: str) -> None:
     part = Part("val", {"iou": iou}, np.array([[0, 10], [0, 90]]), (), 0.0)
-    assert report._beside_knowing_nothing(part, ["snow"]) == f"Calling every pixel snow would score an IoU {words}"
-    assert report._beside_knowing_nothing(part, ["snow", "ice"]) == ""
+    assert build._beside_knowing_nothing(part, ["snow"]) == f"Calling every pixel snow would score an IoU {words}"
+    assert build._beside_knowing_nothing(part, ["snow", "ice"]) == ""
 
 
 def test_several_classes_have_their_own_rows_and_no_threshold(scenes: Path, opt_ml: Path) -> None:
@@ -327,7 +329,7 @@ def test_report_that_fails_leaves_the_training_a_success_and_a_traceback_of_defe
     def broken(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(inspection, "inspect", broken)
+    monkeypatch.setattr(evaluate, "inspect", broken)
     assert main(["model.epochs=1"]) == 0
     log = capsys.readouterr().out
     assert f"warning: no report: {cause_of(error)}; model and metrics are whole" in log
@@ -388,7 +390,7 @@ def test_run_whose_time_is_over_leaves_the_report_of_its_epochs_and_later_that_o
         return finish(tally, world)
 
     with monkeypatch.context() as patch:
-        patch.setattr("robosat_pink.watch.time", clock)
+        patch.setattr("robosat_pink.training.stopping.time", clock)
         patch.setattr(Tally, "finish", finished)
         assert main(["runtime.max_seconds=1000"]) == 0
     log = capsys.readouterr().out

@@ -14,13 +14,15 @@ import yaml
 from torch._dynamo.utils import counters
 
 from conftest import SMALL_DATASET, SMALL_MODEL, S3Server, write_tile
-from robosat_pink import checkpoint, machine, metrics
+from robosat_pink import checkpoint
 from robosat_pink.config import Config, load_config
+from robosat_pink.container import hardware
 from robosat_pink.errors import ContractError
 from robosat_pink.models import build_model
 from robosat_pink.models.albunet import AlbuNet
 from robosat_pink.sample import write_tiles
 from robosat_pink.train import main
+from robosat_pink.training import metrics
 
 EXPERIMENT: dict[str, Any] = {
     "dataset": SMALL_DATASET,
@@ -187,7 +189,7 @@ def test_the_same_command_goes_on_where_an_earlier_attempt_stopped(
     for folder in ("model", "checkpoints"):
         shutil.rmtree(job / folder)
         (job / folder).mkdir()
-    from robosat_pink import loop
+    from robosat_pink.training import loop
 
     train_epoch = loop.train_epoch
 
@@ -299,7 +301,7 @@ def test_checkpoint_path_starts_from_these_weights(job: Path, capsys: pytest.Cap
 
 def test_losses_and_metrics_are_per_tile_whatever_the_batch_size(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only evaluated, all with the same weights, in batches of 1, 4 (which leaves a rest) and 16."""
-    from robosat_pink import loop
+    from robosat_pink.training import loop
 
     monkeypatch.setattr(
         loop,
@@ -320,7 +322,7 @@ def test_losses_and_metrics_are_per_tile_whatever_the_batch_size(job: Path, monk
 
 def test_the_device_is_asked_for_numbers_once_a_phase(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does it ask for a number within a step, but on a CPU, which waits for nothing, for losses that are none."""
-    from robosat_pink import loop
+    from robosat_pink.training import loop
 
     asked: list[str] = []
     for name in ("item", "tolist", "__bool__", "__float__"):
@@ -379,7 +381,7 @@ def test_reading_in_the_main_process_leaves_the_network_its_threads(job: Path) -
     torch.set_num_threads(2)
     try:
         assert main(["model.epochs=1", "runtime.workers=0"]) == 0
-        assert torch.get_num_threads() == min(2, machine.cpu_count())
+        assert torch.get_num_threads() == min(2, hardware.cpu_count())
     finally:
         torch.set_num_threads(1)
 
@@ -434,7 +436,7 @@ def test_run_that_gets_no_better_ends_early_and_stays_ended(job: Path, capsys: p
 def test_run_whose_time_is_over_stops_cleanly_and_goes_on_another_time(
     job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("robosat_pink.progress.LINE_S", 0.0)
+    monkeypatch.setattr("robosat_pink.training.progress.LINE_S", 0.0)
     assert main(["runtime.max_seconds=0.001"]) == 0
     assert "stopped because runtime.max_seconds = 0.001 are over after 0 epochs and 1 steps" in capsys.readouterr().out
     assert [path.name for path in (job / "checkpoints").iterdir()] == ["resume-00000-000001.pth"]
@@ -507,7 +509,8 @@ def test_compiled_network_is_compiled_once_for_the_batches_that_most_are(
     )
     torch._dynamo.reset()
     counters.clear()
-    monkeypatch.setattr("robosat_pink.device.check_compiler", lambda device: None)  # which that backend needs none of
+    # That backend needs no compiler.
+    monkeypatch.setattr("robosat_pink.container.device.check_compiler", lambda device: None)
     assert main([*settings, "runtime.compile=true"]) == 0
     assert counters["stats"]["unique_graphs"] == 1
     assert "the network is compiled in the first step" in capsys.readouterr().out

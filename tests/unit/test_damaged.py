@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 import torch
-
-from robosat_pink import checkpoint, metrics, resume
-from robosat_pink.distributed import World
-from robosat_pink.errors import CheckpointError
-from robosat_pink.point import PHASE_NUMBERS
-from robosat_pink.resume import Start
-from robosat_pink.tally import Tally
 from test_resume import SPLIT, Network, Tiles, experiment, made, point_of
+
+from robosat_pink import checkpoint
+from robosat_pink.distributed.process_group import World
+from robosat_pink.errors import CheckpointError
+from robosat_pink.training import metrics, resume
+from robosat_pink.training.phase_metrics import Tally
+from robosat_pink.training.resume import Start
+from robosat_pink.training.resume_point import PHASE_NUMBERS
 
 
 def saved(content: object) -> bytes:

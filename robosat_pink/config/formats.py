@@ -1,0 +1,180 @@
+"""YAML, JSON and TOML files as nested dicts and lists, stricter than their parsers: a key given twice is an error.
+
+Called by `config`, which knows what the keys mean.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Callable, Hashable, Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from robosat_pink.container.atomic_write import read_regular, text_of
+from robosat_pink.errors import ConfigError
+
+MOST_BYTES = 10**6
+MOST_VALUES = 20_000  # keys, entries and values, an alias counted as all that it stands for
+MOST_LEVELS = 50
+MOST_DIGITS = 1000  # of a number in YAML, which knows some to the base of 60: reading these takes the square of time
+MOST_REASON = 300  # characters of what is wrong; a key may be long
+TOO_MUCH = f"it holds more than {MOST_VALUES:,} values, counting what aliases stand for"
+TOO_DEEP = f"it is nested deeper than {MOST_LEVELS} levels"
+# In a parser's words: a single character or one of its own `<…>` is shown, what else is quoted may be a secret.
+QUOTED = re.compile(r"""('\\?[^'\\]'|'<[a-z ]+>')|(['"]).*\2""", re.DOTALL)
+LONG_TOML_KEY = re.compile(
+    r"""(?<![\w"'-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){%d}""" % MOST_LEVELS  # noqa: UP031
+)
+
+
+class Refused(ValueError):
+    """In words that quote no value."""
+
+
+def read_tree(path: Path, sections: Iterable[str]) -> dict[str, Any]:
+    """The file as nested dicts and lists; ConfigError if it is not readable as what its suffix says."""
+    readers: dict[str, Callable[[str], Any]] = {
+        ".yml": _read_yaml,
+        ".yaml": _read_yaml,
+        ".json": _read_json,
+        ".toml": _read_toml,
+    }
+    if path.suffix.lower() not in readers:
+        raise ConfigError(f"{path.name}: not an experiment file; accepted suffixes: {', '.join(readers)}")
+    try:
+        content = read_regular(path, MOST_BYTES)
+    except OSError as error:
+        where = "" if path.is_absolute() else f"; it was looked for at {path.absolute()}"
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}{where}") from error
+    try:
+        tree = readers[path.suffix.lower()](text_of(content).replace("\r\n", "\n"))
+        _check_extent(tree, _parts_of_tree)
+    except Exception as error:
+        reason = _reason(error)
+        reason = reason if len(reason) <= MOST_REASON else f"{reason[:MOST_REASON]}…"
+        # Not from the error: a traceback would quote the file.
+        raise ConfigError(f"{path.name}: not readable as {path.suffix[1:].upper()}: {reason}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path.name}: holds no sections; accepted at the top level: {', '.join(sections)}")
+    return tree
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong and where, without what stands there: that may be a secret."""
+    if isinstance(error, RecursionError):
+        return TOO_DEEP
+    if isinstance(error, Refused):
+        return str(error)
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start + 1:,} is not {error.encoding}: {error.reason}; save it as UTF-8"
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        return _unquoted(error.problem or error.context or "") + (_at(mark) if mark else "")
+    words = " ".join(str(error).replace('in "<unicode string>",', "at").split())
+    return _unquoted(words) or type(error).__name__
+
+
+def _unquoted(words: str) -> str:
+    return QUOTED.sub(lambda quoted: quoted[1] or "…", words)
+
+
+def _check_extent(root: Any, parts: Callable[[Any], Iterable[Any]]) -> None:
+    """ValueError if a tree, walked as if nothing in it were shared, is too large or too deep; so it ends."""
+    count, waiting = 0, [(root, 1)]
+    while waiting:
+        value, level = waiting.pop()
+        count += 1
+        if level > MOST_LEVELS:
+            raise Refused(TOO_DEEP)
+        if count > MOST_VALUES:
+            raise Refused(TOO_MUCH)
+        waiting += [(part, level + 1) for part in parts(value)]
+
+
+def _parts_of_tree(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _read_toml(text: str) -> Any:
+    if LONG_TOML_KEY.search(text):  # tomllib would take the square of its length
+        raise Refused(TOO_DEEP)
+    return tomllib.loads(text)
+
+
+def _read_json(text: str) -> Any:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        tree: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in tree:
+                raise Refused(f"the key {name!r} stands twice")
+            tree[name] = value
+        return tree
+
+    return json.loads(text, object_pairs_hook=once)
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """YAML as people expect it: 1e-3 is a number, and a key given twice is an error. What grows too large is, too."""
+
+    composed = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.composed += 1
+        if self.composed > MOST_VALUES:
+            raise Refused(TOO_MUCH)
+        return super().compose_node(parent, index)
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        _check_extent(node, _parts_of_node)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (yaml.YAMLError, Refused, RecursionError):
+            raise
+        except Exception as error:  # PyYAML stumbles over tags that do not fit, by IndexError, KeyError and others
+            kind = node.tag.rpartition(":")[2]
+            raise Refused(f"the value is no {kind}{_at(node.start_mark)}; quote it if it is text") from error
+
+
+def _parts_of_node(node: yaml.Node | None) -> Iterable[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [each for pair in node.value for each in pair]
+    if isinstance(node, yaml.SequenceNode):
+        return node.value
+    if node and node.tag.endswith((":int", ":float")) and len(node.value) > MOST_DIGITS:
+        raise Refused(f"the number{_at(node.start_mark)} is longer than {MOST_DIGITS:,} digits")
+    return ()
+
+
+def _at(mark: yaml.Mark) -> str:
+    return f" at line {mark.line + 1}, column {mark.column + 1}"
+
+
+def _mapping_once(loader: _YamlLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    # `<<` merges another mapping, whose keys may well be overridden.
+    key_nodes = [key_node for key_node, _ in node.value if key_node.tag != "tag:yaml.org,2002:merge"]
+    seen: set[Hashable] = set()
+    for key_node in key_nodes:
+        name = loader.construct_object(key_node)
+        if isinstance(name, Hashable) and name in seen:
+            raise Refused(f"the key {name!r} stands twice{_at(key_node.start_mark)}")
+        if isinstance(name, Hashable):
+            seen.add(name)
+    return loader.construct_mapping(node, deep=True)
+
+
+_YamlLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_once)
+_YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _read_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_YamlLoader)  # noqa: S506 - the loader is a SafeLoader

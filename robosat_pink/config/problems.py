@@ -1,0 +1,64 @@
+"""What is wrong with an experiment, collected to be told together. Filled by `schema`, `hints` and `config`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Sequence
+
+from robosat_pink.container.redaction import NAME, masked_tree
+from robosat_pink.errors import ConfigError
+
+MOST_SHOWN = 100  # characters of a value or a key in a message
+MOST_PROBLEMS = 50  # told one by one
+
+
+class Problems:
+    """Everything that is wrong, a line each: where, key, value, what is accepted and the way out."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.sources: dict[str, str] = {}  # of the keys that another source than the file has set, the last one last
+        self.lines: list[str] = []
+        self._untold = 0
+
+    def add(self, dotted: str, value: object, advice: str) -> None:
+        if len(self.lines) == MOST_PROBLEMS:
+            self._untold += 1
+            return
+        source = self._source_of(dotted)
+        shown = "" if value is dataclasses.MISSING else " = ***" if NAME.search(dotted) else f" = {_shown(value)}"
+        self.lines.append(f"{source}: {_cut(dotted)}{shown}: {advice}")
+
+    def _source_of(self, dotted: str) -> str:
+        for key, source in reversed(self.sources.items()):
+            if f"{dotted}.".startswith(f"{key}.") or f"{key}.".startswith(f"{dotted}."):
+                return source
+        return self.source
+
+    def nearest(self, word: str, names: Sequence[str]) -> str:
+        """The most similar name, if any is and if another problem would be told: to find it takes time."""
+        if len(self.lines) == MOST_PROBLEMS:
+            return ""
+        return next(iter(difflib.get_close_matches(word[:MOST_SHOWN], names, n=1)), "")
+
+    def raise_if_any(self) -> None:
+        if self.lines:
+            more = [f"and {self._untold:,} more"] if self._untold else []
+            raise ConfigError("\n".join(self.lines + more))
+
+
+def _shown(value: object) -> str:
+    try:
+        return _cut(json.dumps(masked_tree(value), default=str, ensure_ascii=False))
+    except (TypeError, ValueError, RecursionError):  # YAML has keys that JSON has not; text may be nested deeply
+        pass
+    try:
+        return _cut(repr(masked_tree(value)))
+    except (ValueError, RecursionError):  # numbers of thousands of digits, too, are not written
+        return f"({type(value).__name__})"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}… ({len(text):,} characters)"

@@ -1,0 +1,300 @@
+"""The experiment file: YAML, JSON or TOML in, frozen dataclasses out. The only reader of such files.
+
+Every dataclass below is one section of the file, every field one key. Unknown keys, wrong types and impossible values
+are collected and reported together as one ConfigError. Nothing here imports torch: a misspelt key is reported within a
+second of starting.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from robosat_pink import losses, models
+from robosat_pink.config.constraints import (
+    band,
+    between,
+    bucket,
+    checkpoint,
+    color_name,
+    directory_expression,
+    mask_values,
+    not_empty,
+    one_of,
+    positive_weight,
+    web_address,
+    weights,
+)
+from robosat_pink.config.formats import read_tree
+from robosat_pink.config.hints import point_to_sections
+from robosat_pink.config.parsing import build, key, override, plain, sections_of
+from robosat_pink.config.problems import Problems
+
+# Bounds of numbers. Nobody means what lies beyond them, and somewhere behind them the program would not hold.
+LARGEST = 10**12  # of digital numbers and what they are normalised by
+MOST_EPOCHS = 99_999  # five digits in names of checkpoints
+DAY_S, YEAR_S = 86_400, 31_536_000
+MOST_BANDS = 65_535  # of all channels; no TIFF has more
+MOST_CLASSES = 255  # numbered from 0; 255 is what counts nowhere
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """Which tiles are trained on (train), evaluated each epoch (val) and held out to the end (holdout)."""
+
+    by: Literal["tile", "block", "group"] = "tile"
+    seed: int = key(0, between(-(2**63), 2**63 - 1))
+    test_percent: float = key(0.0, between(0, 1, high_open=True))
+    zoom: int | None = key(None, between(0, 30))
+    from_: str | None = None
+
+    def check(self, problems: Problems, prefix: str) -> None:
+        if self.by == "block" and self.zoom is None:
+            problems.add(f"{prefix}zoom", None, "split.by: block needs the zoom of the blocks, below the tiles' own")
+        if self.by != "block" and self.zoom is not None:
+            problems.add(f"{prefix}zoom", self.zoom, "acts with split.by: block only; set that or leave zoom out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheConfig:
+    """Where decoded tiles are kept on the machine's disk, and how much of it they may take; 0 keeps none."""
+
+    dir: str | None = key(None, not_empty)
+    max_gb: float | None = key(None, between(0, 10**6))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """Where images and masks are: each directory right below a bucket that matches the expression holds z/x/y.tif."""
+
+    image_bucket: str = key(rule=bucket)
+    mask_bucket: str = key(rule=bucket)
+    imagery_directory_regex: str = key(".*", directory_expression)
+    mask_directory_regex: str = key(".*", directory_expression)
+    train_percent: float = key(0.7, between(0, 1, low_open=True, high_open=True))
+    aws_profile: str | None = None
+    endpoint_url: str | None = key(None, web_address)
+    split: SplitConfig = SplitConfig()
+    cache: CacheConfig = CacheConfig()
+    verify_md5: bool | Literal["auto"] = "auto"
+    if_changed: Literal["error", "relist"] = "error"
+    missing: Literal["auto", "declared", "zero"] = "auto"
+    ignore_values: tuple[int, ...] = key((), mask_values)
+
+    def check(self, problems: Problems, prefix: str) -> None:
+        if self.train_percent + self.split.test_percent >= 1:
+            problems.add(
+                f"{prefix}split.test_percent",
+                self.split.test_percent,
+                f"accepted: less than 1 - train_percent = {1 - self.train_percent:g}, to leave tiles to evaluate",
+            )
+        if self.split.by == "group" and not shared_groups(self):
+            problems.add(
+                f"{prefix}split.by",
+                "group",
+                "both directory expressions must have a named group in common, such as (?P<day>\\d{8})",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassConfig:
+    """One class of the masks. `values` are its pixel values there; without them class k is the value k.
+
+    `weight` is its weight in the losses that take class weights.
+    """
+
+    name: str = key(rule=not_empty)
+    color: str = key("white", color_name)
+    values: tuple[int, ...] | None = key(None, between(-(2**31), 2**32 - 1))
+    weight: float = key(1.0, positive_weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelConfig:
+    """Bands to take from an image, and how they are normalised: (number / scale - mean) / std.
+
+    Bands are numbers, counted from 1, or the files' descriptions of them. `scale` is auto unless given; but raw where
+    the run starts from weights without our metadata, which learnt so. `tags` are the files' own scale and offset.
+    """
+
+    bands: tuple[int | str, ...] = key(rule=band)
+    mean: tuple[float, ...] | None = key(None, between(-LARGEST, LARGEST))
+    std: tuple[float, ...] | None = key(None, between(0, LARGEST, low_open=True))
+    scale: float | Literal["auto", "raw", "tags"] | None = key(None, between(0, LARGEST, low_open=True))
+
+    def check(self, problems: Problems, prefix: str) -> None:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != len(self.bands):
+                advice = f"accepted: one number for each of the {len(self.bands)} bands"
+                problems.add(f"{prefix}{name}", values, advice)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network and what it learns by."""
+
+    name: str = key(rule=one_of(models.MODELS))
+    encoder: str | None = None
+    num_filters: int = key(32, between(1, 1024))
+    is_deconv: bool = False
+    pretrained: bool | str = key(False, weights)
+    loss: str | dict[str, float] = key("lovasz", one_of(losses.LOSSES))
+    batch_size: int = key(7, between(1, 10_000))
+    tile_size: int = key(512, between(1, 16_384))
+    epochs: int = key(50, between(1, MOST_EPOCHS))
+    lr: float = key(0.000025, between(0, 1000, low_open=True))
+    data_augmentation: float = key(0.75, between(0, 1))
+    decay: float = key(0.0, between(0, 100))
+    schedule: Literal["constant", "cosine"] = "constant"
+    patience: int | None = key(None, between(1, MOST_EPOCHS))
+    batch_norm: Literal["batch", "synchronised", "frozen"] = "batch"
+
+    def check(self, problems: Problems, prefix: str) -> None:
+        entry = models.MODELS[self.name]
+        if self.encoder is not None and self.encoder not in entry.encoders:
+            problems.add(f"{prefix}encoder", self.encoder, f"{self.name} accepts: {', '.join(entry.encoders)}")
+        if self.is_deconv and "is_deconv" not in entry.options:
+            problems.add(f"{prefix}is_deconv", True, f"{self.name} has no such decoder; leave it out")
+        if self.pretrained and entry.pretrained_part is None:
+            problems.add(f"{prefix}pretrained", self.pretrained, models.NO_PRETRAINED.format(name=self.name))
+        if self.tile_size % entry.size_multiple:
+            fitting = -(-self.tile_size // entry.size_multiple) * entry.size_multiple
+            advice = f"{self.name} needs a multiple of {entry.size_multiple}; try {fitting}"
+            problems.add(f"{prefix}tile_size", self.tile_size, advice)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the network is built with beyond its encoder."""
+        return {"num_filters": self.num_filters} | ({"is_deconv": True} if self.is_deconv else {})
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        return (self.loss,) if isinstance(self.loss, str) else tuple(self.loss)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """What to start from: a file, s3://bucket/key, or channel:NAME/file; and how a run that was cut off goes on.
+
+    `path` gives weights to a new run, `resume` all that it holds: optimizer, epoch and, if it is ours, the rest.
+    """
+
+    path: str | None = key(None, checkpoint)
+    resume: str | None = key(None, checkpoint)
+    every_minutes: float = key(10.0, between(0, YEAR_S // 60, low_open=True))
+    if_different: Literal["refuse", "continue"] = "refuse"
+
+    def check(self, problems: Problems, prefix: str) -> None:
+        if self.path and self.resume:
+            problems.add(f"{prefix}resume", self.resume, "path is for a new run, resume for one that goes on; keep one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """How the experiment runs, never what it learns."""
+
+    seed: int = key(0, between(0, 2**63 - 1))
+    workers: int | Literal["auto"] = key("auto", between(0, 1024))
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    upsampling: Literal["auto", "plain", "transposed"] = "auto"
+    recompute: Literal["none", "norms", "blocks"] = "norms"
+    accumulation: int = key(1, between(1, 10_000))
+    compile: bool = False
+    max_seconds: float | None = key(None, between(0, YEAR_S, low_open=True))
+    skipped_batches: int = key(3, between(0, 10**6))
+    processes: int | Literal["auto"] = key("auto", between(1, 1024))
+    peer_timeout_s: float = key(600.0, between(0, DAY_S, low_open=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole experiment file."""
+
+    dataset: DatasetConfig
+    classes: tuple[ClassConfig, ...]
+    channels: tuple[ChannelConfig, ...]
+    model: ModelConfig
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    def check(self, problems: Problems, prefix: str) -> None:
+        if self.num_channels > MOST_BANDS:
+            problems.add("channels", f"{self.num_channels:,} bands", f"accepted: at most {MOST_BANDS:,} bands in all")
+        names = [each.name for each in self.classes]
+        values = [value for each in class_values(self.classes) for value in each]
+        if len(self.classes) > MOST_CLASSES:
+            advice = f"accepted: at most {MOST_CLASSES} classes, for 255 means ignore in what the network learns from"
+            problems.add("classes", f"{len(self.classes)} classes", advice)
+        if len(set(names)) < len(names):
+            problems.add("classes", names, "two classes have one name; give each its own")
+        if len(set(values)) < len(values):
+            problems.add("classes", values, "one mask value stands twice; list it in one `values` only")
+        if len(self.classes) == 1 and 0 in values:
+            problems.add("classes.0.values", values, "0 is the background of a single class; name two classes instead")
+        scales = [channel.scale for channel in self.channels]
+        if "tags" in scales and set(scales) != {"tags"}:
+            advice = "tags are for all channels or none: the image is in physical values then; give each the same scale"
+            problems.add("channels", scales, advice)
+        background = {0} if len(self.classes) == 1 else set()
+        if both := sorted((set(values) | background) & set(self.dataset.ignore_values)):
+            advice = f"{both[0]} is a class's value, or the background's; a value is learnt or ignored, so list it once"
+            problems.add("dataset.ignore_values", self.dataset.ignore_values, advice)
+        weighted = [name for name, loss in losses.LOSSES.items() if loss.takes_class_weights]
+        for number, each in enumerate(self.classes):
+            if each.weight != 1 and not set(weighted) & set(self.model.losses):
+                advice = f"acts in {', '.join(weighted)} only, which model.loss does not name; leave it out"
+                problems.add(f"classes.{number}.weight", each.weight, advice)
+
+    @property
+    def num_classes(self) -> int:
+        """Logits a pixel: one class is binary."""
+        return len(self.classes)
+
+    @property
+    def num_channels(self) -> int:
+        return sum(len(channel.bands) for channel in self.channels)
+
+
+def load_config(
+    path: str | Path,
+    hyperparameters: Mapping[str, str] | None = None,
+    arguments: Mapping[str, str] | None = None,
+) -> Config:
+    """The experiment of a file, overridden by hyperparameters and then by command-line arguments (dotted keys).
+
+    Raises ConfigError that lists every problem, one a line: where, key, value, what is accepted, the nearest name.
+    """
+    path = Path(path)
+    problems = Problems(path.name)
+    tree = read_tree(path, sections_of(Config))
+    override(tree, hyperparameters or {}, "hyperparameters.json", problems)
+    override(tree, arguments or {}, "command line", problems)
+    point_to_sections(tree, sections_of(Config), problems)
+    config = build(Config, tree, problems)
+    problems.raise_if_any()
+    assert config is not None
+    return config
+
+
+def to_tree(config: Config) -> dict[str, Any]:
+    """The experiment as nested dicts and lists, keys spelt as in the file."""
+    tree: dict[str, Any] = plain(config)
+    return tree
+
+
+def class_values(classes: tuple[ClassConfig, ...]) -> tuple[tuple[int, ...], ...]:
+    """The mask values of each class; without `values`, 1 for the only class and k for class k of several."""
+    if len(classes) == 1:
+        return (classes[0].values or (1,),)
+    return tuple(each.values or (number,) for number, each in enumerate(classes))
+
+
+def shared_groups(dataset: DatasetConfig) -> tuple[str, ...]:
+    """Named groups that the two directory expressions have in common: a pair of tiles must agree in them."""
+    image_groups = re.compile(dataset.imagery_directory_regex).groupindex
+    mask_groups = re.compile(dataset.mask_directory_regex).groupindex
+    return tuple(name for name in image_groups if name in mask_groups)

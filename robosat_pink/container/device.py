@@ -1,0 +1,102 @@
+"""The device that a run computes on, and in which types and layout. Called by `train`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sysconfig
+from pathlib import Path
+
+import torch
+
+from robosat_pink.container import hardware
+from robosat_pink.errors import ContractError
+
+log = logging.getLogger(__name__)
+
+
+def choose_device(setting: str, local_rank: int = 0) -> torch.device:
+    """The GPU where there is one, for each process of this host another one.
+
+    ContractError for one that is there or asked for, and cannot be used.
+    """
+    is_usable = torch.cuda.is_available()
+    if setting == "cuda" and not is_usable:
+        hardware.check_gpu(is_usable)
+        raise ContractError("runtime.device = cuda: there is no GPU here; take a machine with one, or set auto or cpu")
+    if setting == "auto":
+        hardware.check_gpu(is_usable)
+    if not is_usable or setting == "cpu":
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise ContractError(
+            f"runtime.processes: there are {torch.cuda.device_count()} GPU(s) here, none for process {local_rank + 1}; "
+            "leave it at auto, or take a machine with more"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def choose_precision(setting: str, device: torch.device) -> torch.dtype | None:
+    """The type to compute in under autocast, None for float32.
+
+    `auto` takes bfloat16 where the hardware has it, float16 on older GPUs with tensor cores (Volta, Turing), which are
+    fast in that alone, and float32 otherwise.
+    """
+    if setting == "auto":
+        setting = _fastest_on_gpu() if device.type == "cuda" else _fastest_on_cpu()
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[setting]
+
+
+def choose_layout(device: torch.device, precision: torch.dtype | None) -> torch.memory_format:
+    """channels_last but for float32 on a CPU, where it depends: on two cores with AVX2 it took 1.2 times as long."""
+    return torch.channels_last if precision or device.type == "cuda" else torch.contiguous_format
+
+
+def autocast(device: torch.device, precision: torch.dtype | None) -> torch.autocast:
+    return torch.autocast(device.type, dtype=precision or torch.bfloat16, enabled=precision is not None)
+
+
+def prepare(device: torch.device, processes: int = 1, neighbours: int = 1) -> None:
+    """What holds for the whole process: threads, memory, how float32 is multiplied.
+
+    It is one of so many `processes` of its host, and of so many `neighbours` in all containers of its machine.
+    """
+    hardware.spare_later_processes_tunables()
+    threads = min(torch.get_num_threads(), hardware.thread_count(processes, neighbours))  # torch sees no limit
+    torch.set_num_threads(threads)
+    if neighbours > processes:
+        log.info("%d processes of this run are on one machine: %d thread(s) each", neighbours, threads)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True  # where float32 is asked for: on Ampere and later, 10 bits of it
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+    else:
+        hardware.keep_freed_memory()
+
+
+def check_compiler(device: torch.device) -> None:
+    """ContractError where torch.compile would not find what it needs: Triton, on a GPU, builds its launcher in C."""
+    chosen, usual = ("CC", ("gcc", "clang")) if device.type == "cuda" else ("CXX", ("g++",))
+    compilers = (os.environ[chosen],) if chosen in os.environ else usual  # as Triton and torch take them
+    missing = ""
+    if not any(map(shutil.which, compilers)):
+        missing = f"a compiler ({' or '.join(compilers)})"
+    elif not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        missing = "Python.h, Python's C header,"
+    if missing:
+        raise ContractError(
+            f"runtime.compile = true: {missing} is missing; leave it out, install one (on Debian: g++ and "
+            'libpython3-dev), or build the image with --build-arg EXTRA_PACKAGES="g++ libpython3-dev"'
+        )
+
+
+def _fastest_on_gpu() -> str:
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16"
+    return "fp16" if torch.cuda.get_device_capability() >= (7, 0) else "fp32"
+
+
+def _fastest_on_cpu() -> str:
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"

@@ -1,0 +1,43 @@
+"""What the first process of a container has to do besides: pass signals on, reap orphans, and say who was killed.
+
+`exec` makes Python the container's process number 1, which the kernel treats apart: signals without a handler are
+dropped, and every orphan becomes its child.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+from robosat_pink.container.contract import Container
+from robosat_pink.errors import RobosatError
+
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def run_as_init(main: Callable[[], int]) -> int:
+    """The exit code of `main`; if this is process 1, of a child that runs it. To be called before any thread starts."""
+    if os.getpid() != 1:
+        return main()
+    child = os.fork()
+    if child == 0:
+        return main()
+    for number in FORWARDED:
+        signal.signal(number, lambda number, frame: os.kill(child, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)  # start.sh has had them wait; in the child `StopRequest` does
+    pid, status = os.wait()
+    while pid != child:
+        pid, status = os.wait()
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return code
+    if code == -signal.SIGKILL:
+        error = RobosatError(
+            "the training process was killed by SIGKILL, most likely for want of memory; lower model.batch_size, "
+            "model.tile_size or runtime.workers, or take a machine with more memory"
+        )
+        Container.here().write_failure(error)
+    elif -code not in FORWARDED:
+        Container.here().write_failure(RobosatError(f"the training process died of {signal.Signals(-code).name}"))
+    return 128 - code

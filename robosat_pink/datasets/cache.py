@@ -1,0 +1,233 @@
+"""Decoded tile pairs on the node's disk: epochs after the first ask the store for nothing.
+
+Opened by `datasets`, read and filled by `reader`.
+
+An entry is a file named by a digest of everything that decides its content: where image and mask are, what the store
+says of their contents (ETag, size), bands and classes. It is written whole or not at all and checked when read; a
+damaged entry counts as absent. Any number of processes may share a folder: they only ever add whole files, and count
+the bytes of all of them together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import random
+import shutil
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from robosat_pink.container.atomic_write import TEMPORARY, is_in_memory
+from robosat_pink.datasets import cache_file
+from robosat_pink.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+DEFAULT_FOLDER = Path(tempfile.gettempdir()) / "robosat_pink_cache"
+SUFFIX = ".tile"
+USED_SHARE = 0.5  # of the free disk, unless max_gb says otherwise
+SMALLEST_BYTES = 1 << 30  # a smaller cache by default is none
+STALE_S = 2 * 86400  # unread for longer, an entry makes room for others; systems note a day's first reading only
+LOCK_S = 10.0  # that a process waits for the count; who holds it for longer is stopped, or means it
+COUNT = "bytes"  # the file in the folder that tells how many bytes all entries take, 8 bytes, low ones first
+GB = 10**9
+
+
+@dataclass
+class TileCache:
+    """At most `max_bytes` of entries in a folder. Full is full: what is there serves every epoch, so nothing is evicted
+    for what comes later, but entries that no run has read for longest go when a run begins.
+    """
+
+    folder: Path
+    max_bytes: int
+    _is_writable: bool = True
+
+    def has(self, key: str) -> bool:
+        """Whether there is an entry, whole or damaged."""
+        return os.path.exists(self._path(key))
+
+    def get(self, key: str) -> tuple[np.ndarray, np.ndarray, str] | None:
+        """image (C, H, W) in its own type, mask (H, W) uint8 and notes, or None if absent, cut short or damaged.
+
+        They lie in memory of the calling thread, until its next `get` or `put` of any cache.
+        """
+        data = cache_file.read(self._path(key))
+        if data is None:
+            return None
+        found = cache_file.unpack(data)
+        if found is None:
+            log.warning("warning: the cache entry %s is damaged and will be fetched again", self._path(key))
+            return None
+        return found
+
+    def put(self, key: str, image: np.ndarray, mask: np.ndarray, notes: str = "") -> None:
+        """Keep a pair if there is room. A disk that is full or cannot be written only means that nothing is kept."""
+        if not self._is_writable:
+            return
+        parts = cache_file.pack(image, mask, notes)
+        path = self._path(key)
+        temporary = f"{path}.{os.getpid()}-{threading.get_ident()}{TEMPORARY}"
+        try:
+            # Less what there is, of a damaged entry, or one that another process was faster to keep.
+            added = sum(map(len, parts)) - _size(path)
+            if not self._take(added):
+                return
+            try:
+                cache_file.write(temporary, parts)
+                os.replace(temporary, path)
+            except BaseException:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary)
+                self._take(-added)
+                raise
+        except OSError as error:
+            self._is_writable = False
+            log.warning("warning: the cache %s cannot be written (%s); tiles are not kept", self.folder, error.strerror)
+
+    def make_room(self) -> int:
+        """Once a run: remove what a killed process left half-written and, of a full cache, entries read longest ago.
+
+        Stale ones go down to half of the limit; if there are more than that, others go down to 9/10.
+
+        Returns how many bytes are left, and has all processes count from there.
+        """
+        entries = []
+        for path in self.folder.iterdir():
+            try:
+                status = path.lstat()
+                if path.name.endswith(TEMPORARY) and time.time() - status.st_mtime > 3600:
+                    path.unlink()
+                elif path.suffix == SUFFIX:
+                    entries.append((max(status.st_atime, status.st_mtime), status.st_size, path))
+            except OSError:
+                continue  # another process was faster
+        used = sum(size for _, size, _ in entries)
+        with contextlib.suppress(OSError):  # where the folder can only be read
+            fresh_share = 0.9 if used > self.max_bytes else 1.0
+            for read, size, path in sorted(entries) if used > 0.9 * self.max_bytes else ():
+                if used <= self.max_bytes * (0.5 if read < time.time() - STALE_S else fresh_share):
+                    break
+                path.unlink(missing_ok=True)
+                used -= size
+            with self._count() as file:
+                _write_count(file, used)
+        return used
+
+    def _take(self, size: int) -> bool:
+        """Count so many bytes more (or less) for all processes together; not if that were more than the limit."""
+        with self._count() as file:
+            counted = os.pread(file, 8, 0)
+            used = (int.from_bytes(counted, "little") if counted else _held_bytes(self.folder)) + size
+            if size > 0 and used > self.max_bytes:
+                return False
+            _write_count(file, used)
+            return True
+
+    @contextlib.contextmanager
+    def _count(self) -> Iterator[int]:
+        """The file with the count, which nobody else has meanwhile. OSError where it cannot be had in LOCK_S."""
+        file = os.open(self.folder / COUNT, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | cache_file.PLAIN, 0o644)
+        try:
+            _lock(file)
+            yield file
+        finally:
+            os.close(file)
+
+    def _path(self, key: str) -> str:
+        return f"{self.folder}/{key}{SUFFIX}"
+
+
+def open_cache(directory: str | None, max_gb: float | None) -> TileCache | None:
+    """The cache that an experiment's dataset.cache names, ready for a run; None where there shall or can be none.
+
+    By default in the machine's folder for temporary files, up to half of its free space, if that is 1 GiB or more and
+    on a disk.
+    """
+    if max_gb == 0:
+        log.info("cache: off, as dataset.cache.max_gb says")
+        return None
+    folder = Path(directory) if directory else _own_folder()
+    if folder is None:
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.scandir(folder).close()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        if directory:
+            raise ConfigError(
+                f"dataset.cache.dir = {directory}: cannot be made or read: {error.strerror}; name a folder that can, "
+                "or set dataset.cache.max_gb to 0"
+            ) from error
+        log.info("cache: off, %s cannot be read (%s)", folder, error.strerror)
+        return None
+    if max_gb is None and directory is None and is_in_memory(folder):
+        log.info("cache: off, %s is in memory; name a disk by dataset.cache.dir", folder)
+        return None
+    cache = TileCache(folder, int(max_gb * GB) if max_gb else 0)
+    if max_gb is None:
+        cache.max_bytes = int((free + _held_bytes(folder)) * USED_SHARE)
+        if cache.max_bytes < SMALLEST_BYTES:
+            log.info("cache: off, %s has only %.2f GB free", folder, free / GB)
+            return None
+    held = cache.make_room()
+    log.info("cache: %s, up to %.1f GB, holds %.2f GB", folder, cache.max_bytes / GB, held / GB)
+    return cache
+
+
+def _own_folder() -> Path | None:
+    """The default one, or where that is somebody else's, one with this user's number; None where neither serves.
+
+    Anybody may make any name in a folder for temporary files: what is not this user's alone is not trusted.
+    """
+    user = os.geteuid()
+    for folder in (DEFAULT_FOLDER, DEFAULT_FOLDER.with_name(f"{DEFAULT_FOLDER.name}_{user}")):
+        try:
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(mode=0o700)
+            status = folder.lstat()
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == user and not status.st_mode & 0o022:
+                folder.chmod(0o700)
+                return folder
+            reason = "is no folder that this user alone can write"
+        except OSError as error:
+            reason = f"cannot be made ({error.strerror})"
+    log.info("cache: off, %s %s; name a folder by dataset.cache.dir", folder, reason)
+    return None
+
+
+def _lock(file: int) -> None:
+    deadline = time.monotonic() + LOCK_S
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise OSError(errno.ETIMEDOUT, f"its count was locked for {LOCK_S:g} s") from None
+            time.sleep(random.uniform(0.0001, 0.001))  # noqa: S311
+
+
+def _held_bytes(folder: Path) -> int:
+    return sum(_size(path) for path in folder.glob(f"*{SUFFIX}"))
+
+
+def _write_count(file: int, used: int) -> None:
+    os.pwrite(file, max(used, 0).to_bytes(8, "little"), 0)
+
+
+def _size(path: Path | str) -> int:
+    try:
+        return os.lstat(path).st_size
+    except OSError:
+        return 0

@@ -1,0 +1,115 @@
+"""Files that GDAL reads beside a tile: NAME.msk, its valid pixels, and NAME.aux.xml, what the file itself cannot say.
+
+Called by `rasters`. GDAL does not get to see them: what they may name, other files and addresses, must not be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from xml.etree import ElementTree
+
+from robosat_pink.datasets.rasters.band_tags import BandTags
+from robosat_pink.datasets.rasters.georeference import Georeference, from_auxiliary
+from robosat_pink.errors import DataError
+
+MASK, AUXILIARY = ".msk", ".aux.xml"
+HARMLESS = {  # elements that change no pixel
+    *("Metadata", "Histograms", "UnitType", "CategoryNames", "SRS", "GeoTransform", "GCPList", "xml:ESRI"),
+    *("GDALRasterAttributeTable", "Statistics"),
+}
+NOT_HARMLESS = ("NODATA_VALUES", "PIXELTYPE")  # among metadata
+
+
+@dataclass(frozen=True)
+class Sidecars:
+    """What the files beside a tile say; bands by number, from 1."""
+
+    mask: bytes | None = None
+    nodata: Mapping[int, float] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)
+    scales: Mapping[int, float] = field(default_factory=dict)
+    offsets: Mapping[int, float] = field(default_factory=dict)
+    georeference: Georeference | None = None
+
+    def __bool__(self) -> bool:
+        return self != NONE
+
+    @classmethod
+    def parse(cls, files: Mapping[str, bytes | memoryview], name: str) -> Sidecars:
+        """From the files' contents by suffix. Raises DataError for what cannot be honoured."""
+        if not files:
+            return NONE
+        mask = bytes(files[MASK]) if MASK in files else None
+        values: dict[str, dict[int, str]] = {element: {} for element in (*FIELDS, *PLACE)}
+        for band, element, text in _elements(bytes(files.get(AUXILIARY, b"")), f"{name}{AUXILIARY}"):
+            values[element][band] = text
+        srs, transform = (values.pop(element).get(0, "") for element in PLACE)
+        try:
+            numbers = {
+                FIELDS[element]: {
+                    band: text if element == "Description" else float(text) for band, text in found.items()
+                }
+                for element, found in values.items()
+            }
+        except ValueError as error:
+            raise DataError(f"{name}{AUXILIARY}: {error}; write the file anew, or remove it") from error
+        place = from_auxiliary(srs, transform) if srs and transform else None
+        return cls(mask, **numbers, georeference=place)  # type: ignore[arg-type]
+
+    def over(self, tags: BandTags) -> BandTags:
+        """The tags of the file itself, but what these files say of them."""
+        numbers = range(1, len(tags.names) + 1)
+        return tags._replace(
+            names=tuple(self.names.get(number, tags.names[number - 1]) for number in numbers),
+            scales=tuple(self.scales.get(number, tags.scales[number - 1]) for number in numbers),
+            offsets=tuple(self.offsets.get(number, tags.offsets[number - 1]) for number in numbers),
+        )
+
+
+PLACE = ("SRS", "GeoTransform")
+FIELDS = {"NoDataValue": "nodata", "Description": "names", "Scale": "scales", "Offset": "offsets"}
+NONE = Sidecars()
+
+
+def _elements(data: bytes, name: str) -> Iterator[tuple[int, str, str]]:
+    """Band, element and text of all that an .aux.xml file says about pixels. GDAL, "PAM", PAMDataset."""
+    if not data:
+        return
+    if b"<!" in data.replace(b"<!--", b"") or b"<!\0" in data:
+        raise DataError(f"{name}: declares entities; accepted: an .aux.xml file as GDAL writes it; remove it if unused")
+    try:
+        root = ElementTree.fromstring(data)  # noqa: S314 - without entities there is nothing to expand
+    except ElementTree.ParseError as error:
+        raise DataError(f"{name}: not readable as XML: {error}; write it anew by GDAL, or remove it") from error
+    for element in root:
+        if element.tag == "PAMRasterBand":
+            yield from _of_band(element, name)
+        elif element.tag in PLACE:
+            yield 0, element.tag, (element.text or "").strip()
+        elif not _is_harmless(element):
+            raise _not_honoured(element, name)
+
+
+def _of_band(band: ElementTree.Element, name: str) -> Iterator[tuple[int, str, str]]:
+    number = band.get("band", "")
+    if not number.isdecimal():
+        raise DataError(f"{name}: band {number!r}; accepted: a number from 1; write the file anew, or remove it")
+    for element in band:
+        is_opaque = element.tag == "ColorInterp" and element.text not in ("Alpha", "Palette")
+        if element.tag in FIELDS:
+            yield int(number), element.tag, (element.text or "").strip()
+        elif not _is_harmless(element) and not is_opaque:
+            raise _not_honoured(element, name)
+
+
+def _is_harmless(element: ElementTree.Element) -> bool:
+    return element.tag in HARMLESS and not any(item.get("key") in NOT_HARMLESS for item in element.iter("MDI"))
+
+
+def _not_honoured(element: ElementTree.Element, name: str) -> DataError:
+    return DataError(
+        f"{name}: says {element.tag} of the tile beside it that is not honoured here; accepted: "
+        f"{', '.join(FIELDS)} and what changes no pixel. Write it into the tile itself, by gdal_translate, and remove "
+        "this file"
+    )

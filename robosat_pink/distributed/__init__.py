@@ -1,0 +1,1 @@
+"""Several processes that train together: started, connected, and watched."""

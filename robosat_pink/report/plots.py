@@ -1,0 +1,144 @@
+"""Curves over epochs and over thresholds, by matplotlib. Called by `report`.
+
+matplotlib is imported when something is drawn: a run must not wait for it before it starts.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from robosat_pink.report.evaluate import Curve
+from robosat_pink.training import metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Told apart by color (Okabe and Ito), by dashes and by their mark.
+LINES = {"train": ("#0072b2", "--", "o"), "val": ("#d55e00", "-", "s")}
+INK, FAINT = "#23272e", "#c9ced6"
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "grid.color": "#e9ecef",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "robosat_pink",
+    "text.color": INK,
+    "xtick.color": "#59616c",
+    "ytick.color": "#59616c",
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+}
+READER_FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
+SIZE = (3.5, 2.2)  # inches of 96 pixels in the page: as wide as a phone shows without scaling
+
+
+def printed(name: str) -> str:
+    """A metric as people write it."""
+    return {"iou": "IoU", "miou": "mean IoU", "f1": "F1", "mcc": "MCC"}.get(name, name)
+
+
+def curves(history: Sequence[Mapping[str, Any]], best_epoch: int) -> tuple[dict[str, str], bytes]:
+    """A picture of each metric over epochs, as data URIs of SVGs by name, and one PNG of all."""
+    single = {}
+    with _style():
+        for name in metrics.NAMES:
+            figure = _figure(SIZE)
+            figure.subplots_adjust(left=0.12, right=0.985, top=0.9, bottom=0.11)
+            _draw_curve(figure.subplots(), history, name, best_epoch)
+            single[name] = _svg(figure)
+        rows = -(-len(metrics.NAMES) // 3)
+        whole = _figure((10.5, 2.3 * rows))
+        whole.subplots_adjust(left=0.045, right=0.99, top=0.96, bottom=0.04, wspace=0.18, hspace=0.28)
+        for axes, name in zip(whole.subplots(rows, 3).flat, metrics.NAMES, strict=False):
+            _draw_curve(axes, history, name, best_epoch)
+        return single, _png(whole)
+
+
+def precision_recall(curve: Curve, name: str) -> tuple[str, bytes]:
+    """Precision over recall, with the threshold 0.5 marked, as a data URI of an SVG and as PNG."""
+    with _style():
+        figure = _figure((4.6, 3.4))
+        figure.subplots_adjust(left=0.13, right=0.98, top=0.93, bottom=0.13)
+        axes = figure.subplots()
+        axes.plot(curve.recall, curve.precision, color=LINES["val"][0], linewidth=1.8)
+        marked: list[tuple[float, float]] = []
+        for threshold in (0.5, 0.1, 0.25, 0.75, 0.9):
+            place = int(abs(curve.threshold - threshold).argmin())
+            x, y = float(curve.recall[place]), float(curve.precision[place])
+            is_apart = all(math.hypot(x - other, y - another) > 0.06 for other, another in marked)
+            if math.isfinite(x) and math.isfinite(y) and is_apart:
+                marked.append((x, y))
+                axes.plot(x, y, "o", color=INK, markersize=6 if threshold == 0.5 else 3)
+                axes.annotate(f"{threshold:g}", (x, y), (-6, -11), textcoords="offset points", ha="right", fontsize=8)
+        axes.set(xlabel="recall", ylabel="precision", title=f"{name}, by threshold of probability")
+        axes.set(xlim=_limits(curve.recall), ylim=_limits(curve.precision))
+        axes.grid(visible=True)
+        return _svg(figure), _png(figure)
+
+
+def _draw_curve(axes: Axes, history: Sequence[Mapping[str, Any]], name: str, best_epoch: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    epochs = [row["epoch"] for row in history]
+    if best_epoch:
+        axes.axvline(best_epoch, color=FAINT, linewidth=1, zorder=0)
+    for phase, (color, dashes, mark) in LINES.items():
+        values = [row[phase][name] for row in history]
+        marker = mark if len(epochs) <= 25 else ""
+        style: dict[str, Any] = {"color": color, "linestyle": dashes, "marker": marker}
+        axes.plot(epochs, values, **style, label=phase, linewidth=1.6, markersize=3)
+        best = [row[phase][name] for row in history if row["epoch"] == best_epoch]
+        if phase == "val" and best:
+            axes.plot(best_epoch, best[0], "o", color="white", markeredgecolor=color, markersize=6, zorder=3)
+    axes.set_title(printed(name))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
+    axes.grid(visible=True, axis="y")
+    axes.legend(frameon=False, fontsize=8, loc="upper right" if name == "loss" else "lower right", handlelength=2.4)
+
+
+def _limits(values: Any) -> tuple[float, float]:
+    """From a tenth below what there is, to 1."""
+    known = [float(value) for value in values if math.isfinite(value)]
+    lowest = min(known, default=0.0)
+    return max(0.0, math.floor(10 * lowest - 0.5) / 10) if lowest > 0 else -0.02, 1.02
+
+
+def _figure(inches: tuple[float, float]) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=inches)
+
+
+def _style() -> Any:
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its fonts
+    from matplotlib import rc_context
+
+    return rc_context(STYLE)
+
+
+def _svg(figure: Figure) -> str:
+    """A picture for the reader's own fonts."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    text = file.getvalue().replace("'DejaVu Sans'", READER_FONTS)
+    return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode()
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    return file.getvalue()

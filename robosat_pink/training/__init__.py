@@ -1,0 +1,1 @@
+"""One training run: set up, looped over epochs and steps, measured, resumed, and saved."""

@@ -1,0 +1,134 @@
+"""What a control group leaves of a machine, and what is said of a GPU or a disk that will not do."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from robosat_pink.container import hardware
+from robosat_pink.container.contract import Container
+from robosat_pink.errors import ContractError
+
+
+@pytest.fixture
+def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine of 8 cores, on which no group sets a limit."""
+    monkeypatch.setattr(hardware, "CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"), [("200000 100000", 2), ("150000 100000", 2), ("50000 100000", 1), ("max 100000", 8), ("", 8)]
+)
+def test_cores_are_those_that_the_group_allows(cgroup: Path, limit: str, cores: int) -> None:
+    (cgroup / "cpu.max").write_text(limit)
+    assert hardware.cpu_count() == cores
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("300000", 3), ("-1", 8)])
+def test_groups_of_the_first_version_count_too(cgroup: Path, quota: str, cores: int) -> None:
+    (cgroup / "cpu").mkdir()
+    (cgroup / "cpu/cpu.cfs_quota_us").write_text(quota)
+    (cgroup / "cpu/cpu.cfs_period_us").write_text("100000")
+    assert hardware.cpu_count() == cores
+
+
+def test_without_groups_cores_are_those_of_the_process(cgroup: Path) -> None:
+    assert hardware.cpu_count() == 8
+
+
+@pytest.mark.parametrize(
+    ("limit", "processes", "neighbours", "threads"),
+    [
+        ("max 100000", 1, 1, 8),
+        ("max 100000", 2, 2, 4),  # on one host
+        ("max 100000", 1, 2, 4),  # in two containers, each of which sees the whole machine
+        ("200000 100000", 1, 2, 2),  # in two that may use two cores each
+        ("max 100000", 2, 6, 1),
+        ("max 100000", 1, 20, 1),
+    ],
+)
+def test_threads_of_all_processes_on_a_machine_are_no_more_than_its_cores(
+    cgroup: Path, monkeypatch: pytest.MonkeyPatch, limit: str, processes: int, neighbours: int, threads: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    (cgroup / "cpu.max").write_text(limit)
+    assert hardware.thread_count(processes, neighbours) == threads
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("1048576\n", 1048576), ("max\n", None)])
+def test_memory_is_what_the_group_allows(cgroup: Path, limit: str, expected: int | None) -> None:
+    (cgroup / "memory.max").write_text(limit)
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert hardware.memory_bytes() == (expected or whole)
+
+
+@pytest.fixture
+def host_with_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host whose old driver every container sees; the folder is /dev."""
+    monkeypatch.setattr(hardware, "NVIDIA_DRIVER", tmp_path / "version")
+    monkeypatch.setattr(hardware, "DEVICES", tmp_path)
+    hardware.check_gpu(is_usable=False)
+    (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.182.03\n")
+    return tmp_path
+
+
+def test_gpu_that_torch_cannot_use_is_an_error_with_the_driver_s_version(host_with_a_gpu: Path) -> None:
+    (host_with_a_gpu / "nvidia0").touch()
+    with pytest.raises(ContractError, match=r"cannot use it: NVRM .* 470\.182\.03\. .*or set runtime\.device=cpu"):
+        hardware.check_gpu(is_usable=False)
+    hardware.check_gpu(is_usable=True)
+
+
+def test_gpu_that_the_container_was_not_given_is_a_warning(
+    host_with_a_gpu: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hardware.check_gpu(is_usable=False)
+    assert "which this container was not given: docker run --gpus all" in caplog.text
+
+
+def test_disk_without_room_is_an_error_with_the_numbers_and_old_checkpoints_count_as_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2 << 30))
+    with pytest.raises(ContractError, match=f"{tmp_path}: 2.00 GiB free, two files need 3.00 GiB; make room"):
+        hardware.check_disk(tmp_path, 3 << 30, "two files")
+    with (tmp_path / "old.pth").open("wb") as file:
+        file.truncate(1 << 30)
+    hardware.check_disk(tmp_path, 3 << 30, "two files")
+
+
+def test_report_names_versions_cores_memory_disk_channels_and_hosts(opt_ml: Path) -> None:
+    text = "\n".join(hardware.report(Container.here()))
+    for word in ("robosat_pink ", "Python 3.", "torch 2.", "CPU cores", "GiB memory", "shared memory", "GiB free in"):
+        assert word in text
+    assert f"channels: config {opt_ml}/input/data/config; host localhost of localhost; checkpoints: None" in text
+    assert "\r" not in text
+    assert "\x1b" not in text
+
+
+@pytest.mark.parametrize(("chosen", "left"), [(hardware.TUNABLES, None), ("glibc.malloc.hugetlb=1",) * 2])
+def test_what_start_sh_asks_of_the_c_library_later_processes_do_not(chosen: str, left: str | None) -> None:
+    script = """
+import multiprocessing, os
+import torch
+from robosat_pink import device
+
+device.prepare(torch.device("cpu"))
+with multiprocessing.get_context("forkserver").Pool(1) as pool:
+    print(pool.apply(os.getenv, ["GLIBC_TUNABLES"]))
+"""
+    command = [sys.executable, "-c", script]
+    environment = os.environ | {"GLIBC_TUNABLES": chosen}
+    found = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    assert found.stdout.strip() == str(left)
+
+
+def test_links_to_nowhere_or_to_themselves_count_as_no_room(tmp_path: Path) -> None:
+    (tmp_path / "loop.pth").symlink_to("loop.pth")
+    (tmp_path / "gone.pth").symlink_to("nowhere")
+    hardware.check_disk(tmp_path, 1, "a byte")

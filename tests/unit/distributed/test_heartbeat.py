@@ -1,0 +1,129 @@
+"""Who of the processes of a run waits for whom at its end. Here they are threads that share a store."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from robosat_pink.container.contract import Container, Stopped, StopRequest
+from robosat_pink.distributed import heartbeat
+from robosat_pink.distributed.heartbeat import Peers
+from robosat_pink.distributed.launcher import Place
+from robosat_pink.errors import RobosatError
+
+HOSTS = ("algo-1", "algo-2")
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "BEAT_S", 0.1)
+
+
+@pytest.fixture
+def two(opt_ml: Path) -> Iterator[Callable[[float], list[Peers]]]:
+    """Two processes, by rank, that wait so long for each other."""
+    container = Container(opt_ml)
+    made: list[Peers] = []
+    stores: list[dist.TCPStore] = []
+
+    def make(timeout_s: float) -> list[Peers]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        connect = partial(dist.TCPStore, "127.0.0.1", port, 2, timeout=timedelta(seconds=20), wait_for_workers=False)
+        stores.append(connect(is_master=True))
+        stores.append(connect(is_master=False))
+        with ThreadPoolExecutor(2) as pool:  # each waits for the other's name
+            begin = [pool.submit(Peers, stores[i], Place(i, 2), HOSTS[i], timeout_s, container) for i in (0, 1)]
+            made.extend(each.result() for each in begin)
+        return made
+
+    yield make
+    for each in made:
+        each.close()
+
+
+class Ending(threading.Thread):
+    """A process at the end of its run."""
+
+    def __init__(self, process: Peers, error: BaseException | None = None) -> None:
+        super().__init__(daemon=True)
+        self.process, self.error, self.stop = process, error, StopRequest()
+        self.raised: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        self.raised = self.process.end(self.error, self.stop)
+
+    def has_ended(self, seconds: float) -> bool:
+        self.join(seconds)
+        return not self.is_alive()
+
+
+@pytest.mark.parametrize("error", [None, Stopped("because the time is over", is_agreed=True)], ids=["done", "stopped"])
+def test_process_waits_for_the_end_of_the_first(
+    two: Callable[[float], list[Peers]], error: BaseException | None
+) -> None:
+    first, second = two(60)
+    second.release()
+    other = Ending(second, error)
+    assert not other.has_ended(1)
+    first.release()
+    assert not other.has_ended(1)
+    one = Ending(first, error)
+    assert other.has_ended(20)
+    assert one.has_ended(20)
+    assert (one.raised, other.raised) == (error, error)
+
+
+def test_stop_request_ends_the_wait_for_the_first(two: Callable[[float], list[Peers]]) -> None:
+    first, second = two(60)
+    other = Ending(second)
+    assert not other.has_ended(0.5)
+    other.stop.requested = True
+    assert other.has_ended(20)
+    assert other.raised is None
+    assert Ending(first).has_ended(20)
+
+
+def test_failure_of_the_first_ends_the_wait_for_it(two: Callable[[float], list[Peers]]) -> None:
+    first, second = two(60)
+    other = Ending(second)
+    assert not other.has_ended(0.5)
+    Ending(first, RobosatError("no room for metrics.json"))
+    assert other.has_ended(20)
+    assert str(other.raised) == "process 0 on host algo-1 failed: no room for metrics.json"
+
+
+def test_first_is_not_waited_for_beyond_the_timeout(
+    two: Callable[[float], list[Peers]], caplog: pytest.LogCaptureFixture
+) -> None:
+    _, second = two(2)
+    began = time.monotonic()
+    other = Ending(second)
+    assert other.has_ended(30)
+    assert time.monotonic() - began > 2
+    assert other.raised is None
+    assert "process 0 has not ended within runtime.peer_timeout_s = 2" in caplog.text
+
+
+def test_first_goes_on_alone_when_the_others_vanish_after_the_work_is_done(
+    two: Callable[[float], list[Peers]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[BaseException] = []
+    monkeypatch.setattr(Peers, "_exit", lambda self, error: ended.append(error))
+    first, second = two(1)
+    first.release()
+    second.close()  # without a word
+    time.sleep(2)
+    assert not ended
+    one = Ending(first)
+    assert one.has_ended(20)
+    assert one.raised is None

@@ -1,0 +1,82 @@
+"""What is written beside the network is what was there, one thing at a time, and trouble is told."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from robosat_pink.errors import ContractError
+from robosat_pink.training.background_writer import Writer, snapshot
+
+
+def test_snapshot_does_not_change_with_what_it_is_of() -> None:
+    weight = torch.ones(2)
+    content = {"state": {0: {"exp_avg": weight}}, "rows": [{"loss": weight}], "name": "adam"}
+    copy = snapshot(content)
+    weight.zero_()
+    content["rows"].append({})  # type: ignore[attr-defined]
+    assert copy["state"][0]["exp_avg"].tolist() == copy["rows"][0]["loss"].tolist() == [1, 1]
+    assert len(copy["rows"]) == 1
+    assert copy["name"] == "adam"
+
+
+def test_writer_writes_one_thing_at_a_time_and_the_latest_of_what_waits() -> None:
+    begun, may_end, order = threading.Event(), threading.Event(), []
+
+    def slow() -> None:
+        begun.set()
+        assert may_end.wait(60)
+        order.append("slow")
+
+    with Writer() as writer:
+        writer.begin(slow)
+        assert begun.wait(60)
+        writer.begin(lambda: order.append("overtaken"))
+        writer.begin(lambda: order.append("latest"))
+        writer.check()
+        assert writer.is_busy()
+        assert order == []
+        may_end.set()
+        writer.wait()
+        assert order == ["slow", "latest"]
+        assert not writer.is_busy()
+        writer.begin(lambda: order.append("after"))
+    assert order == ["slow", "latest", "after"]
+
+
+@pytest.mark.parametrize("ask", ["check", "begin", "wait", "end"])
+def test_write_that_fails_is_an_error_at_the_next_call(ask: str) -> None:
+    def fail() -> None:
+        raise ContractError("the disk is full")
+
+    def write_and_ask() -> None:
+        with Writer() as writer:
+            writer.begin(fail)
+            if ask == "begin":
+                while writer.is_busy():
+                    time.sleep(0.01)
+                writer.begin(lambda: None)
+            elif ask == "wait":
+                writer.wait()
+            elif ask == "check":
+                while True:
+                    writer.check()
+                    time.sleep(0.01)
+
+    with pytest.raises(ContractError, match="the disk is full"):
+        write_and_ask()
+
+
+def test_write_that_fails_does_not_hide_what_went_wrong_before(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise ContractError("the disk is full")
+
+    def write_and_break() -> None:
+        with Writer() as writer:
+            writer.begin(fail)
+            raise ValueError("the network")
+
+    with pytest.raises(ValueError, match="the network"):
+        write_and_break()
+    assert "the disk is full" in caplog.text
