@@ -26,7 +26,7 @@ from robosat_pink.datasets import TilePairs, coverage
 from robosat_pink.datasets.pairs import normalisation, store_options
 from robosat_pink.datasets.tiles import Split
 from robosat_pink.distributed import launcher
-from robosat_pink.distributed.launcher import Place
+from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.distributed.process_group import World
 from robosat_pink.losses import build_loss
 from robosat_pink.report.scenes import truths
@@ -55,7 +55,7 @@ def check(config: Config, container: Container) -> None:
     Raises what a training would raise at the experiment, the tiles it reads, what it starts from, and a step. Resume
     points and full disks are of the folder, not of the experiment.
     """
-    processes = launcher.places(container, config.runtime)
+    processes = launcher.ranks_of_this_host(container, config.runtime)
     check_processes(config, World(processes[0]))
     where = store_options(config.dataset, container.channels())
     start = resume.find(config, None, where)
@@ -68,7 +68,7 @@ def check(config: Config, container: Container) -> None:
     model, _ = build_network(config, start, torch.device("cpu"), where)
     if start:
         state = State(model, torch.optim.Adam(model.parameters()), GradScaler("cpu", enabled=False))
-        resume.go_on(state, start, config, tiles, split)
+        resume.restore(state, start, config, tiles, split)
         del state, start
     for line in directories(tiles, split):
         log.info(line)
@@ -154,21 +154,23 @@ def bands(config: Config, found: Survey) -> Iterator[str]:
             yield "  mean, std and scale fit"
 
 
-def duration(config: Config, split: Split, found: Survey, model: nn.Module, place: Place) -> Iterator[str]:
-    """How long an epoch and the run would take on this machine, or so many like it, given one process's place."""
+def duration(config: Config, split: Split, found: Survey, model: nn.Module, process: ProcessRank) -> Iterator[str]:
+    """How long an epoch and the run would take on this machine, or so many like it, given one process's ranks."""
     device = devices.choose_device(config.runtime.device)
     precision = devices.choose_precision(config.runtime.precision, device)
     devices.prepare(device)
     if config.runtime.compile:
         devices.check_compiler(device)
-    one = step_seconds(config, model, device, precision, place.size)  # a tile's
-    at_once = place.size if device.type == "cuda" else place.size // place.local_size  # processes share a host's cores
+    one = step_seconds(config, model, device, precision, process.size)  # a tile's
+    at_once = (
+        process.size if device.type == "cuda" else process.size // process.local_size
+    )  # processes share a host's cores
     evaluated = len(split.val) * (found.padded_side / config.model.tile_size) ** 2 * EVALUATION_SHARE
     epoch = one * (len(split.train) + evaluated) / at_once
     reading = found.seconds / len(found.coverage.rows) * (len(split.train) + len(split.val)) / at_once
     tiles_read = len(found.coverage.rows)
     whole = config.model.epochs * epoch + max(0.0, reading - epoch)
-    by = f", by {place.size} processes" if place.size > 1 else ""
+    by = f", by {process.size} processes" if process.size > 1 else ""
     by += ", not compiled (which takes a minute or more)" * config.runtime.compile
     yield (
         f"time, on {device} in {precision or torch.float32}{by}: about {_printed(epoch)} an epoch, "

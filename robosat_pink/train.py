@@ -22,7 +22,7 @@ from robosat_pink.container.contract import Container, Stopped, StopRequest, cau
 from robosat_pink.container.pid1 import run_as_init
 from robosat_pink.container.redaction import NAME, MaskingFormatter, masked_tree
 from robosat_pink.distributed import launcher
-from robosat_pink.distributed.launcher import Place
+from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.errors import ConfigError, RobosatError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ log = logging.getLogger("robosat_pink")
 MOST_LISTINGS = 10  # that tiles which change during a run may cost it
 
 
-class Ended(NamedTuple):
+class RunOutcome(NamedTuple):
     """What a run has come to, with at least one epoch to report on."""
 
     state: State
@@ -68,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 check.check(config, container)
                 return 0
             launcher.end_with_parent(os.environ)
-            place = launcher.place_from(os.environ)
-            here = [place] if place else launcher.places(container, config.runtime)
+            process = launcher.rank_from_environment(os.environ)
+            here = [process] if process else launcher.ranks_of_this_host(container, config.runtime)
             if len(here) > 1:
                 return launcher.run(here, argv, stop, container)
             run_in(here[0], config, container, stop)
@@ -85,18 +85,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run_in(place: Place, config: Config, container: Container, stop: StopRequest) -> None:
+def run_in(process: ProcessRank, config: Config, container: Container, stop: StopRequest) -> None:
     """Run as one of the processes that train together. The first speaks for all; the others, of trouble only."""
     with stop.postponed():
         from robosat_pink.distributed import process_group
-    if place.rank:
+    if process.rank:
         (handler,) = log.root.handlers
-        handler.setFormatter(MaskingFormatter(f"process {place.rank}: %(message)s"))
+        handler.setFormatter(MaskingFormatter(f"process {process.rank}: %(message)s"))
         log.root.setLevel(logging.WARNING)
-    with process_group.joined(container, place, config.runtime.peer_timeout_s, stop) as world:
+    with process_group.joined(container, process, config.runtime.peer_timeout_s, stop) as world:
         ended = run(config, container, stop, world)
         world.release()
-        if world.is_first:
+        if world.is_rank_zero:
             from robosat_pink.report import build
 
             build.leave(*ended, container, stop)
@@ -104,7 +104,7 @@ def run_in(place: Place, config: Config, container: Container, stop: StopRequest
         raise ended.stopped
 
 
-def run(config: Config, container: Container, stop: StopRequest, world: World) -> Ended:
+def run(config: Config, container: Container, stop: StopRequest, world: World) -> RunOutcome:
     """Find the tiles, build the network, continue where an earlier attempt stopped, and fit."""
     with stop.postponed():
         import torch
@@ -128,18 +128,18 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
     setup.check_processes(config, world)
     points = checkpoint.ResumePoints(container.checkpoints) if container.checkpoints else None
     where = store_options(config.dataset, container.channels())
-    start = world.shared(lambda: resume.find(config, points, where))
+    start = world.on_rank_zero(lambda: resume.find(config, points, where))
     config = resume.with_scales_settled(config, start)
     log.info("experiment: %s", json.dumps(masked_tree(to_tree(config))))
 
     torch.manual_seed(config.runtime.seed)
-    device = devices.choose_device(config.runtime.device, world.place.local_rank)
+    device = devices.choose_device(config.runtime.device, world.process.local_rank)
     precision = devices.choose_precision(config.runtime.precision, device)
     memory_format = devices.choose_layout(device, precision)
-    devices.prepare(device, world.place.local_size, world.neighbours())
+    devices.prepare(device, world.process.local_size, world.neighbours())
 
     tiles, split = setup.find_tiles(config, container, world)
-    remarks = world.shared(lambda: coverage.look(config, tiles, split.train))
+    remarks = world.on_rank_zero(lambda: coverage.look(config, tiles, split.train))
     for remark in remarks:
         log.log(logging.WARNING if remark.startswith("warning: ") else logging.INFO, remark)
     is_synchronised = config.model.batch_norm == "synchronised" and world.size > 1
@@ -155,7 +155,7 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
     optimizer = torch.optim.Adam(model.parameters(), lr=config.model.lr, weight_decay=config.model.decay, fused=True)
     state = State(model, optimizer, GradScaler(device.type, enabled=precision == torch.float16))
     if start:
-        resume.go_on(state, start, config, tiles, split)
+        resume.restore(state, start, config, tiles, split)
     del start  # three times the weights
 
     writer = Writer()
@@ -164,26 +164,26 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
     task = Task(
         config=config,
         split=split,
-        loader=setup.make_loader(tiles, config, device, watch.interrupt, world.place),
+        loader=setup.make_loader(tiles, config, device, watch.interrupt, world.process),
         loss=loss.to(device),
         training_transform=TrainingTransform(*normalisation(config.channels)).to(device),
         evaluation_transform=EvaluationTransform(*normalisation(config.channels)).to(device),
         device=device,
         autocast=precision,
         memory_format=memory_format,
-        show=progress.bar if container.is_interactive() and world.is_first else progress.lines,
+        show=progress.bar if container.is_interactive() and world.is_rank_zero else progress.lines,
         watch=watch,
-        network=world.parallel(network, device, config.runtime.accumulation),
+        network=world.data_parallel(network, device, config.runtime.accumulation),
         world=world,
         remarks=tuple(remarks),
     )
     with writer:
         outcome: outputs.Results | outputs.NoResults = outputs.NoResults()
-        if world.is_first:
+        if world.is_rank_zero:
             outcome = outputs.Results(container, config, tiles, split, writer, points, upsampling)
         log.info("training on %s in %s", device, precision or torch.float32)
         log.info(progress.summary(model, len(split.train), config.model.batch_size, config.model.epochs))
-        world.shared(lambda: outcome.begin(state))
+        world.on_rank_zero(lambda: outcome.begin(state))
         stop.waits_to_be_asked = True
         ended = fit_and_evaluate(state, task, outcome, container, stop)
     log.info("model and metrics are in %s; best epoch %d of %d", container.model, state.best_epoch, state.epoch)
@@ -192,7 +192,7 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
 
 def fit_and_evaluate(
     state: State, task: Task, outcome: Results | NoResults, container: Container, stop: StopRequest
-) -> Ended:
+) -> RunOutcome:
     """Train to the last epoch or until the time is over, evaluate held-out tiles, and leave the results.
 
     Tiles that changed meanwhile are listed again; the task is then another one. Raises Stopped where a signal came, or
@@ -208,12 +208,12 @@ def fit_and_evaluate(
             outcome.complete(state)
             holdout = evaluate_held_out(state, task)
             outcome.finish(state, holdout)
-            return Ended(state, task, holdout, stopped=None)
+            return RunOutcome(state, task, holdout, stopped=None)
         except Stopped as stopped:
             outcome.save_stopped(state, stopped.reason)
             if stopped.reason == Stopped.BY_SIGNAL or not state.history:
                 raise
-            return Ended(state, task, None, stopped)
+            return RunOutcome(state, task, None, stopped)
         except Changed as error:
             if task.config.dataset.if_changed == "error" or attempt == MOST_LISTINGS:
                 raise
@@ -223,10 +223,10 @@ def fit_and_evaluate(
             log.warning("listing again; %s anew", anew)
             task.loader.close()
             tiles, split = setup.find_tiles(task.config, container, task.world)
-            loader = setup.make_loader(tiles, task.config, task.device, stop.raise_if_requested, task.world.place)
+            loader = setup.make_loader(tiles, task.config, task.device, stop.raise_if_requested, task.world.process)
             task = dataclasses.replace(task, split=split, loader=loader)
-            outcome.list_anew(tiles, split)
-            state.begin_epoch_anew()
+            outcome.relist(tiles, split)
+            state.restart_epoch()
     raise AssertionError
 
 

@@ -158,7 +158,7 @@ def _absent_classes(config: Config, tiles: TilePairs, found: Coverage) -> Iterat
     if not absent:
         return
     hidden = [_Hidden() for _ in absent]
-    for mask in tiles.reader.read_masks([tiles.order(row) for row in found.rows]):
+    for mask in tiles.reader.read_masks([tiles.request(row) for row in found.rows]):
         for number, each in zip(absent, hidden, strict=True):
             each.add(mask, values[number])
     for number, each in zip(absent, hidden, strict=True):

@@ -11,10 +11,10 @@ from typing import Literal
 import numpy as np
 
 from robosat_pink.container import hardware
-from robosat_pink.datasets.pairs import Draw, TilePairs
+from robosat_pink.datasets.pairs import TilePairs, TrainingCrop
 from robosat_pink.datasets.reader import REQUESTS
 from robosat_pink.datasets.worker_client import NO_TILES, Batch, Source, ThisProcess, Worker
-from robosat_pink.distributed.launcher import ALONE, Place
+from robosat_pink.distributed.launcher import SINGLE_PROCESS, ProcessRank
 
 log = logging.getLogger(__name__)
 
@@ -55,17 +55,17 @@ class TileLoader:
         workers: int,
         pin_memory: bool = False,
         interrupt: Callable[[], None] = lambda: None,
-        place: Place = ALONE,
+        process: ProcessRank = SINGLE_PROCESS,
     ) -> None:
         """`interrupt` is called now and then while a batch is waited for, and may raise: a store may be silent.
 
         `batch_size` is that of all processes together.
         """
         self.tiles = tiles
-        self.batch_size, self.place = batch_size, place
-        share = -(-batch_size // place.size)
+        self.batch_size, self.process = batch_size, process
+        share = -(-batch_size // process.size)
         batch_bytes = bytes_of_a_batch(tiles, share)
-        self._room = int(MEMORY_SHARE * hardware.memory_bytes()) // (max(workers, 1) * place.local_size)
+        self._room = int(MEMORY_SHARE * hardware.memory_bytes()) // (max(workers, 1) * process.local_size)
         self._ahead = min(max(LEAST_AHEAD, -(-REQUESTS // share)), self._fitting(batch_bytes))
         self._knows_whole_tiles = False
         log.info(
@@ -81,7 +81,7 @@ class TileLoader:
     def training(self, rows: np.ndarray, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """Every row once, in an order drawn from (seed, epoch), cropped and with symmetries; from a later batch on."""
         order = self._shuffled(rows, epoch)[first_batch * self.batch_size :]
-        return self._iterate([Draw(row, epoch) for row in each] for each in self._shares(order))
+        return self._iterate([TrainingCrop(row, epoch) for row in each] for each in self._shares(order))
 
     def evaluation(self, rows: np.ndarray) -> Iterator[Batch]:
         """Every row once, in order: whole tiles, not augmented, none dropped for the last batch's sake."""
@@ -107,7 +107,7 @@ class TileLoader:
         """Of each batch, the rows that this process reads."""
         for first in range(0, len(rows), self.batch_size):
             batch = rows[first : first + self.batch_size]
-            yield batch[self.place.rank :: self.place.size].tolist()
+            yield batch[self.process.rank :: self.process.size].tolist()
 
     def _fitting(self, batch_bytes: int) -> int:
         """How many batches of this size a worker may read ahead, beside the two that are in use."""
@@ -120,7 +120,7 @@ class TileLoader:
         self.tiles.note_kinds(batch.kinds)
         return batch
 
-    def _iterate(self, batches: Iterator[Sequence[int | Draw]], is_whole: bool = False) -> Iterator[Batch]:
+    def _iterate(self, batches: Iterator[Sequence[int | TrainingCrop]], is_whole: bool = False) -> Iterator[Batch]:
         """Nobody knows how large whole tiles are until the first of them have come."""
         turns = itertools.cycle(self._sources)
         begun: deque[tuple[Source, int] | None] = deque()
@@ -129,8 +129,8 @@ class TileLoader:
                 ahead = LEAST_AHEAD if is_whole and not self._knows_whole_tiles else self._ahead
                 for items in itertools.islice(batches, max(ahead * len(self._sources) - len(begun), 0)):
                     source = next(turns)
-                    orders = [self.tiles.order(item) for item in items]
-                    begun.append((source, source.begin(orders)) if orders else None)
+                    requests = [self.tiles.request(item) for item in items]
+                    begun.append((source, source.begin(requests)) if requests else None)
                 if not begun:
                     return
                 next_one = begun.popleft()

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from robosat_pink.config import ChannelConfig, ClassConfig, DatasetConfig, shared_groups
 from robosat_pink.datasets.cache import TileCache, open_cache
 from robosat_pink.datasets.pair_decoder import ways_to_agree
-from robosat_pink.datasets.reader import Order, Sample, TileReader
+from robosat_pink.datasets.reader import ReadRequest, Sample, TileReader
 from robosat_pink.datasets.sides import Side, described, list_sides
 from robosat_pink.datasets.tiles import (
     Pairs,
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 MOST_KINDS = 8  # told one by one
 
 
-class Draw(NamedTuple):
+class TrainingCrop(NamedTuple):
     """A training sample: a row of the pairs, and the epoch its crop and symmetry are drawn for."""
 
     row: int
@@ -55,7 +55,7 @@ class TilePairs(Dataset[Sample]):
     """Every pair of an image and a mask tile that the experiment names; lists both buckets when made.
 
     An item is a row number: the whole tile, padded with ignored pixels to a multiple of `size_multiple`. Or it is a
-    Draw: a random square of `tile_size` with a symmetry to apply, as in training.
+    TrainingCrop: a random square of `tile_size` with a symmetry to apply, as in training.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class TilePairs(Dataset[Sample]):
         augmentation: float = 0.0,
         seed: int = 0,
         input_channels: Mapping[str, Path] | None = None,
-        shared: Callable[[Callable[[], Pairs]], Pairs] = lambda find: find(),
+        on_rank_zero: Callable[[Callable[[], Pairs]], Pairs] = lambda find: find(),
         is_listed_here: bool = True,
     ) -> None:
-        """`shared` calls what lists the buckets, or where other processes train too, gives what one of them found.
+        """`on_rank_zero` lists the buckets: on rank 0, whose result all processes get.
 
         `is_listed_here`: by this host, whose folders then hold the very files that were listed, not copies of them.
         """
@@ -83,7 +83,7 @@ class TilePairs(Dataset[Sample]):
         self._where = store_options(dataset, self.input_channels)
         self.image_location = self._location(dataset.image_bucket)
         self.mask_location = self._location(dataset.mask_bucket)
-        self.pairs = shared(self._find_pairs)
+        self.pairs = on_rank_zero(self._find_pairs)
         _give_back_memory()
         self.reader = TileReader(
             images=self.image_location,
@@ -103,25 +103,25 @@ class TilePairs(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, item: int | Draw) -> Sample:
+    def __getitem__(self, item: int | TrainingCrop) -> Sample:
         return self.__getitems__([item])[0]
 
-    def __getitems__(self, items: Sequence[int | Draw]) -> list[Sample]:
+    def __getitems__(self, items: Sequence[int | TrainingCrop]) -> list[Sample]:
         """What the cache has is read; for the rest images and masks are fetched side by side, all at once."""
         samples: dict[int, Sample] = {}
 
         def keep(number: int, sample: Sample) -> None:
             samples[number] = sample._replace(image=sample.image.copy(), mask=sample.mask.copy())
 
-        for reading in self.reader.begin([self.order(item) for item in items], keep):
+        for reading in self.reader.begin([self.request(item) for item in items], keep):
             reading.result()
         return [samples[number] for number in range(len(items))]
 
-    def order(self, item: int | Draw) -> Order:
+    def request(self, item: int | TrainingCrop) -> ReadRequest:
         """What a reader needs to know to read this item: its row's part of the index."""
-        row, epoch = item if isinstance(item, Draw) else (item, None)
+        row, epoch = item if isinstance(item, TrainingCrop) else (item, None)
         images, masks = self.pairs.images, self.pairs.masks
-        return Order(
+        return ReadRequest(
             *(row, images.path(row), int(images.version[row]), masks.path(row), int(masks.version[row]), epoch),
             image_size=int(images.size[row]),
             image_modified=int(images.modified[row]),

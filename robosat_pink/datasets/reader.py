@@ -1,7 +1,7 @@
 """From the name of a tile pair to its pixels: kept ones read, others fetched and decoded, then cut to size.
 
 Called by `datasets` and, in processes of their own, by `worker`. Has no index of the tiles and loads no torch, so that
-such a process needs little memory; what it is to read, an `Order` tells.
+such a process needs little memory; what it is to read, a `ReadRequest` tells.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SYMMETRIES = 8  # of the square, the identity included
 FETCH, DECODE = 0, 1  # the two pools of threads
 
 
-class Order(NamedTuple):
+class ReadRequest(NamedTuple):
     """A pair to be read: paths below the two locations, and what the store said of the contents when it listed them."""
 
     row: int
@@ -80,7 +80,7 @@ Use = Callable[[int, Sample], tuple[np.ndarray, np.ndarray] | None]  # as `TileR
 class Reading:
     """A pair on its way: its two files as they come, and its end."""
 
-    order: Order
+    request: ReadRequest
     number: int  # among those that were begun together
     use: Use
     key: str  # in the cache; empty where it is not to be kept
@@ -127,7 +127,7 @@ class TileReader:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_threads": None}
 
-    def begin(self, orders: Sequence[Order], use: Use) -> list[Future[None]]:
+    def begin(self, requests: Sequence[ReadRequest], use: Use) -> list[Future[None]]:
         """Read these pairs, all side by side, and call `use(number, sample)` for each as it comes, in any order.
 
         `use` runs in a decoding thread; the sample's arrays are its until it returns. It may return where it has copied
@@ -137,25 +137,25 @@ class TileReader:
         if self._threads is None or self._process != os.getpid():
             self._process = os.getpid()
             self._threads = ThreadPoolExecutor(REQUESTS, "fetch"), ThreadPoolExecutor(DECODERS, "decode")
-        return [self._begin(order, number, use) for number, order in enumerate(orders)]
+        return [self._begin(request, number, use) for number, request in enumerate(requests)]
 
-    def read_masks(self, orders: Sequence[Order]) -> Iterator[Raster]:
+    def read_masks(self, requests: Sequence[ReadRequest]) -> Iterator[Raster]:
         """The mask files of pairs as they are, in order, fetched in any case and side by side."""
         pool = ThreadPoolExecutor(DECODERS)
         try:
-            yield from pool.map(self._read_mask, orders)
+            yield from pool.map(self._read_mask, requests)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _read_mask(self, order: Order) -> Raster:
-        file = tile_file.read(self.masks, order.entries[1], self.is_listed_here)
-        return decode.read_mask(file.content, f"{self.masks}/{order.mask}", file.sidecars)
+    def _read_mask(self, request: ReadRequest) -> Raster:
+        file = tile_file.read(self.masks, request.entries[1], self.is_listed_here)
+        return decode.read_mask(file.content, f"{self.masks}/{request.mask}", file.sidecars)
 
-    def _begin(self, order: Order, number: int, use: Use) -> Future[None]:
+    def _begin(self, request: ReadRequest, number: int, use: Use) -> Future[None]:
         """Fetch, decode, prepare, deliver; or deliver what the cache has."""
-        has_sidecars = order.image_sidecars or order.mask_sidecars  # which may change without their tile
-        key = self._cache_key(order) if self.cache and not has_sidecars else ""
-        reading = Reading(order, number, use, key)
+        has_sidecars = request.image_sidecars or request.mask_sidecars  # which may change without their tile
+        key = self._cache_key(request) if self.cache and not has_sidecars else ""
+        reading = Reading(request, number, use, key)
         if self.cache and key and self.cache.has(key):
             self._submit(DECODE, reading, self._deliver_kept)
         else:
@@ -182,7 +182,7 @@ class TileReader:
             return
         image, mask, notes = found
         decoded = Decoded(image, mask, Notes(*json.loads(notes)))
-        reading.use(reading.number, self._prepare(reading.order, decoded))
+        reading.use(reading.number, self._prepare(reading.request, decoded))
         reading.done.set_result(None)
 
     def _fetch_both(self, reading: Reading) -> None:
@@ -191,16 +191,16 @@ class TileReader:
 
     def _fetch(self, reading: Reading, side: int) -> None:
         location = (self.images, self.masks)[side]
-        if reading.add(side, tile_file.read(location, reading.order.entries[side], self.is_listed_here)):
+        if reading.add(side, tile_file.read(location, reading.request.entries[side], self.is_listed_here)):
             self._submit(DECODE, reading, self._deliver)
 
     def _deliver(self, reading: Reading) -> None:
-        order, (image_file, mask_file) = reading.order, (reading.files[0], reading.files[1])
+        request, (image_file, mask_file) = reading.request, (reading.files[0], reading.files[1])
         decoded = self.decoder.decode(
-            *(image_file.content, mask_file.content, f"{self.images}/{order.image}", f"{self.masks}/{order.mask}"),
+            *(image_file.content, mask_file.content, f"{self.images}/{request.image}", f"{self.masks}/{request.mask}"),
             *(image_file.sidecars, mask_file.sidecars),
         )
-        sample = self._prepare(order, decoded)
+        sample = self._prepare(request, decoded)
         fetched_bytes = image_file.fetched_bytes + mask_file.fetched_bytes
         retries = image_file.retries + mask_file.retries
         used = reading.use(reading.number, sample._replace(fetched_bytes=fetched_bytes, retries=retries))
@@ -210,13 +210,13 @@ class TileReader:
             self.cache.put(reading.key, image, mask, json.dumps(decoded.notes, ensure_ascii=False))
         reading.done.set_result(None)
 
-    def _prepare(self, order: Order, decoded: Decoded) -> Sample:
+    def _prepare(self, request: ReadRequest, decoded: Decoded) -> Sample:
         image, mask, notes = decoded
         if self._differs_by_type:
             notes = notes._replace(kind=f"{notes.dtype}; {notes.kind}")
         symmetry = 0
-        if order.epoch is not None:
-            random = np.random.default_rng((self.seed, order.epoch, order.row))
+        if request.epoch is not None:
+            random = np.random.default_rng((self.seed, request.epoch, request.row))
             if random.random() < self.augmentation:
                 symmetry = int(random.integers(1, SYMMETRIES))
             image, mask = _crop(image, mask, self.tile_size, random)
@@ -225,16 +225,16 @@ class TileReader:
             height, width = (-(-size // self.size_multiple) * self.size_multiple for size in mask.shape)
         size = (mask.shape[0], mask.shape[1])
         image, mask = pad(image, mask, height, width)
-        scale = scales_of(self.channels, notes.dtype, order.image)
-        return Sample(image, mask, scale, symmetry, order.row, size, notes)
+        scale = scales_of(self.channels, notes.dtype, request.image)
+        return Sample(image, mask, scale, symmetry, request.row, size, notes)
 
-    def _cache_key(self, order: Order) -> str:
+    def _cache_key(self, request: ReadRequest) -> str:
         """Differs where anything differs that decides about the decoded pair."""
         parts = [
             *(CACHE_VERSION, self.decoder.settings),
             *(
                 [location.endpoint_url, location.bucket, location.path, *entry[:4]]
-                for location, entry in zip((self.images, self.masks), order.entries, strict=True)
+                for location, entry in zip((self.images, self.masks), request.entries, strict=True)
             ),
         ]
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()

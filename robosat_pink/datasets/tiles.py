@@ -19,9 +19,9 @@ from robosat_pink.errors import DataError
 
 
 class Tile(NamedTuple):
-    z: int
     x: int
     y: int
+    z: int
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,11 @@ class TileFiles:
         return len(self.directory)
 
     def tile(self, row: int) -> Tile:
-        return Tile(*self.zxy[row].tolist())
+        z, x, y = self.zxy[row].tolist()
+        return Tile(x, y, z)
 
     def path(self, row: int) -> str:
-        z, x, y = self.tile(row)
+        z, x, y = self.zxy[row].tolist()
         return f"{self.directories[self.directory[row]]}/{z}/{x}/{y}{SUFFIXES[self.suffix[row]]}"
 
     def take(self, rows: np.ndarray) -> TileFiles:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robosat_pink.datasets.reader import Order, Sample, TileReader, pad
+from robosat_pink.datasets.reader import ReadRequest, Sample, TileReader, pad
 from robosat_pink.errors import RobosatError
 from robosat_pink.losses import IGNORE
 
@@ -66,15 +66,17 @@ class Packed(NamedTuple):
 
 
 class Packing:
-    """A batch that is being read: samples go to their place in memory as they come."""
+    """A batch that is being read: samples go to their slot in memory as they come."""
 
-    def __init__(self, reader: TileReader, orders: Sequence[Order], allocate: Callable[[int], np.ndarray]) -> None:
+    def __init__(
+        self, reader: TileReader, requests: Sequence[ReadRequest], allocate: Callable[[int], np.ndarray]
+    ) -> None:
         """`allocate` gives memory of at least so many bytes; what it gave before is void then."""
         self._allocate = allocate
         self._layout: Layout | None = None
-        self._samples: list[Sample | None] = [None] * len(orders)
+        self._samples: list[Sample | None] = [None] * len(requests)
         self._lock = threading.Lock()
-        self._readings = reader.begin(orders, self._put)
+        self._readings = reader.begin(requests, self._put)
 
     def is_read(self, timeout_s: float) -> bool:
         """Whether all samples are there, or have failed; waits so long for them."""
@@ -139,7 +141,7 @@ class Packing:
 
 
 class Memory:
-    """A place for one batch at a time, that grows with them."""
+    """A slot for one batch at a time, that grows with them."""
 
     def __init__(self) -> None:
         self.array = np.empty(0, dtype=np.uint8)
@@ -165,14 +167,14 @@ def attach(file: int) -> mmap.mmap:
 
 
 class Reply(NamedTuple):
-    """Follows an order of a batch; if its memory is new, the memfd follows."""
+    """Follows the requests of a batch; if its memory is new, the memfd follows."""
 
     is_new: bool
     outcome: Packed | BaseException
 
 
 def serve(reader: TileReader, connection: Connection, environment: dict[str, str]) -> None:
-    """The process's life: (place, orders) in, in turn a `Reply` out; the next are read while one is waited for.
+    """The process's life: (slot, requests) in, in turn a `Reply` out; the next are read while one is waited for.
 
     `environment` is the main process's: the fork server has that of its own start, perhaps without credentials.
     """
@@ -185,10 +187,10 @@ def serve(reader: TileReader, connection: Connection, environment: dict[str, str
     threading.Thread(target=_reply, args=(connection, begun), daemon=True).start()
     try:
         while True:
-            place, orders = connection.recv()
-            memory = memories.setdefault(place, Memory())
+            slot, requests = connection.recv()
+            memory = memories.setdefault(slot, Memory())
             try:
-                begun.put((memory, Packing(reader, orders, memory.allocate)))
+                begun.put((memory, Packing(reader, requests, memory.allocate)))
             except BaseException as error:
                 begun.put((memory, error))
     except (EOFError, OSError):  # the main process has gone, or wants no more

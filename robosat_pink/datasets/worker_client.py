@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from robosat_pink.datasets import worker
-from robosat_pink.datasets.reader import Order, TileReader
+from robosat_pink.datasets.reader import ReadRequest, TileReader
 from robosat_pink.datasets.worker import Packed, Packing
 from robosat_pink.errors import RobosatError
 
@@ -71,7 +71,7 @@ def batch_in(memory: np.ndarray, packed: Packed) -> Batch:
 class Source(Protocol):
     """Reads batches."""
 
-    def begin(self, orders: Sequence[Order]) -> int:
+    def begin(self, requests: Sequence[ReadRequest]) -> int:
         """A number for the batch, by which it is asked for."""
         ...
 
@@ -95,7 +95,7 @@ class ThisProcess:
         self._numbers = itertools.count()
         self._begun: dict[int, tuple[Packing, list[np.ndarray]]] = {}
 
-    def begin(self, orders: Sequence[Order]) -> int:
+    def begin(self, requests: Sequence[ReadRequest]) -> int:
         memory: list[np.ndarray] = []
 
         def allocate(size: int) -> np.ndarray:
@@ -103,7 +103,7 @@ class ThisProcess:
             return memory[0]
 
         number = next(self._numbers)
-        self._begun[number] = Packing(self._reader, orders, allocate), memory
+        self._begun[number] = Packing(self._reader, requests, allocate), memory
         return number
 
     def finish(self, number: int) -> Batch:
@@ -133,34 +133,34 @@ class Worker:
         theirs.close()
         self._interrupt = interrupt
         self._pin_memory = pin_memory
-        self._memories: dict[int, mmap.mmap] = {}  # by place
+        self._memories: dict[int, mmap.mmap] = {}  # by slot
         self._pinned: set[int] = set()  # places
         self.close = Finalize(self, _close, (self._connection, self._memories, self._pinned), exitpriority=1)
         self._places = itertools.count()
         self._free: deque[tuple[int, torch.cuda.Event | None]] = deque()  # places, and when the GPU has read them
         self._numbers = itertools.count()
-        self._begun: deque[tuple[int, int]] = deque()  # number and place of batches to come
+        self._begun: deque[tuple[int, int]] = deque()  # number and slot of batches to come
         self._unwanted: set[int] = set()
         self._come: dict[int, tuple[int, Packed | BaseException]] = {}  # but not asked for yet
 
-    def begin(self, orders: Sequence[Order]) -> int:
-        number, place = next(self._numbers), self._free_place()
+    def begin(self, requests: Sequence[ReadRequest]) -> int:
+        number, slot = next(self._numbers), self._free_slot()
         try:
-            self._connection.send((place, orders))
+            self._connection.send((slot, requests))
         except OSError as error:
             raise self._death() from error
-        self._begun.append((number, place))
+        self._begun.append((number, slot))
         return number
 
     def finish(self, number: int) -> Batch:
         while number not in self._come:
             self._receive()
-        place, outcome = self._come.pop(number)
+        slot, outcome = self._come.pop(number)
         if isinstance(outcome, BaseException):
-            self._free.append((place, None))
+            self._free.append((slot, None))
             raise outcome
-        memory = np.frombuffer(self._memories[place], dtype=np.uint8)  # gone when the batch's last tensor is
-        weakref.finalize(memory, self._release, place).atexit = False
+        memory = np.frombuffer(self._memories[slot], dtype=np.uint8)  # gone when the batch's last tensor is
+        weakref.finalize(memory, self._release, slot).atexit = False
         return batch_in(memory, outcome)
 
     def abandon(self, number: int) -> None:
@@ -176,46 +176,46 @@ class Worker:
                 self._interrupt()
         except OSError as error:
             raise self._death() from error
-        number, place = self._begun.popleft()
+        number, slot = self._begun.popleft()
         try:
             reply = self._connection.recv()
             if reply.is_new:
-                self._attach(place, recv_handle(self._connection))
+                self._attach(slot, recv_handle(self._connection))
         except (EOFError, OSError) as error:
             raise self._death() from error
         if number in self._unwanted:
             self._unwanted.remove(number)
-            self._free.append((place, None))
+            self._free.append((slot, None))
         else:
-            self._come[number] = place, reply.outcome
+            self._come[number] = slot, reply.outcome
 
-    def _attach(self, place: int, file: int) -> None:
-        if place in self._pinned:
-            _pin(self._memories[place], False)
-            self._pinned.remove(place)
-        self._memories[place] = worker.attach(file)
+    def _attach(self, slot: int, file: int) -> None:
+        if slot in self._pinned:
+            _pin(self._memories[slot], False)
+            self._pinned.remove(slot)
+        self._memories[slot] = worker.attach(file)
         os.close(file)
-        if self._pin_memory and _pin(self._memories[place], True):
-            self._pinned.add(place)
+        if self._pin_memory and _pin(self._memories[slot], True):
+            self._pinned.add(slot)
         elif self._pin_memory:
             log.warning("warning: the memory of batches cannot be pinned; copies to the GPU will be slower")
             self._pin_memory = False
 
-    def _free_place(self) -> int:
+    def _free_slot(self) -> int:
         """One that is used no more, the latest first, so that few grow where few are used; or else a new one."""
         for _ in range(len(self._free)):
-            place, event = self._free.pop()
+            slot, event = self._free.pop()
             if event is None or event.query():  # type: ignore[no-untyped-call]
-                return place
-            self._free.appendleft((place, event))
+                return slot
+            self._free.appendleft((slot, event))
         return next(self._places)
 
-    def _release(self, place: int) -> None:
-        """The batch is gone here; a GPU may still be copying from its place."""
-        event = torch.cuda.Event() if place in self._pinned else None  # type: ignore[no-untyped-call]
+    def _release(self, slot: int) -> None:
+        """The batch is gone here; a GPU may still be copying from its slot."""
+        event = torch.cuda.Event() if slot in self._pinned else None  # type: ignore[no-untyped-call]
         if event is not None:
             event.record()  # type: ignore[no-untyped-call]
-        self._free.append((place, event))
+        self._free.append((slot, event))
 
     def _death(self) -> RobosatError:
         self._process.join(5)

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 
 from robosat_pink.container.contract import Container, Stopped, StopRequest, cause_of
-from robosat_pink.distributed.launcher import Place
+from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.errors import RobosatError
 
 log = logging.getLogger(__name__)
@@ -37,16 +37,16 @@ class PeerFailed(RobosatError):
     is_of_another = True
 
 
-class Peers:
-    def __init__(self, store: Any, place: Place, host: str, timeout_s: float, container: Container) -> None:
-        self._place, self._container = place, container
+class Heartbeat:
+    def __init__(self, store: Any, process: ProcessRank, host: str, timeout_s: float, container: Container) -> None:
+        self._process, self._container = process, container
         self._timeout_s, self._vanished_s = timeout_s, min(VANISHED_S, timeout_s)
         # The main thread waits on its own connection, and whoever shares that waits with it.
         self._store = PrefixStore("peers", store.clone())
-        self._store.set(f"host{place.rank}", host)
-        self.hosts = [self._store.get(f"host{rank}").decode() for rank in range(place.size)]
-        self._beats = dict.fromkeys(range(place.size), b"")
-        self._heard = dict.fromkeys(range(place.size), time.monotonic())
+        self._store.set(f"host{process.rank}", host)
+        self.hosts = [self._store.get(f"host{rank}").decode() for rank in range(process.size)]
+        self._beats = dict.fromkeys(range(process.size), b"")
+        self._heard = dict.fromkeys(range(process.size), time.monotonic())
         self._answered = self._looked = time.monotonic()  # when the store did last, and when this process did
         self._failure: dict[str, Any] | None = None
         self._failure_seen = 0.0
@@ -62,8 +62,8 @@ class Peers:
     def release(self) -> None:
         """What is computed together is done: this process goes on even if others vanish."""
         self._is_alone.set()
-        if self._place.rank:
-            self._try_to_set(f"gone{self._place.rank}", "1")
+        if self._process.rank:
+            self._try_to_set(f"gone{self._process.rank}", "1")
 
     def end(self, error: BaseException | None, stop: StopRequest) -> BaseException | None:
         """What this process shall raise, given what its run raised, if anything. What is its own, the others are told.
@@ -75,7 +75,7 @@ class Peers:
             error = self._wait_for_first(stop) or error
         else:
             error = self._told(error)
-            self._try_to_set(f"gone{self._place.rank}", "1")
+            self._try_to_set(f"gone{self._process.rank}", "1")
         self.close()
         return error
 
@@ -88,7 +88,7 @@ class Peers:
 
     def _wait_for_first(self, stop: StopRequest) -> BaseException | None:
         """Until the first process ends, time is over, or this one shall stop: what the first failed by, if it did."""
-        if self._place.rank == 0:
+        if self._process.rank == 0:
             self._try_to_set("gone0", "1")
             self._linger("left", SILENT_S)
             return None
@@ -101,7 +101,7 @@ class Peers:
                 break
             time.sleep(BEAT_S / 4)
         self.close()  # whoever asks a store that is gone leaves a page of torch's words in the log
-        self._try_to_set(f"left{self._place.rank}", "1")
+        self._try_to_set(f"left{self._process.rank}", "1")
         if self._heard[0] == float("inf"):
             time.sleep(BEAT_S)  # it reads this, and ends
         return None
@@ -115,16 +115,16 @@ class Peers:
         if self._failure is None:
             is_stop = isinstance(error, Stopped)
             cause = error.reason if isinstance(error, Stopped) else cause_of(error)
-            about = {"rank": self._place.rank, "cause": cause, "stopped": is_stop}
+            about = {"rank": self._process.rank, "cause": cause, "stopped": is_stop}
             self._try_to_set("failure", json.dumps(about))
-            if self._place.rank == 0:
+            if self._process.rank == 0:
                 self._linger("seen", LINGER_S)
         return error
 
     def _linger(self, answer: str, most_s: float) -> None:
         """Wait until the others have given this answer to what they read in the store."""
         deadline = time.monotonic() + most_s
-        others = [f"{answer}{rank}" for rank in range(1, self._place.size)]
+        others = [f"{answer}{rank}" for rank in range(1, self._process.size)]
         while time.monotonic() < deadline and not all(self._store.check([each]) for each in others):
             time.sleep(BEAT_S / 4)
 
@@ -148,7 +148,7 @@ class Peers:
 
     def _beat(self) -> None:
         now = time.monotonic()
-        self._store.set(f"alive{self._place.rank}", str(now))
+        self._store.set(f"alive{self._process.rank}", str(now))
         for rank in self._beats:
             key = f"alive{rank}"
             if self._store.check([f"gone{rank}"]):
@@ -157,9 +157,9 @@ class Peers:
                 self._beats[rank], self._heard[rank] = beat, now
         if self._failure is None and self._store.check(["failure"]):
             failure = json.loads(self._store.get("failure"))
-            if failure["rank"] != self._place.rank:
+            if failure["rank"] != self._process.rank:
                 self._failure, self._failure_seen = failure, now
-            self._store.set(f"seen{self._place.rank}", "1")
+            self._store.set(f"seen{self._process.rank}", "1")
 
     def _found(self, silent_s: float) -> BaseException | None:
         """What became of another process, if something did."""
@@ -176,7 +176,7 @@ class Peers:
         silent = {rank: now - heard for rank, heard in self._heard.items() if now - heard > silent_s}
         if now - self._answered > silent_s:
             silent = {0: now - self._answered}
-        silent.pop(self._place.rank, None)
+        silent.pop(self._process.rank, None)
         if not silent:
             return None
         rank, seconds = next(iter(silent.items()))

@@ -34,7 +34,7 @@ GRACE_S = 60.0  # in which the others end by themselves when one has failed
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessRank:
     """Where a process stands among those of a run, and where they meet."""
 
     rank: int = 0
@@ -56,19 +56,19 @@ class Place:
         }
 
 
-ALONE = Place()
+SINGLE_PROCESS = ProcessRank()
 PARENT = "ROBOSAT_PINK_PARENT"  # the process that has started this one, in its environment
 PR_SET_PDEATHSIG = 1  # prctl.h
 
 
-def place_from(environment: Mapping[str, str]) -> Place | None:
+def rank_from_environment(environment: Mapping[str, str]) -> ProcessRank | None:
     """What a launcher says, or None where there is none. Raises ConfigError where it says half of it."""
     if "RANK" not in environment and "WORLD_SIZE" not in environment:
         return None
     size = _number(environment, "WORLD_SIZE", 1, MOST_PROCESSES)
     if size > 1 and not environment.get("MASTER_ADDR"):
         raise ConfigError(f"environment: MASTER_ADDR is missing; {TOGETHER}")
-    return Place(
+    return ProcessRank(
         rank=_number(environment, "RANK", 0, size - 1),
         size=size,
         local_rank=_number({"LOCAL_RANK": "0", **environment}, "LOCAL_RANK", 0, MOST_PROCESSES),
@@ -89,13 +89,13 @@ def _number(environment: Mapping[str, str], name: str, low: int, high: int, advi
     return int(text)
 
 
-def places(container: Container, runtime: RuntimeConfig) -> list[Place]:
+def ranks_of_this_host(container: Container, runtime: RuntimeConfig) -> list[ProcessRank]:
     """Of the processes that this host shall have."""
     hosts, current = container.hosts()
     count = runtime.processes if runtime.processes != "auto" else _gpus() if runtime.device != "cpu" else 1
     first = hosts.index(current) * count
     address, port = (hosts[0], PORT) if len(hosts) > 1 else ("127.0.0.1", PORT if count == 1 else _free_port())
-    return [Place(first + each, len(hosts) * count, each, count, address, port) for each in range(count)]
+    return [ProcessRank(first + each, len(hosts) * count, each, count, address, port) for each in range(count)]
 
 
 def end_with_parent(environment: Mapping[str, str]) -> None:
@@ -107,7 +107,7 @@ def end_with_parent(environment: Mapping[str, str]) -> None:
             os._exit(1)
 
 
-def run(here: Sequence[Place], arguments: Sequence[str], stop: StopRequest, container: Container) -> int:
+def run(here: Sequence[ProcessRank], arguments: Sequence[str], stop: StopRequest, container: Container) -> int:
     """Start the processes, pass a stop request on, and wait for them: the exit code of the one that failed, or 0.
 
     Those that are left when one has failed end by themselves, or are ended.
@@ -117,8 +117,8 @@ def run(here: Sequence[Place], arguments: Sequence[str], stop: StopRequest, cont
     # Sessions of their own: what a terminal sends reaches them once, from here.
     environment = os.environ | {PARENT: str(os.getpid())}
     children = [
-        subprocess.Popen(command, env=environment | place.environment(), start_new_session=True)  # noqa: S603
-        for place in here
+        subprocess.Popen(command, env=environment | process.environment(), start_new_session=True)  # noqa: S603
+        for process in here
     ]
     failed_at: float | None = None
     is_stopped = False
@@ -126,8 +126,8 @@ def run(here: Sequence[Place], arguments: Sequence[str], stop: StopRequest, cont
         codes = [child.poll() for child in children]
         # A process that is asked to stop before it can be is ended by the signal.
         failures = [
-            (place, code)
-            for place, code in zip(here, codes, strict=True)
+            (process, code)
+            for process, code in zip(here, codes, strict=True)
             if code and not (is_stopped and code == -signal.SIGTERM)
         ]
         if failures and failed_at is None:
@@ -145,7 +145,7 @@ def run(here: Sequence[Place], arguments: Sequence[str], stop: StopRequest, cont
     if not failures:
         return 0
     # Who was killed, else who has a cause of its own: who only noticed exits with 1.
-    place, code = min(failures, key=lambda each: (each[1] > 0, -each[1]))
+    process, code = min(failures, key=lambda each: (each[1] > 0, -each[1]))
     if code < 0:
         advice = (
             "; most likely the memory ran out: lower model.batch_size or runtime.workers, or take a machine with more"
@@ -153,7 +153,7 @@ def run(here: Sequence[Place], arguments: Sequence[str], stop: StopRequest, cont
             else ""
         )
         container.write_failure(
-            RobosatError(f"process {place.rank} of {place.size} was killed by {signal.Signals(-code).name}{advice}")
+            RobosatError(f"process {process.rank} of {process.size} was killed by {signal.Signals(-code).name}{advice}")
         )
     return 128 - code if code < 0 else code
 

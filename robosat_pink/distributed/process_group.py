@@ -27,8 +27,8 @@ from torch.nn.parallel import DistributedDataParallel
 from robosat_pink.container import hardware
 from robosat_pink.container.contract import Container, StopRequest
 from robosat_pink.container.interruptible import interruptibly
-from robosat_pink.distributed.heartbeat import Peers
-from robosat_pink.distributed.launcher import ALONE, Place
+from robosat_pink.distributed.heartbeat import Heartbeat
+from robosat_pink.distributed.launcher import SINGLE_PROCESS, ProcessRank
 from robosat_pink.errors import ContractError, RobosatError
 
 T = TypeVar("T")
@@ -40,24 +40,24 @@ NAME_PAUSE_S = 1.0  # between two tries to resolve the name of a host
 class World:
     """All processes of a run, seen from one of them. Alone, everything agrees at once."""
 
-    place: Place = ALONE
+    process: ProcessRank = SINGLE_PROCESS
     _group: Any = field(default=None, repr=False)  # on the CPU
-    _peers: Peers | None = field(default=None, repr=False)
+    _heartbeat: Heartbeat | None = field(default=None, repr=False)
 
     @property
     def rank(self) -> int:
-        return self.place.rank
+        return self.process.rank
 
     @property
     def size(self) -> int:
-        return self.place.size
+        return self.process.size
 
     @property
-    def is_first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this process writes what a run leaves."""
         return self.rank == 0
 
-    def total(self, *numbers: int) -> tuple[int, ...]:
+    def sum_over_ranks(self, *numbers: int) -> tuple[int, ...]:
         """The sums of each number over all processes."""
         if self.size == 1:
             return numbers
@@ -65,12 +65,12 @@ class World:
         dist.all_reduce(sums, group=self._group)
         return tuple(sums.tolist())
 
-    def add_up(self, *tensors: torch.Tensor) -> None:
+    def all_reduce_sum(self, *tensors: torch.Tensor) -> None:
         """Each tensor becomes the sum over all processes, where it is: on the device or on the CPU."""
         for each in tensors if self.size > 1 else ():
             dist.all_reduce(each, group=self._group if each.device.type == "cpu" else None)
 
-    def gathered(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Everyone's value, by rank."""
         if self.size == 1:
             return [value]
@@ -78,12 +78,12 @@ class World:
         dist.all_gather_object(values, value, group=self._group)
         return values
 
-    def shared(self, work: Callable[[], T]) -> T:
+    def on_rank_zero(self, work: Callable[[], T]) -> T:
         """What `work` gives in the first process; what it raises there is raised everywhere."""
         if self.size == 1:
             return work()
         outcome: list[Any] = [None, None]
-        if self.is_first:
+        if self.is_rank_zero:
             try:
                 outcome = [work(), None]
             except RobosatError as error:
@@ -97,10 +97,10 @@ class World:
 
     def neighbours(self) -> int:
         """How many processes are on this machine, in whatever containers, this one among them."""
-        machines = self.gathered(hardware.boot_id())
-        return machines.count(machines[self.rank]) if machines[self.rank] else self.place.local_size
+        machines = self.all_gather(hardware.boot_id())
+        return machines.count(machines[self.rank]) if machines[self.rank] else self.process.local_size
 
-    def parallel(self, model: nn.Module, device: torch.device, parts: int) -> nn.Module:
+    def data_parallel(self, model: nn.Module, device: torch.device, parts: int) -> nn.Module:
         """The network as training calls it, in so many parts a step: its gradients are those of the whole batch."""
         if self.size == 1:
             return model
@@ -111,13 +111,13 @@ class World:
             static_graph=parts == 1,  # torch 2.10 breaks off where that meets no_sync
         )
 
-    def without_averaging(self, network: nn.Module, is_wanted: bool) -> contextlib.AbstractContextManager[None]:
+    def no_sync(self, network: nn.Module, is_wanted: bool) -> contextlib.AbstractContextManager[None]:
         """For a backward whose gradients are added up here until a later one."""
         if is_wanted and isinstance(network, DistributedDataParallel):
             return network.no_sync()
         return contextlib.nullcontext()
 
-    def equalise(self, model: nn.Module) -> None:
+    def broadcast_buffers(self, model: nn.Module) -> None:
         """Batch norm's statistics become the first process's, as in the next step of training, and in what is saved."""
         if self.size > 1:
             for buffer in model.buffers():
@@ -125,19 +125,19 @@ class World:
 
     def release(self) -> None:
         """What is computed together is done; the first process may have more to write."""
-        if self._peers:
-            self._peers.release()
+        if self._heartbeat:
+            self._heartbeat.release()
             dist.destroy_process_group()
 
 
 @contextlib.contextmanager
-def joined(container: Container, place: Place, timeout_s: float, stop: StopRequest) -> Iterator[World]:
+def joined(container: Container, process: ProcessRank, timeout_s: float, stop: StopRequest) -> Iterator[World]:
     """The world of this process, while it is needed. What ends one process ends all of them, with the reason.
 
     Raises ContractError where the others do not come within the time, PeerFailed where one of them fails.
     """
-    if place.size == 1:
-        yield World(place)
+    if process.size == 1:
+        yield World(process)
         return
     hosts, current = container.hosts()
     _use_interface(container.network_interface())
@@ -145,25 +145,25 @@ def joined(container: Container, place: Place, timeout_s: float, stop: StopReque
         os.environ.setdefault("NCCL_HOSTID", current)  # containers may have one host name
         for host in hosts:
             _wait_for(host, timeout_s)
-    store, group = interruptibly(lambda: _meet(place, timeout_s))
+    store, group = interruptibly(lambda: _meet(process, timeout_s))
     host = current if len(hosts) > 1 else socket.gethostname()
-    peers = interruptibly(lambda: Peers(store, place, host, timeout_s, container))
+    heartbeat = interruptibly(lambda: Heartbeat(store, process, host, timeout_s, container))
     error: BaseException | None = None
     try:
-        yield World(place, group, peers)
+        yield World(process, group, heartbeat)
     except BaseException as raised:  # the group is left as it is: to end it may wait for the dead
         error = raised
-    ending = peers.end(error, stop)
+    ending = heartbeat.end(error, stop)
     if ending is not None and ending is not error:
         raise ending from error
     if error is not None:
         raise error
 
 
-def _meet(place: Place, timeout_s: float) -> tuple[Any, Any]:
+def _meet(process: ProcessRank, timeout_s: float) -> tuple[Any, Any]:
     """The store, and the group on the CPU."""
-    os.environ.update(place.environment())
-    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")  # it aborts the process; `peers` says why it ends
+    os.environ.update(process.environment())
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")  # it aborts the process; `heartbeat` says why it ends
     timeout = timedelta(seconds=timeout_s)
     try:
         store, rank, size = next(rendezvous("env://", timeout=timeout))
@@ -172,8 +172,8 @@ def _meet(place: Place, timeout_s: float) -> tuple[Any, Any]:
         return store, dist.new_group(backend="gloo", timeout=timeout)
     except (dist.DistError, RuntimeError) as error:
         raise ContractError(
-            f"the {place.size} processes did not find each other at {place.address}:{place.port} within "
-            f"{timeout_s:g} s (this is process {place.rank}): {error}. Hosts must reach each other on all ports; "
+            f"the {process.size} processes did not find each other at {process.address}:{process.port} within "
+            f"{timeout_s:g} s (this is process {process.rank}): {error}. Hosts must reach each other on all ports; "
             "runtime.peer_timeout_s is how long they wait"
         ) from error
 

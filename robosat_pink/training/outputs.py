@@ -37,7 +37,7 @@ class NoResults:
 
     def begin(self, state: State) -> None: ...
 
-    def list_anew(self, tiles: TilePairs, split: Split) -> None: ...
+    def relist(self, tiles: TilePairs, split: Split) -> None: ...
 
     def save(self, state: State) -> None: ...
 
@@ -92,7 +92,7 @@ class Results:
         self._write_names()
         self._write("config.yml", yaml.safe_dump(self.metadata["config"], sort_keys=False, allow_unicode=True))
 
-    def list_anew(self, tiles: TilePairs, split: Split) -> None:
+    def relist(self, tiles: TilePairs, split: Split) -> None:
         """The tiles are others from here on."""
         self.writer.wait()
         self.tiles, self.split = tiles, split

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 MOST = 2**53  # of counts and seconds that an earlier process has noted
 
 
-class Tally:
+class PhaseMetrics:
     """Of one phase, in one process; one transfer from the device, at its end."""
 
     COUNTS = ("empty", "cached", "fetched", "fetched_bytes", "retries")
@@ -46,8 +46,8 @@ class Tally:
             "seconds": time.monotonic() - self.started,
         }
 
-    def go_on(self, content: Mapping[str, Any]) -> None:
-        """Add what an earlier tally had come to. Raises ValueError at numbers that none comes to."""
+    def restore(self, content: Mapping[str, Any]) -> None:
+        """Add what an earlier process of this phase had counted. Raises ValueError at numbers that none comes to."""
         self.confusion.counts += content["counts"].to(self.sums.device)
         self.sums += content["sums"].to(self.sums.device)
         self.is_unfit |= content["is_unfit"].to(self.sums.device)
@@ -104,8 +104,8 @@ class Tally:
 
     def finish(self, world: World) -> dict[str, Any]:
         """The metrics of the phase in all processes, logged. Raises where there is nothing to measure."""
-        world.add_up(self.confusion.counts, self.sums)
-        traffic = world.total(*(getattr(self, name) for name in self.COUNTS))
+        world.all_reduce_sum(self.confusion.counts, self.sums)
+        traffic = world.sum_over_ranks(*(getattr(self, name) for name in self.COUNTS))
         empty, cached, fetched, fetched_bytes, retries = traffic
         summed, samples = self.sums.tolist()
         samples = int(samples)

@@ -22,7 +22,9 @@ class Running(Protocol):
     def so_far(self) -> tuple[float, float]: ...
 
 
-def bar(batches: Iterable[Any], total: int, phase: str, tally: Running | None = None, first: int = 0) -> Iterator[Any]:
+def bar(
+    batches: Iterable[Any], total: int, phase: str, phase_metrics: Running | None = None, first: int = 0
+) -> Iterator[Any]:
     """The batches, with a bar on the terminal: loss, IoU, tiles a second, the time left. `first` are done already."""
     from tqdm import tqdm
 
@@ -35,14 +37,14 @@ def bar(batches: Iterable[Any], total: int, phase: str, tally: Running | None = 
             if now - shown > BAR_S:
                 shown = now
                 rate = {"tiles/s": f"{tiles / (now - started):.1f}"}
-                loss, iou = tally.so_far() if tally and tiles else (0.0, 0.0)
-                numbers = {"loss": f"{loss:.4f}", "IoU": f"{iou:.4f}"} if tally and tiles else {}
+                loss, iou = phase_metrics.so_far() if phase_metrics and tiles else (0.0, 0.0)
+                numbers = {"loss": f"{loss:.4f}", "IoU": f"{iou:.4f}"} if phase_metrics and tiles else {}
                 drawn.set_postfix(numbers | rate)
             drawn.update()
 
 
 def lines(
-    batches: Iterable[Any], total: int, phase: str, tally: Running | None = None, first: int = 0
+    batches: Iterable[Any], total: int, phase: str, phase_metrics: Running | None = None, first: int = 0
 ) -> Iterator[Any]:
     """The batches, with a line a minute on where a long phase is; nothing is asked of the device.
 

@@ -130,7 +130,7 @@ def _damage(name: str, key: str, value: Any, accepted: str) -> CheckpointError:
     return CheckpointError(problems.lines[0])
 
 
-def go_on(state: State, start: Start, config: Config, tiles: TilePairs, split: Split) -> None:
+def restore(state: State, start: Start, config: Config, tiles: TilePairs, split: Split) -> None:
     """Put what a run goes on from into the state. Raises CheckpointError if it is of another experiment."""
     if not start.is_resumed:
         loaded = checkpoint.load_weights(state.model, start.content, name=start.name)
@@ -284,7 +284,7 @@ def _compare_tiles(state: State, start: Start, config: Config, tiles: TilePairs,
     if has_changed or begun != now or order != (config.model.batch_size, config.runtime.seed):
         if state.step or state.train:
             log.warning("warning: epoch %d begins anew", state.epoch + 1)
-        state.begin_epoch_anew()
+        state.restart_epoch()
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

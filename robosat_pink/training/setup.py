@@ -15,7 +15,7 @@ from robosat_pink.container.contract import Container
 from robosat_pink.datasets import TilePairs
 from robosat_pink.datasets.loader import TileLoader, bytes_of_a_batch, worker_count
 from robosat_pink.datasets.tiles import Split
-from robosat_pink.distributed.launcher import Place
+from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import ConfigError
 from robosat_pink.models import MODELS, build_model
@@ -56,8 +56,8 @@ def find_tiles(config: Config, container: Container, world: World) -> tuple[Tile
         augmentation=config.model.data_augmentation,
         seed=config.runtime.seed,
         input_channels=container.channels(),
-        shared=world.shared,
-        is_listed_here=world.place.size == world.place.local_size,
+        on_rank_zero=world.on_rank_zero,
+        is_listed_here=world.process.size == world.process.local_size,
     )
     split = tiles.split()
     log.info(
@@ -96,10 +96,10 @@ def build_network(
 
 
 def make_loader(
-    tiles: TilePairs, config: Config, device: torch.device, interrupt: Callable[[], None], place: Place
+    tiles: TilePairs, config: Config, device: torch.device, interrupt: Callable[[], None], process: ProcessRank
 ) -> TileLoader:
     is_gpu = device.type == "cuda"
     batch_size = config.model.batch_size
-    batch_bytes = bytes_of_a_batch(tiles, -(-batch_size // place.size))
-    workers = worker_count(config.runtime.workers, is_gpu, batch_bytes, place.local_size)
-    return TileLoader(tiles, batch_size, workers, pin_memory=is_gpu, interrupt=interrupt, place=place)
+    batch_bytes = bytes_of_a_batch(tiles, -(-batch_size // process.size))
+    workers = worker_count(config.runtime.workers, is_gpu, batch_bytes, process.local_size)
+    return TileLoader(tiles, batch_size, workers, pin_memory=is_gpu, interrupt=interrupt, process=process)

@@ -17,7 +17,7 @@ from robosat_pink.datasets.transforms import EvaluationTransform
 from robosat_pink.datasets.worker_client import Batch
 from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import CheckpointError
-from robosat_pink.training.phase_metrics import Tally
+from robosat_pink.training.phase_metrics import PhaseMetrics
 from robosat_pink.training.progress import Running
 from robosat_pink.training.stopping import Watch
 
@@ -58,7 +58,7 @@ class State:
             "skipped": self.skipped,
         }
 
-    def begin_epoch_anew(self) -> None:
+    def restart_epoch(self) -> None:
         """Forget where in an epoch this is: the tiles are no longer those it was begun with."""
         self.step, self.tallies, self.train = 0, None, None
 
@@ -82,19 +82,19 @@ class State:
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"not a resume point of this network and version: {error}") from error
 
-    def leave_phase(self, tally: Tally, world: World) -> None:
+    def leave_phase(self, phase_metrics: PhaseMetrics, world: World) -> None:
         """Note where an epoch stands, in all processes, to go on from there."""
-        self.tallies = world.gathered(tally.content())
+        self.tallies = world.all_gather(phase_metrics.content())
 
-    def enter_phase(self, tally: Tally, world: World) -> None:
+    def enter_phase(self, phase_metrics: PhaseMetrics, world: World) -> None:
         """Go on with what was noted, by as many processes or by others."""
         noted, self.tallies = self.tallies, None
         try:
             if noted and len(noted) == world.size:
-                tally.go_on(noted[world.rank])
-            elif noted and world.is_first:
+                phase_metrics.restore(noted[world.rank])
+            elif noted and world.is_rank_zero:
                 for each in noted:
-                    tally.go_on(each)
+                    phase_metrics.restore(each)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"the resume point's sums of its epoch are damaged: {error}") from error
 
@@ -125,5 +125,5 @@ class Progress(Protocol):
     """Wraps the batches of a phase, to show a bar or nothing."""
 
     def __call__(
-        self, batches: Iterable[Batch], total: int, phase: str, tally: Running | None = None, first: int = 0
+        self, batches: Iterable[Batch], total: int, phase: str, phase_metrics: Running | None = None, first: int = 0
     ) -> Iterable[Batch]: ...

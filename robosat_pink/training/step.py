@@ -59,7 +59,7 @@ def training_step_in_parts(
     is_number = loss.isfinite()
     if task.world.size > 1:
         failures = (~is_number).float()
-        task.world.add_up(failures)
+        task.world.all_reduce_sum(failures)
         is_number = failures == 0
     if before is not None:
         kept = torch.where(is_number, torch.cat([each.flatten() for each in statistics]), before)
@@ -104,7 +104,7 @@ def backward(state: State, task: Task, image: Tensor, mask: Tensor, total: int, 
     pairs = in_parts(parts, image, mask)
     for number, (some, truth) in enumerate(pairs, start=1):
         is_last = number == len(pairs)
-        with task.world.without_averaging(task.network, not is_last), compiled_or_not(task, len(some)):
+        with task.world.no_sync(task.network, not is_last), compiled_or_not(task, len(some)):
             loss, logits = forward(task.network, task, some, truth)
             state.scaler.scale(loss * (len(some) * task.world.size / total)).backward()  # type: ignore[no-untyped-call]
         found.append((loss.detach(), logits.detach()))

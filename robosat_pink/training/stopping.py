@@ -36,8 +36,8 @@ class Watch:
         is_asked = self._stop.requested
         is_over = self._max_seconds is not None and now - self._started >= self._max_seconds
         is_due = self._save_every_s is not None and now - self._saved >= self._save_every_s
-        is_due = is_due and self._world.is_first and not self._writer.is_busy()
-        asked, over, saves = self._world.total(int(is_asked), int(is_over), int(is_due))
+        is_due = is_due and self._world.is_rank_zero and not self._writer.is_busy()
+        asked, over, saves = self._world.sum_over_ranks(int(is_asked), int(is_over), int(is_due))
         if saves:
             self._saved = now
         reason = f"because runtime.max_seconds = {self._max_seconds or 0:g} are over" if over else None

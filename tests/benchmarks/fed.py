@@ -39,7 +39,7 @@ from robosat_pink.datasets import TilePairs
 from robosat_pink.datasets.pairs import normalisation
 from robosat_pink.datasets.transforms import TrainingTransform
 from robosat_pink.datasets.worker_client import Batch
-from robosat_pink.distributed.launcher import ALONE
+from robosat_pink.distributed.launcher import SINGLE_PROCESS
 from robosat_pink.distributed.process_group import World
 from robosat_pink.losses import build_loss
 from robosat_pink.training import progress
@@ -104,7 +104,7 @@ def report(options: argparse.Namespace, config: Config) -> str:
     task = Task(
         config=config,
         split=tiles.split(),
-        loader=make_loader(tiles, config, device, stop.raise_if_requested, ALONE),
+        loader=make_loader(tiles, config, device, stop.raise_if_requested, SINGLE_PROCESS),
         loss=build_loss("lovasz", num_classes=1).to(device),
         training_transform=transform,
         evaluation_transform=transform,

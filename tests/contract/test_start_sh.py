@@ -439,7 +439,7 @@ def test_newer_python_beside_an_old_one_is_used(machine: Machine, name: str) -> 
     assert machine.take_programs() == [f"system {name} -m venv", *SET_UP[1:], TRAIN]
 
 
-Place = Callable[[Machine], tuple[str, Path]]
+ProcessRank = Callable[[Machine], tuple[str, Path]]
 
 
 @pytest.mark.parametrize(
@@ -453,7 +453,7 @@ Place = Callable[[Machine], tuple[str, Path]]
     ids=["from the root", "from the clone", "from beside", "from above"],
 )
 @pytest.mark.parametrize("cdpath", [None, "."])
-def test_script_finds_its_folder_from_anywhere(machine: Machine, place: Place, cdpath: str | None) -> None:
+def test_script_finds_its_folder_from_anywhere(machine: Machine, place: ProcessRank, cdpath: str | None) -> None:
     if cdpath is not None:
         machine.environment["CDPATH"] = cdpath
     script, cwd = place(machine)

@@ -37,22 +37,22 @@ def job(opt_ml: Path) -> Path:
 @pytest.fixture
 def stop_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], None]]:
     """Have a real SIGTERM arrive while the n-th batch of a phase is counted."""
-    add = loop.Tally.add
+    add = loop.PhaseMetrics.add
 
     def arrange(phase: str, number: int) -> None:
         met = []
 
-        def counted(tally: loop.Tally, *arguments: Any) -> None:
-            add(tally, *arguments)
-            if tally.phase == phase:
-                met.append(tally.epoch)
+        def counted(phase_metrics: loop.PhaseMetrics, *arguments: Any) -> None:
+            add(phase_metrics, *arguments)
+            if phase_metrics.phase == phase:
+                met.append(phase_metrics.epoch)
                 if len(met) == number:
                     os.kill(os.getpid(), signal.SIGTERM)
 
-        monkeypatch.setattr(loop.Tally, "add", counted)
+        monkeypatch.setattr(loop.PhaseMetrics, "add", counted)
 
     yield arrange
-    monkeypatch.setattr(loop.Tally, "add", add)
+    monkeypatch.setattr(loop.PhaseMetrics, "add", add)
 
 
 def results(job: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], Any, list[str]]:

@@ -301,25 +301,25 @@ class Seen:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, then: Callable[[str, int, int], None]) -> None:
         self.finished: list[tuple[str, int, list[int]]] = []
         values: dict[int, list[int]] = {}
-        to_device, add, finish = step.to_device, loop.Tally.add, loop.Tally.finish
+        to_device, add, finish = step.to_device, loop.PhaseMetrics.add, loop.PhaseMetrics.finish
         newest: list[int] = []
 
         def remembered(batch: Batch, *rest: Any) -> Any:
             newest[:] = [int(image.max()) for image in batch.image.numpy()]
             return to_device(batch, *rest)
 
-        def noted(tally: loop.Tally, *rest: Any) -> None:
-            values.setdefault(id(tally), []).extend(newest)
-            add(tally, *rest)
-            then(tally.phase, tally.epoch, len(values[id(tally)]))
+        def noted(phase_metrics: loop.PhaseMetrics, *rest: Any) -> None:
+            values.setdefault(id(phase_metrics), []).extend(newest)
+            add(phase_metrics, *rest)
+            then(phase_metrics.phase, phase_metrics.epoch, len(values[id(phase_metrics)]))
 
-        def kept(tally: loop.Tally, *rest: Any) -> Any:
-            self.finished.append((tally.phase, tally.epoch, values.pop(id(tally))))
-            return finish(tally, *rest)
+        def kept(phase_metrics: loop.PhaseMetrics, *rest: Any) -> Any:
+            self.finished.append((phase_metrics.phase, phase_metrics.epoch, values.pop(id(phase_metrics))))
+            return finish(phase_metrics, *rest)
 
         monkeypatch.setattr(step, "to_device", remembered)
-        monkeypatch.setattr(loop.Tally, "add", noted)
-        monkeypatch.setattr(loop.Tally, "finish", kept)
+        monkeypatch.setattr(loop.PhaseMetrics, "add", noted)
+        monkeypatch.setattr(loop.PhaseMetrics, "finish", kept)
 
 
 def test_held_out_tiles_that_changed_by_the_end_are_listed_again_too(

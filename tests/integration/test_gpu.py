@@ -15,7 +15,7 @@ from robosat_pink.config import ChannelConfig, ClassConfig, Config, DatasetConfi
 from robosat_pink.container import device
 from robosat_pink.datasets import TilePairs
 from robosat_pink.datasets.transforms import TrainingTransform
-from robosat_pink.distributed.launcher import ALONE
+from robosat_pink.distributed.launcher import SINGLE_PROCESS
 from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import ContractError
 from robosat_pink.losses import build_loss
@@ -102,7 +102,7 @@ class Job:
         )
         where = torch.device("cuda")
         self.tiles = TilePairs(config.dataset, config.channels, config.classes, tile_size=SIZE, augmentation=0.75)
-        self.loader = make_loader(self.tiles, config, where, lambda: None, ALONE)
+        self.loader = make_loader(self.tiles, config, where, lambda: None, SINGLE_PROCESS)
         torch.manual_seed(0)
         model = build_model("albunet", num_classes=1, num_channels=4, encoder="resnet18")
         layout = device.choose_layout(where, precision)

@@ -79,7 +79,7 @@ def kept_rows(tiles: TilePairs, expected: list[Arrays]) -> list[int]:
     assert cache is not None
     kept = []
     for row in range(len(tiles)):
-        if pair := cache.get(tiles.reader._cache_key(tiles.order(row))):
+        if pair := cache.get(tiles.reader._cache_key(tiles.request(row))):
             assert np.array_equal(pair[0], expected[row][0])
             assert np.array_equal(pair[1], expected[row][1])
             kept.append(row)

@@ -29,7 +29,7 @@ from robosat_pink.report.findings import Part
 from robosat_pink.sample import write_tiles
 from robosat_pink.train import main
 from robosat_pink.training import metrics
-from robosat_pink.training.phase_metrics import Tally
+from robosat_pink.training.phase_metrics import PhaseMetrics
 
 EXPERIMENT = {
     "dataset": {
@@ -383,15 +383,15 @@ def test_run_whose_time_is_over_leaves_the_report_of_its_epochs_and_later_that_o
 ) -> None:
     lay_out(opt_ml, scenes, EXPERIMENT)
     (opt_ml / "checkpoints").mkdir()
-    clock, finish = Clock(), Tally.finish
+    clock, finish = Clock(), PhaseMetrics.finish
 
-    def finished(tally: Tally, world: World) -> dict[str, Any]:
-        clock.is_over = tally.phase == "val"
-        return finish(tally, world)
+    def finished(phase_metrics: PhaseMetrics, world: World) -> dict[str, Any]:
+        clock.is_over = phase_metrics.phase == "val"
+        return finish(phase_metrics, world)
 
     with monkeypatch.context() as patch:
         patch.setattr("robosat_pink.training.stopping.time", clock)
-        patch.setattr(Tally, "finish", finished)
+        patch.setattr(PhaseMetrics, "finish", finished)
         assert main(["runtime.max_seconds=1000"]) == 0
     log = capsys.readouterr().out
     assert "stopped because runtime.max_seconds = 1000 are over after 1 epochs and 1 steps" in log

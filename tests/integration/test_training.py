@@ -343,8 +343,8 @@ def test_the_device_is_asked_for_numbers_once_a_phase(job: Path, monkeypatch: py
 
         monkeypatch.setattr(place, name, counted)
 
-    watch(loop.Tally, "finish")
-    watch(loop.Tally, "add")
+    watch(loop.PhaseMetrics, "finish")
+    watch(loop.PhaseMetrics, "add")
     watch(loop, "training_step")
     assert main(["model.epochs=1"]) == 0
     assert found["finish"] == [1, 1]

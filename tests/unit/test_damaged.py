@@ -19,7 +19,7 @@ from robosat_pink import checkpoint
 from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import CheckpointError
 from robosat_pink.training import metrics, resume
-from robosat_pink.training.phase_metrics import Tally
+from robosat_pink.training.phase_metrics import PhaseMetrics
 from robosat_pink.training.resume import Start
 from robosat_pink.training.resume_point import PHASE_NUMBERS
 
@@ -125,16 +125,16 @@ def test_any_part_of_a_resume_point_that_is_missing_or_odd_is_damage() -> None:
             if odd is ODD[0] and key not in free:
                 del content[key]
             try:
-                go_on(content)
+                restore(content)
             except CheckpointError as error:
                 assert str(error)  # noqa: PT017 - some are taken: a scaler that is off, one epoch more or less
             else:
                 assert key in {*free, "skipped", "best_epoch", "step", "history"}, (key, odd)
 
 
-def go_on(content: dict[str, Any]) -> None:
+def restore(content: dict[str, Any]) -> None:
     config = dataclasses.replace(experiment(), model=dataclasses.replace(experiment().model, epochs=99))
-    resume.go_on(made(Network()), Start("a.pth", content, True), config, Tiles(), SPLIT)  # type: ignore[arg-type]
+    resume.restore(made(Network()), Start("a.pth", content, True), config, Tiles(), SPLIT)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("key", ["exp_avg", "exp_avg_sq"])
@@ -151,7 +151,7 @@ def test_moments_of_another_shape_or_not_finite_are_refused(key: str, moment: An
     content = copy.deepcopy(dict(point_of(experiment()).content))
     content["optimizer"]["state"][0][key] = moment
     with pytest.raises(CheckpointError, match=r"a\.pth: .*optimizer"):
-        go_on(content)
+        restore(content)
 
 
 @pytest.mark.parametrize("change", [("exp_avg_sq", -1.0), ("step", -1.0), ("step", torch.nan), ("step", 10**30)])
@@ -161,7 +161,7 @@ def test_moments_that_adam_never_has_are_refused(change: tuple[str, float]) -> N
     entry = content["optimizer"]["state"][0]
     entry[key] = torch.full_like(entry[key], value) if value != 10**30 else value
     with pytest.raises(CheckpointError, match=r"a\.pth: .*optimizer"):
-        go_on(content)
+        restore(content)
 
 
 def test_moments_of_another_program_s_optimizer_are_looked_at_before_they_are_taken() -> None:
@@ -170,7 +170,7 @@ def test_moments_of_another_program_s_optimizer_are_looked_at_before_they_are_ta
         content = copy.deepcopy({name: whole[name] for name in ("epoch", "state_dict", "optimizer")})
         content["optimizer"]["state"][0][key] = value
         with pytest.raises(CheckpointError, match=r"a\.pth: "):
-            go_on(content)
+            restore(content)
 
 
 @pytest.mark.parametrize("extra", [{7: {}}, {"x": {}}, {0: 5}, {0: {}}])
@@ -178,7 +178,7 @@ def test_optimizer_state_of_another_kind_is_refused(extra: dict[Any, Any]) -> No
     content = copy.deepcopy(dict(point_of(experiment()).content))
     content["optimizer"]["state"] |= extra
     with pytest.raises(CheckpointError, match=r"a\.pth: "):
-        go_on(content)
+        restore(content)
 
 
 SCORES = dict.fromkeys(metrics.CLASS_NAMES, 0.5)
@@ -193,23 +193,23 @@ def point_with(row: Any, **more: Any) -> dict[str, Any]:
 
 
 def test_history_as_it_is_written_is_taken_and_a_best_epoch_that_is_not_in_it_refused() -> None:
-    go_on(point_with(ROW))
+    restore(point_with(ROW))
     for best in (0, 2):
         with pytest.raises(CheckpointError, match="its best_epoch"):
-            go_on(point_with(ROW, best_epoch=best))
+            restore(point_with(ROW, best_epoch=best))
     with pytest.raises(CheckpointError, match="its history"):
-        go_on(point_with(ROW, train=PHASE | {"per_class": {"snow": 5}}))
+        restore(point_with(ROW, train=PHASE | {"per_class": {"snow": 5}}))
 
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), 10**400, "x", None])
 @pytest.mark.parametrize("key", ["seconds", "waited_s", "retries"])
 def test_noted_sums_that_are_none_are_damage(key: str, value: Any) -> None:
-    content = Tally(experiment(), torch.device("cpu"), "train", 1, 3).content()
+    content = PhaseMetrics(experiment(), torch.device("cpu"), "train", 1, 3).content()
     state = made(Network())
     for noted, is_damaged in ((content, False), (content | {key: value}, True)):
         state.tallies = [noted]
         with pytest.raises(CheckpointError, match="sums of its epoch") if is_damaged else contextlib.nullcontext():
-            state.enter_phase(Tally(experiment(), torch.device("cpu"), "train", 1, 3), World())
+            state.enter_phase(PhaseMetrics(experiment(), torch.device("cpu"), "train", 1, 3), World())
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_noted_sums_that_are_none_are_damage(key: str, value: Any) -> None:
 def test_history_of_another_kind_is_refused(row: Any) -> None:
     content = point_with(row)
     with pytest.raises(CheckpointError, match="its history"):
-        go_on(content)
+        restore(content)
 
 
 def test_steps_of_seven_digits_are_found_again(tmp_path: Path) -> None:

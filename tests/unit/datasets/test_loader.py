@@ -25,12 +25,12 @@ from robosat_pink.container import hardware
 from robosat_pink.datasets import TilePairs, cache_file, worker_client
 from robosat_pink.datasets.loader import LEAST_AHEAD, TileLoader, worker_count
 from robosat_pink.datasets.pair_decoder import Notes
-from robosat_pink.datasets.pairs import Draw
-from robosat_pink.datasets.reader import REQUESTS, Order, Sample
+from robosat_pink.datasets.pairs import TrainingCrop
+from robosat_pink.datasets.reader import REQUESTS, ReadRequest, Sample
 from robosat_pink.datasets.tile_file import Changed
 from robosat_pink.datasets.worker import Memory, Packing
 from robosat_pink.datasets.worker_client import NO_TILES, Batch, Worker, batch_in
-from robosat_pink.distributed.launcher import Place
+from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.errors import DataError, RobosatError
 from scenes import mask_pattern, mask_that_belongs_to, pairs_in, write_pair
 
@@ -77,7 +77,7 @@ def test_order_of_training_depends_on_seed_and_epoch(tiles: TilePairs, tmp_path:
 
 def test_training_batch_is_of_the_draws_of_its_epoch(tiles: TilePairs) -> None:
     for batch in TileLoader(tiles, 3, 0).training(ROWS, 4):
-        drawn = [tiles[Draw(row, 4)] for row in batch.rows]
+        drawn = [tiles[TrainingCrop(row, 4)] for row in batch.rows]
         assert np.array_equal(batch.image, np.stack([sample.image for sample in drawn]))
         assert np.array_equal(batch.mask, np.stack([sample.mask for sample in drawn]))
         assert batch.symmetry == tuple(sample.symmetry for sample in drawn)
@@ -164,7 +164,7 @@ def test_gpu_is_waited_for_at_a_pinned_place_even_if_a_later_one_could_not_be_pi
     monkeypatch.setattr(torch.cuda, "Event", lambda: event)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     worker = Worker(tiles.reader, True, lambda: None)
-    numbers = [worker.begin([tiles.order(row)]) for row in (0, 1)]
+    numbers = [worker.begin([tiles.request(row)]) for row in (0, 1)]
     batches = [worker.finish(number) for number in numbers]
     assert len(batches) == 2
     batches.clear()
@@ -179,7 +179,7 @@ def test_pinned_memory_is_freed_when_its_loader_is_closed_and_the_gpu_has_read_i
     monkeypatch.setattr(worker_client, "_pin", lambda memory, is_pinned: not done.append((memory, is_pinned)))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: done.append("read"))
     worker = Worker(tiles.reader, True, lambda: None)
-    number = worker.begin([tiles.order(0)])
+    number = worker.begin([tiles.request(0)])
     batch = worker.finish(number)
     (memory,) = worker._memories.values()
     worker.close()
@@ -376,7 +376,7 @@ def test_batch_is_not_finished_while_its_tiles_are_written_to_the_disk_from_it(
         write(path, parts)
 
     monkeypatch.setattr(cache_file, "write", write_later)
-    packing = Packing(tiles.reader, [tiles.order(row) for row in range(2)], memory.allocate)
+    packing = Packing(tiles.reader, [tiles.request(row) for row in range(2)], memory.allocate)
     while len(written) < 2:
         assert not packing.is_read(0.1)
     assert not packing.is_read(0.5)
@@ -397,7 +397,7 @@ class Given:
     def __init__(self, samples: Sequence[Sample]) -> None:
         self.samples = samples
 
-    def begin(self, orders: Sequence[Order], use: Callable[[int, Sample], None]) -> list[Future[None]]:
+    def begin(self, orders: Sequence[ReadRequest], use: Callable[[int, Sample], None]) -> list[Future[None]]:
         for number, sample in enumerate(self.samples):
             use(number, sample)
         done: Future[None] = Future()
@@ -412,7 +412,7 @@ def pack(samples: Sequence[Sample]) -> Batch:
         memory.append(np.full(size, 77, dtype=np.uint8))
         return memory[-1]
 
-    orders = [Order(number, "", 0, "", 0, None) for number in range(len(samples))]
+    orders = [ReadRequest(number, "", 0, "", 0, None) for number in range(len(samples))]
     packed = Packing(Given(samples), orders, allocate).finish()  # type: ignore[arg-type]
     return batch_in(memory[-1], packed)
 
@@ -543,7 +543,7 @@ def test_fewer_batches_are_read_ahead_where_whole_tiles_take_more_memory(
 @pytest.mark.parametrize("processes", [1, 2, 3, 5])
 def test_shares_of_the_processes_make_up_every_batch_once(tiles: TilePairs, processes: int) -> None:
     whole = TileLoader(tiles, 3, 0)
-    shares = [TileLoader(tiles, 3, 0, place=Place(rank, processes)) for rank in range(processes)]
+    shares = [TileLoader(tiles, 3, 0, process=ProcessRank(rank, processes)) for rank in range(processes)]
     for ordered in (lambda loader: loader.training(ROWS, 3), lambda loader: loader.evaluation(ROWS)):
         batches = rows_of(ordered(whole))
         parts = [rows_of(ordered(loader)) for loader in shares]
@@ -553,7 +553,7 @@ def test_shares_of_the_processes_make_up_every_batch_once(tiles: TilePairs, proc
 
 
 def test_process_without_a_share_has_no_tiles_and_asks_for_none(tiles: TilePairs) -> None:
-    assert all(batch is NO_TILES for batch in TileLoader(tiles, 3, 0, place=Place(3, 4)).evaluation(ROWS))
+    assert all(batch is NO_TILES for batch in TileLoader(tiles, 3, 0, process=ProcessRank(3, 4)).evaluation(ROWS))
 
 
 def test_rows_of_a_batch_can_be_told_again(tiles: TilePairs) -> None:

@@ -22,7 +22,7 @@ from conftest import S3Server, pattern, write_tile
 from robosat_pink.config import CacheConfig, ChannelConfig, ClassConfig, DatasetConfig, SplitConfig
 from robosat_pink.datasets import TilePairs
 from robosat_pink.datasets.pair_decoder import Decoded
-from robosat_pink.datasets.pairs import Draw, Sample, normalisation
+from robosat_pink.datasets.pairs import Sample, TrainingCrop, normalisation
 from robosat_pink.errors import DataError
 from scenes import FIVE_CLASSES, SNOW, TWO_BANDS, mask_pattern, mask_that_belongs_to, pairs_in, write_pair
 
@@ -108,7 +108,7 @@ def test_draw_is_a_square_of_tile_size_in_which_image_and_mask_lie_on_each_other
     write_pair(tmp_path, image=pattern(2, height, width))
     tiles = pairs_in(tmp_path)
     for epoch in range(10):
-        sample = tiles[Draw(0, epoch)]
+        sample = tiles[TrainingCrop(0, epoch)]
         assert sample.image.shape == (2, 8, 8)
         assert np.array_equal(sample.mask, mask_that_belongs_to(sample.image[0]))
         inside = sample.image[0] > 0
@@ -119,7 +119,7 @@ def test_draw_is_a_square_of_tile_size_in_which_image_and_mask_lie_on_each_other
 def test_crops_reach_every_place_of_the_tile(tmp_path: Path) -> None:
     write_pair(tmp_path, image=pattern(2, 9, 10))
     tiles = pairs_in(tmp_path)
-    corners = {int(tiles[Draw(0, epoch)].image[0, 0, 0]) - 10000 for epoch in range(100)}
+    corners = {int(tiles[TrainingCrop(0, epoch)].image[0, 0, 0]) - 10000 for epoch in range(100)}
     assert corners == {64 * top + left for top in (0, 1) for left in (0, 1, 2)}
 
 
@@ -130,14 +130,14 @@ def test_crop_holds_a_valid_pixel_if_the_tile_has_one(tmp_path: Path, place: tup
     write_pair(tmp_path, image=pattern(2, 64, 64), mask=mask, mask_nodata=255)
     tiles = pairs_in(tmp_path)
     for epoch in range(20):
-        sample = tiles[Draw(0, epoch)]
+        sample = tiles[TrainingCrop(0, epoch)]
         assert sample.mask.shape == (8, 8)
         assert sample.image[0][sample.mask == 3].tolist() == [10000 + 64 * place[0] + place[1]]
 
 
 def test_draw_of_a_tile_without_a_valid_pixel_is_all_ignored(tmp_path: Path) -> None:
     write_pair(tmp_path, image=pattern(2, 20, 20), mask=np.full((20, 20), 255, dtype=np.uint8), mask_nodata=255)
-    assert (pairs_in(tmp_path)[Draw(0, 1)].mask == 255).all()
+    assert (pairs_in(tmp_path)[TrainingCrop(0, 1)].mask == 255).all()
 
 
 def test_draw_depends_on_seed_epoch_and_row_alone(tmp_path: Path) -> None:
@@ -145,14 +145,14 @@ def test_draw_depends_on_seed_epoch_and_row_alone(tmp_path: Path) -> None:
         write_pair(tmp_path, x, image=pattern(2, 60, 60))
     tiles, again = (pairs_in(tmp_path, seed=3, augmentation=0.75) for _ in range(2))
     other_seed = pairs_in(tmp_path, seed=4, augmentation=0.75)
-    draw = Draw(0, 1)
+    draw = TrainingCrop(0, 1)
     first = tiles[draw]
-    tiles.__getitems__([Draw(1, 1), Draw(0, 2), 0])
+    tiles.__getitems__([TrainingCrop(1, 1), TrainingCrop(0, 2), 0])
     assert identical(tiles[draw], first)
-    assert identical(tiles.__getitems__([Draw(1, 1), draw])[1], first)
+    assert identical(tiles.__getitems__([TrainingCrop(1, 1), draw])[1], first)
     assert identical(again[draw], first)
     # 53 x 53 windows of 8 x 8 in 60 x 60: two draws agree by chance once in 2,809 times.
-    for other in (tiles[Draw(0, 2)], tiles[Draw(1, 1)], other_seed[draw]):
+    for other in (tiles[TrainingCrop(0, 2)], tiles[TrainingCrop(1, 1)], other_seed[draw]):
         assert not np.array_equal(other.image, first.image)
 
 
@@ -162,14 +162,14 @@ def test_symmetry_other_than_the_identity_is_drawn_with_the_probability_asked_fo
 ) -> None:
     write_pair(tmp_path)
     tiles = pairs_in(tmp_path, augmentation=augmentation)
-    drawn = [sample.symmetry for sample in tiles.__getitems__([Draw(0, epoch) for epoch in range(200)])]
+    drawn = [sample.symmetry for sample in tiles.__getitems__([TrainingCrop(0, epoch) for epoch in range(200)])]
     assert low <= np.mean([symmetry > 0 for symmetry in drawn]) <= high
     assert set(drawn) - {0} == (set(range(1, 8)) if augmentation else set())
 
 
 def test_drawn_sample_is_not_turned_yet(tmp_path: Path) -> None:
     write_pair(tmp_path)
-    sample = pairs_in(tmp_path, augmentation=1.0)[Draw(0, 1)]
+    sample = pairs_in(tmp_path, augmentation=1.0)[TrainingCrop(0, 1)]
     assert np.array_equal(sample.image, pattern(2, 8, 8))
     assert np.array_equal(sample.mask, mask_pattern(8, 8))
 
@@ -252,14 +252,14 @@ def test_pixel_that_the_image_lacks_is_ignored_in_the_mask(tmp_path: Path) -> No
 )
 def test_scale_auto_follows_the_type_of_the_tile(tmp_path: Path, dtype: str, scale: float) -> None:
     write_pair(tmp_path, image=np.ones((2, 8, 8), dtype=dtype))
-    for item in (0, Draw(0, 1)):
+    for item in (0, TrainingCrop(0, 1)):
         sample = pairs_in(tmp_path)[item]
         assert (sample.scale.tolist(), sample.scale.dtype) == ([scale, scale], np.float32)
 
 
 def test_scale_auto_does_not_guess_for_other_types(tmp_path: Path) -> None:
     write_pair(tmp_path, image=np.ones((2, 8, 8), dtype=np.uint32))
-    for item in (0, Draw(0, 1)):
+    for item in (0, TrainingCrop(0, 1)):
         with pytest.raises(
             DataError, match=r"scene/5/1/2.tif: .*uint8, uint16, int16, float32, not uint32; set a number"
         ):
@@ -545,10 +545,10 @@ def test_pair_with_a_sidecar_is_fetched_with_it_each_time_and_not_kept(
 def test_pairs_travel_to_another_process_and_read_the_same_there(tmp_path: Path) -> None:
     write_pair(tmp_path, size=20)
     tiles = pairs_in(tmp_path, seed=2, augmentation=0.5)
-    samples = tiles.__getitems__([0, Draw(0, 1)])
+    samples = tiles.__getitems__([0, TrainingCrop(0, 1)])
     copied = pickle.loads(pickle.dumps(tiles))
     assert copied.ids == tiles.ids
-    assert all(map(identical, copied.__getitems__([0, Draw(0, 1)]), samples))
+    assert all(map(identical, copied.__getitems__([0, TrainingCrop(0, 1)]), samples))
 
 
 @pytest.fixture
@@ -570,7 +570,7 @@ def pairs_on_s3(endpoint_url: str | None = None, **options: object) -> TilePairs
 def test_bucket_and_folder_give_the_same_samples(scene_on_s3: Path) -> None:
     options = {"seed": 1, "augmentation": 0.75}
     in_folder, on_s3 = pairs_in(scene_on_s3, **options), pairs_on_s3(**options)
-    items = [0, 1, 2, Draw(2, 1), Draw(0, 1), Draw(0, 2)]
+    items = [0, 1, 2, TrainingCrop(2, 1), TrainingCrop(0, 1), TrainingCrop(0, 2)]
     assert all(map(identical, on_s3.__getitems__(items), in_folder.__getitems__(items)))
     assert on_s3.ids == [
         "planet-imagery_2018_scene-1-2-5",
@@ -650,7 +650,7 @@ def test_pair_is_read_by_one_get_of_the_image_and_one_of_the_mask(
     listings = [request for request in passed_on if "list-type=2" in request]
     assert len(listings) == len(passed_on) == 4  # the directories and the one directory's files, of each bucket
     passed_on.clear()
-    tiles.__getitems__([Draw(2, 1), 0])
+    tiles.__getitems__([TrainingCrop(2, 1), 0])
     assert sorted(passed_on) == [
         "GET /planet-imagery/2018/scene/5/1/2.tif",
         "GET /planet-imagery/2018/scene/5/3/2.tif",

@@ -103,7 +103,7 @@ def test_names_at_2x_are_tiles(tmp_path: Path) -> None:
     write_pair(tmp_path)
     rename(tmp_path, "5/1/2.tif", "5/1/2@2x.tif")
     tiles = pairs_in(tmp_path)
-    assert tiles.order(0).image == "scene/5/1/2@2x.tif"
+    assert tiles.request(0).image == "scene/5/1/2@2x.tif"
     assert np.array_equal(tiles[0].image, pattern(2, 8, 8))
     assert tiles.ids[0].endswith("scene-1-2-5")
 
@@ -157,7 +157,7 @@ def test_keys_that_the_client_refuses_are_skipped_and_counted(
     for key in ("2018//x", "2018/../x", "2018/a\x01b/5/1/2.tif"):
         s3.client.put_object(Bucket="planet-imagery", Key=key, Body=b"stray")
     tiles = pairs_in(tmp_path, dataset={"image_bucket": "planet-imagery/2018"})
-    assert [tiles.order(row).image for row in range(2)] == ["scene/5/1/2.tif", "scene/5/2/2.tif"]
+    assert [tiles.request(row).image for row in range(2)] == ["scene/5/1/2.tif", "scene/5/2/2.tif"]
     assert np.array_equal(tiles[0].image, pattern(2, 8, 8))
     assert "listed 2 tiles of s3://planet-imagery/2018 (directories: 1, other files: 5)" in listed(caplog)
 

@@ -60,7 +60,7 @@ def pairs_at(*places: str, days: Sequence[str] = ("scene",)) -> Pairs:
 
 
 def places_of(pairs: Pairs, rows: Iterable[int]) -> set[str]:
-    return {"/".join(map(str, pairs.images.tile(row))) for row in rows}
+    return {"/".join(map(str, pairs.images.zxy[row])) for row in rows}
 
 
 def lists(split: Split) -> tuple[list[int], list[int], list[int]]:
@@ -442,7 +442,7 @@ def test_split_by_ids_is_refused_where_ground_of_val_is_trained_on_at_another_zo
     train: list[str], val: list[str], crossing: int
 ) -> None:
     pairs = pairs_at(*train, *val)
-    rows = {"/".join(map(str, pairs.images.tile(row))): row for row in range(len(pairs))}
+    rows = {"/".join(map(str, pairs.images.zxy[row])): row for row in range(len(pairs))}
     of_train, of_val = (np.array([rows[each] for each in part], dtype=np.int64) for part in (train, val))
     for split in (Split(of_train, of_val, of_val[:0]), Split(of_train, of_val[:1], of_val[1:])):
         if crossing:

@@ -14,8 +14,8 @@ import torch.distributed as dist
 
 from robosat_pink.container.contract import Container, Stopped, StopRequest
 from robosat_pink.distributed import heartbeat
-from robosat_pink.distributed.heartbeat import Peers
-from robosat_pink.distributed.launcher import Place
+from robosat_pink.distributed.heartbeat import Heartbeat
+from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.errors import RobosatError
 
 HOSTS = ("algo-1", "algo-2")
@@ -27,13 +27,13 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def two(opt_ml: Path) -> Iterator[Callable[[float], list[Peers]]]:
+def two(opt_ml: Path) -> Iterator[Callable[[float], list[Heartbeat]]]:
     """Two processes, by rank, that wait so long for each other."""
     container = Container(opt_ml)
-    made: list[Peers] = []
+    made: list[Heartbeat] = []
     stores: list[dist.TCPStore] = []
 
-    def make(timeout_s: float) -> list[Peers]:
+    def make(timeout_s: float) -> list[Heartbeat]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -41,7 +41,9 @@ def two(opt_ml: Path) -> Iterator[Callable[[float], list[Peers]]]:
         stores.append(connect(is_master=True))
         stores.append(connect(is_master=False))
         with ThreadPoolExecutor(2) as pool:  # each waits for the other's name
-            begin = [pool.submit(Peers, stores[i], Place(i, 2), HOSTS[i], timeout_s, container) for i in (0, 1)]
+            begin = [
+                pool.submit(Heartbeat, stores[i], ProcessRank(i, 2), HOSTS[i], timeout_s, container) for i in (0, 1)
+            ]
             made.extend(each.result() for each in begin)
         return made
 
@@ -53,7 +55,7 @@ def two(opt_ml: Path) -> Iterator[Callable[[float], list[Peers]]]:
 class Ending(threading.Thread):
     """A process at the end of its run."""
 
-    def __init__(self, process: Peers, error: BaseException | None = None) -> None:
+    def __init__(self, process: Heartbeat, error: BaseException | None = None) -> None:
         super().__init__(daemon=True)
         self.process, self.error, self.stop = process, error, StopRequest()
         self.raised: BaseException | None = None
@@ -69,7 +71,7 @@ class Ending(threading.Thread):
 
 @pytest.mark.parametrize("error", [None, Stopped("because the time is over", is_agreed=True)], ids=["done", "stopped"])
 def test_process_waits_for_the_end_of_the_first(
-    two: Callable[[float], list[Peers]], error: BaseException | None
+    two: Callable[[float], list[Heartbeat]], error: BaseException | None
 ) -> None:
     first, second = two(60)
     second.release()
@@ -83,7 +85,7 @@ def test_process_waits_for_the_end_of_the_first(
     assert (one.raised, other.raised) == (error, error)
 
 
-def test_stop_request_ends_the_wait_for_the_first(two: Callable[[float], list[Peers]]) -> None:
+def test_stop_request_ends_the_wait_for_the_first(two: Callable[[float], list[Heartbeat]]) -> None:
     first, second = two(60)
     other = Ending(second)
     assert not other.has_ended(0.5)
@@ -93,7 +95,7 @@ def test_stop_request_ends_the_wait_for_the_first(two: Callable[[float], list[Pe
     assert Ending(first).has_ended(20)
 
 
-def test_failure_of_the_first_ends_the_wait_for_it(two: Callable[[float], list[Peers]]) -> None:
+def test_failure_of_the_first_ends_the_wait_for_it(two: Callable[[float], list[Heartbeat]]) -> None:
     first, second = two(60)
     other = Ending(second)
     assert not other.has_ended(0.5)
@@ -103,7 +105,7 @@ def test_failure_of_the_first_ends_the_wait_for_it(two: Callable[[float], list[P
 
 
 def test_first_is_not_waited_for_beyond_the_timeout(
-    two: Callable[[float], list[Peers]], caplog: pytest.LogCaptureFixture
+    two: Callable[[float], list[Heartbeat]], caplog: pytest.LogCaptureFixture
 ) -> None:
     _, second = two(2)
     began = time.monotonic()
@@ -115,10 +117,10 @@ def test_first_is_not_waited_for_beyond_the_timeout(
 
 
 def test_first_goes_on_alone_when_the_others_vanish_after_the_work_is_done(
-    two: Callable[[float], list[Peers]], monkeypatch: pytest.MonkeyPatch
+    two: Callable[[float], list[Heartbeat]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[BaseException] = []
-    monkeypatch.setattr(Peers, "_exit", lambda self, error: ended.append(error))
+    monkeypatch.setattr(Heartbeat, "_exit", lambda self, error: ended.append(error))
     first, second = two(1)
     first.release()
     second.close()  # without a word

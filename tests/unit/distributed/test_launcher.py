@@ -9,7 +9,7 @@ import pytest
 from robosat_pink.config import RuntimeConfig
 from robosat_pink.container.contract import Container, StopRequest
 from robosat_pink.distributed import launcher
-from robosat_pink.distributed.launcher import Place, place_from, places
+from robosat_pink.distributed.launcher import ProcessRank, rank_from_environment, ranks_of_this_host
 from robosat_pink.errors import ConfigError
 
 
@@ -19,39 +19,39 @@ def say(opt_ml: Path, **resource: object) -> Container:
 
 
 def test_one_host_without_a_gpu_has_one_process(opt_ml: Path) -> None:
-    assert places(Container(opt_ml), RuntimeConfig()) == [Place()]
+    assert ranks_of_this_host(Container(opt_ml), RuntimeConfig()) == [ProcessRank()]
 
 
 @pytest.mark.parametrize(("current", "first"), [("algo-1", 0), ("algo-10", 2), ("algo-2", 4)])
 def test_ranks_follow_the_sorted_names_of_the_hosts(opt_ml: Path, current: str, first: int) -> None:
     container = say(opt_ml, current_host=current, hosts=["algo-1", "algo-2", "algo-10"])
-    found = places(container, RuntimeConfig(processes=2))
+    found = ranks_of_this_host(container, RuntimeConfig(processes=2))
     assert [(each.rank, each.local_rank) for each in found] == [(first, 0), (first + 1, 1)]
     assert {(each.size, each.local_size, each.address, each.port) for each in found} == {(6, 2, "algo-1", 29500)}
 
 
 def test_names_of_hosts_may_be_any(opt_ml: Path) -> None:
     container = say(opt_ml, current_host="algo-2-x7k2p", hosts=["algo-2-x7k2p", "algo-1-x7k2p"])
-    (place,) = places(container, RuntimeConfig())
-    assert (place.rank, place.size, place.address) == (1, 2, "algo-1-x7k2p")
+    (process,) = ranks_of_this_host(container, RuntimeConfig())
+    assert (process.rank, process.size, process.address) == (1, 2, "algo-1-x7k2p")
 
 
 def test_there_is_a_process_for_each_gpu_unless_the_cpu_is_asked_for(
     opt_ml: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launcher, "_gpus", lambda: 4)
-    found = places(Container(opt_ml), RuntimeConfig())
+    found = ranks_of_this_host(Container(opt_ml), RuntimeConfig())
     assert [each.local_rank for each in found] == [0, 1, 2, 3]
     assert len({each.port for each in found}) == 1
-    assert len(places(Container(opt_ml), RuntimeConfig(device="cpu"))) == 1
-    assert len(places(Container(opt_ml), RuntimeConfig(processes=2))) == 2
+    assert len(ranks_of_this_host(Container(opt_ml), RuntimeConfig(device="cpu"))) == 1
+    assert len(ranks_of_this_host(Container(opt_ml), RuntimeConfig(processes=2))) == 2
 
 
 def test_what_a_launcher_says_is_taken_and_passed_on() -> None:
-    place = Place(rank=3, size=8, local_rank=1, local_size=2, address="10.0.0.1", port=1234)
-    assert place_from(place.environment()) == place
-    assert place_from({"HOSTNAME": "algo-1"}) is None
-    assert place_from({"RANK": "0", "WORLD_SIZE": "1"}) == Place()
+    process = ProcessRank(rank=3, size=8, local_rank=1, local_size=2, address="10.0.0.1", port=1234)
+    assert rank_from_environment(process.environment()) == process
+    assert rank_from_environment({"HOSTNAME": "algo-1"}) is None
+    assert rank_from_environment({"RANK": "0", "WORLD_SIZE": "1"}) == ProcessRank()
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_what_a_launcher_says_is_taken_and_passed_on() -> None:
 )
 def test_half_of_what_a_launcher_has_to_say_is_refused(environment: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT go together"):
-        place_from(environment)
+        rank_from_environment(environment)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_exit_code_is_that_of_the_process_with_a_cause_of_its_own(
     monkeypatch.setattr(sys, "executable", str(process))
     monkeypatch.setattr(launcher, "GRACE_S", 1.0)
     container = Container(opt_ml)
-    assert launcher.run(places(container, RuntimeConfig(processes=2)), [], StopRequest(), container) == code
+    assert launcher.run(ranks_of_this_host(container, RuntimeConfig(processes=2)), [], StopRequest(), container) == code
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_exit_code_is_that_of_the_process_with_a_cause_of_its_own(
 )
 def test_number_of_a_launcher_that_cannot_be_is_refused(changes: dict[str, str], accepted: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        place_from(Place(rank=1, size=2).environment() | changes)
+        rank_from_environment(ProcessRank(rank=1, size=2).environment() | changes)
     assert str(caught.value).startswith(f"environment: {accepted}")
     assert len(str(caught.value)) < 400
 

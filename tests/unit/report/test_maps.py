@@ -23,8 +23,8 @@ def test_bounds_are_those_of_the_web_mercator_grid() -> None:
 
 
 def test_link_shows_the_middle_of_the_tile_at_its_zoom() -> None:
-    assert link(Tile(1, 1, 0)).endswith("?mlat=66.51326&mlon=90.00000#map=1/66.51326/90.00000")
-    assert "#map=19/" in link(Tile(22, 0, 0))  # the map has no more
+    assert link(Tile(x=1, y=0, z=1)).endswith("?mlat=66.51326&mlon=90.00000#map=1/66.51326/90.00000")
+    assert "#map=19/" in link(Tile(x=0, y=0, z=22))  # the map has no more
 
 
 def test_pixel_is_as_large_as_the_equator_says() -> None:

@@ -81,12 +81,12 @@ def test_phase_that_goes_on_counts_what_was_done_before_and_its_own_time_only(
 def test_bar_shows_loss_iou_and_tiles_and_passes_everything_on(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Tally:
+    class PhaseMetrics:
         def so_far(self) -> tuple[float, float]:
             return 0.25, 0.75
 
     seen = []
-    for batch in progress.bar(iter([[1] * 8] * 5), 5, "epoch 1 train", Tally()):
+    for batch in progress.bar(iter([[1] * 8] * 5), 5, "epoch 1 train", PhaseMetrics()):
         seen.append(len(batch))
         clock.now += 2
     assert seen == [8] * 5

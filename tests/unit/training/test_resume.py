@@ -102,7 +102,7 @@ def test_checkpoint_of_the_original_is_resumed_with_weights_optimizer_and_epoch(
     content, theirs = original_checkpoint(epoch=2)
     ours = made(Network())
     config = experiment(model={"epochs": 3})
-    resume.go_on(ours, Start("theirs.pth", content, is_resumed=True), config, Tiles(), SPLIT)  # type: ignore[arg-type]
+    resume.restore(ours, Start("theirs.pth", content, is_resumed=True), config, Tiles(), SPLIT)  # type: ignore[arg-type]
     assert (ours.epoch, ours.step, ours.history) == (2, 0, [])
     for state in (ours, theirs):
         learn(state, 2)
@@ -115,19 +115,19 @@ def test_optimizer_whose_moments_do_not_fit_is_refused_by_the_parameter_s_name()
     content["optimizer"]["state"][0]["exp_avg"] = torch.zeros(1)
     ours = made(Network())
     with pytest.raises(CheckpointError, match=r"theirs\.pth: .* no moments for resnet\.conv\.weight of \(3, 2, 1, 1\)"):
-        resume.go_on(ours, Start("theirs.pth", content, True), experiment(), Tiles(), SPLIT)  # type: ignore[arg-type]
+        resume.restore(ours, Start("theirs.pth", content, True), experiment(), Tiles(), SPLIT)  # type: ignore[arg-type]
 
 
 def test_weights_alone_cannot_be_resumed() -> None:
     content = {"epoch": 1, "state_dict": Network().state_dict()}
     with pytest.raises(CheckpointError, match=r"holds no optimizer; checkpoint\.path starts from weights alone"):
-        resume.go_on(made(Network()), Start("a.pth", content, True), experiment(), Tiles(), SPLIT)  # type: ignore[arg-type]
+        resume.restore(made(Network()), Start("a.pth", content, True), experiment(), Tiles(), SPLIT)  # type: ignore[arg-type]
 
 
 def test_more_epochs_behind_than_are_asked_for_are_refused() -> None:
     content, _ = original_checkpoint(epoch=9)
     with pytest.raises(CheckpointError, match=r"has 9 epochs behind it, model\.epochs = 3; ask for more"):
-        resume.go_on(made(Network()), Start("a.pth", content, True), experiment(model={"epochs": 3}), Tiles(), SPLIT)  # type: ignore[arg-type]
+        resume.restore(made(Network()), Start("a.pth", content, True), experiment(model={"epochs": 3}), Tiles(), SPLIT)  # type: ignore[arg-type]
 
 
 def point_of(config: Config) -> Start:
@@ -145,11 +145,11 @@ def test_resume_point_of_another_experiment_is_refused_with_the_keys_unless_told
     start = point_of(experiment())
     other = experiment(model={"lr": 0.5})
     with pytest.raises(CheckpointError, match=r"another experiment: model\.lr = 0\.5, there 2\.5e-05\. .*if_different"):
-        resume.go_on(made(Network()), start, other, Tiles(), SPLIT)  # type: ignore[arg-type]
+        resume.restore(made(Network()), start, other, Tiles(), SPLIT)  # type: ignore[arg-type]
     other = dataclasses.replace(other, checkpoint=CheckpointConfig(if_different="continue"))
     state = made(Network())
     with caplog.at_level(logging.WARNING):
-        resume.go_on(state, start, other, Tiles(), SPLIT)  # type: ignore[arg-type]
+        resume.restore(state, start, other, Tiles(), SPLIT)  # type: ignore[arg-type]
     assert "model.lr = 0.5, there 2.5e-05" in caplog.text
     assert torch.equal(state.model.state_dict()["final.weight"], start.content["state_dict"]["final.weight"])
 
@@ -160,17 +160,17 @@ def test_masked_value_of_a_resume_point_is_like_any_of_its_shape() -> None:
     dataset["imagery_directory_regex"] = "***"
     bucket = dataset["image_bucket"]
     dataset["image_bucket"] = f"***{bucket[-2:]}"
-    resume.go_on(made(Network()), start, experiment(), Tiles(), SPLIT)  # type: ignore[arg-type]
+    resume.restore(made(Network()), start, experiment(), Tiles(), SPLIT)  # type: ignore[arg-type]
     dataset["image_bucket"] = f"***{bucket}x"
     with pytest.raises(CheckpointError, match="another experiment"):
-        resume.go_on(made(Network()), start, experiment(), Tiles(), SPLIT)  # type: ignore[arg-type]
+        resume.restore(made(Network()), start, experiment(), Tiles(), SPLIT)  # type: ignore[arg-type]
 
 
 def test_another_weight_decay_is_what_a_run_goes_on_with() -> None:
     model = Network()
     state = State(model, torch.optim.Adam(model.parameters(), weight_decay=0.25), GradScaler("cpu", enabled=False))
     config = experiment(model={"decay": 0.25}, checkpoint={"if_different": "continue"})
-    resume.go_on(state, point_of(experiment()), config, Tiles(), SPLIT)  # type: ignore[arg-type]
+    resume.restore(state, point_of(experiment()), config, Tiles(), SPLIT)  # type: ignore[arg-type]
     assert [group["weight_decay"] for group in state.optimizer.param_groups] == [0.25]
 
 
@@ -181,7 +181,7 @@ def test_how_a_run_goes_and_how_long_may_change() -> None:
         runtime={"workers": 3, "processes": 2},
         checkpoint={"every_minutes": 1.0, "resume": "a.pth"},
     )
-    resume.go_on(made(Network()), start, other, Tiles(), SPLIT)  # type: ignore[arg-type]
+    resume.restore(made(Network()), start, other, Tiles(), SPLIT)  # type: ignore[arg-type]
 
 
 def test_resume_point_comes_before_what_the_experiment_names(tmp_path: Path) -> None:
@@ -223,16 +223,16 @@ def test_epoch_whose_batches_would_be_others_begins_anew(split: Split, config: C
     start = point_of(experiment())
     content = {**start.content, "step": 3, "tallies": [{}]}
     state = made(Network())
-    resume.go_on(state, Start(start.name, content, True), config, Tiles(), split)  # type: ignore[arg-type]
+    resume.restore(state, Start(start.name, content, True), config, Tiles(), split)  # type: ignore[arg-type]
     assert (state.step, state.tallies) == (0, None)
     state = made(Network())
-    resume.go_on(state, Start(start.name, content, True), experiment(), Tiles(), SPLIT)  # type: ignore[arg-type]
+    resume.restore(state, Start(start.name, content, True), experiment(), Tiles(), SPLIT)  # type: ignore[arg-type]
     assert (state.step, state.tallies) == (3, [{}])
 
 
 def test_another_seed_is_another_experiment() -> None:
     with pytest.raises(CheckpointError, match=r"runtime\.seed = 1, there 0"):
-        resume.go_on(
+        resume.restore(
             made(Network()),
             point_of(experiment()),
             experiment(runtime={"seed": 1}),
@@ -313,7 +313,7 @@ def test_learning_rate_is_the_resume_point_s_and_other_settings_are_the_optimize
     start = point_of(experiment())
     start.content["optimizer"]["param_groups"][0].update(lr=0.25, amsgrad=True, betas=(5, "x"), eps="x", fused=None)
     state = made(Network())
-    resume.go_on(state, start, experiment(), Tiles(), SPLIT)  # type: ignore[arg-type]
+    resume.restore(state, start, experiment(), Tiles(), SPLIT)  # type: ignore[arg-type]
     (group,) = state.optimizer.param_groups
     assert (group["lr"], group["amsgrad"], group["betas"], group["eps"]) == (0.25, False, (0.9, 0.999), 1e-8)
     learn(state, 1)

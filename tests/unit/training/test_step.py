@@ -13,7 +13,7 @@ from torch.amp.grad_scaler import GradScaler
 from robosat_pink.config import ModelConfig, RuntimeConfig
 from robosat_pink.datasets.transforms import EvaluationTransform
 from robosat_pink.datasets.worker_client import Batch
-from robosat_pink.distributed.launcher import Place
+from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import ContractError
 from robosat_pink.losses import build_loss
@@ -118,7 +118,7 @@ def test_several_processes_are_told_of_what_they_may_do_where_memory_does_not_su
 ) -> None:
     state, task = setup(Small(2), 2)
     task.config.model = replace(task.config.model, batch_norm=batch_norm)
-    task.world = World(Place(0, 2))
+    task.world = World(ProcessRank(0, 2))
     with pytest.raises(ContractError, match=f"for 4 tile.* at a time; try {way}, or more processes; ") as caught:
         step.training_step(state, task, batch_of(*batch()), 14)
     assert ("accumulation" in str(caught.value)) == (batch_norm == "batch")
@@ -295,19 +295,19 @@ def test_frozen_batch_norm_keeps_its_statistics_while_the_rest_trains() -> None:
 @pytest.mark.parametrize(
     ("batch_size", "tiles", "place", "accumulation", "compiled"),
     [
-        (7, 100, Place(), 1, {7}),
-        (7, 100, Place(), 2, {4, 3}),
-        (7, 5, Place(), 1, {5}),  # all there are
-        (3, 100, Place(0, 2), 1, {2}),
-        (3, 100, Place(1, 2), 1, {1}),
-        (1, 100, Place(1, 2), 1, set()),  # this process has none
+        (7, 100, ProcessRank(), 1, {7}),
+        (7, 100, ProcessRank(), 2, {4, 3}),
+        (7, 5, ProcessRank(), 1, {5}),  # all there are
+        (3, 100, ProcessRank(0, 2), 1, {2}),
+        (3, 100, ProcessRank(1, 2), 1, {1}),
+        (1, 100, ProcessRank(1, 2), 1, set()),  # this process has none
     ],
 )
 def test_network_is_compiled_for_the_numbers_of_samples_that_most_steps_have(
     monkeypatch: pytest.MonkeyPatch,
     batch_size: int,
     tiles: int,
-    place: Place,
+    place: ProcessRank,
     accumulation: int,
     compiled: set[int],
 ) -> None:
