@@ -9,14 +9,14 @@ RobosatError
 A message says where, what was found there, what is accepted, and the way out. It shows no secret.
 """
 
-from robosat_pink.container.redaction import masked
+from robosat_pink.container.redaction import redacted
 
 
 class RobosatError(Exception):
     exit_code = 1
 
     def __init__(self, text: str = "") -> None:
-        super().__init__(masked(text))
+        super().__init__(redacted(text))
 
 
 class ConfigError(RobosatError):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from robosat_pink.container.contract import Container, Stopped, StopRequest, cause_of
 from robosat_pink.container.pid1 import run_as_init
-from robosat_pink.container.redaction import NAME, MaskingFormatter, masked_tree
+from robosat_pink.container.redaction import SECRET_NAME, RedactingFormatter, redacted_tree
 from robosat_pink.distributed import launcher
 from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.errors import ConfigError, RobosatError
@@ -48,7 +48,7 @@ class RunOutcome(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     """Train what the container's experiment file says. Returns the exit code; on failure the failure file says why."""
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(MaskingFormatter("%(message)s"))
+    handler.setFormatter(RedactingFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     container = Container.here()
     argv = sys.argv[1:] if argv is None else argv
@@ -91,7 +91,7 @@ def run_in(process: ProcessRank, config: Config, container: Container, stop: Sto
         from robosat_pink.distributed import process_group
     if process.rank:
         (handler,) = log.root.handlers
-        handler.setFormatter(MaskingFormatter(f"process {process.rank}: %(message)s"))
+        handler.setFormatter(RedactingFormatter(f"process {process.rank}: %(message)s"))
         log.root.setLevel(logging.WARNING)
     with process_group.joined(container, process, config.runtime.peer_timeout_s, stop) as world:
         ended = run(config, container, stop, world)
@@ -130,7 +130,7 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
     where = store_options(config.dataset, container.channels())
     start = world.on_rank_zero(lambda: resume.find(config, points, where))
     config = resume.with_scales_settled(config, start)
-    log.info("experiment: %s", json.dumps(masked_tree(to_tree(config))))
+    log.info("experiment: %s", json.dumps(redacted_tree(to_tree(config))))
 
     torch.manual_seed(config.runtime.seed)
     device = devices.choose_device(config.runtime.device, world.process.local_rank)
@@ -259,7 +259,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         arguments.check = ""
     for before, each in itertools.pairwise(["", *arguments.overrides]):
         if "=" not in each:  # one word of it: `password abc` and `password=ab c` are typed as well
-            shown = "***" if NAME.search(before.partition("=")[0]) else each.partition(" ")[0]
+            shown = "***" if SECRET_NAME.search(before.partition("=")[0]) else each.partition(" ")[0]
             raise ConfigError(f"command line: {shown}: accepted: KEY=VALUE, such as model.epochs=1")
     arguments.overrides = dict(each.split("=", 1) for each in arguments.overrides)
     return arguments

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from robosat_pink.container.atomic_write import TEMPORARY, check_writable, read_regular, text_of, write_atomically
-from robosat_pink.container.redaction import masked, masked_tree
+from robosat_pink.container.redaction import redacted, redacted_tree
 from robosat_pink.container.some_names import some_names
 from robosat_pink.errors import ContractError, RobosatError
 
@@ -192,7 +192,7 @@ class Container:
         return value
 
     def _refusal(self, file: str, key: str, value: Any, accepted: str) -> ContractError:
-        shown, key = json.dumps(masked_tree(value))[:MOST_SHOWN], key[:MOST_SHOWN]
+        shown, key = json.dumps(redacted_tree(value))[:MOST_SHOWN], key[:MOST_SHOWN]
         return ContractError(f"{self._config_file(file)}: {key} = {shown}: accepted: {accepted}")
 
     def _config_file(self, name: str) -> Path:
@@ -276,8 +276,8 @@ def cause_of(error: BaseException) -> str:
 
 def failure_text(error: BaseException) -> str:
     """At most 1,024 ASCII characters: the cause within the first 900, then the end of the traceback."""
-    cause = masked(cause_of(error)).encode("ascii", "backslashreplace").decode()[:FAILURE_CAUSE_CHARACTERS]
-    trace = masked("".join(traceback.format_exception(error))).encode("ascii", "backslashreplace").decode()
+    cause = redacted(cause_of(error)).encode("ascii", "backslashreplace").decode()[:FAILURE_CAUSE_CHARACTERS]
+    trace = redacted("".join(traceback.format_exception(error))).encode("ascii", "backslashreplace").decode()
     room = FAILURE_CHARACTERS - len(cause) - 2
     return f"{cause}\n\n{trace[-room:]}"
 

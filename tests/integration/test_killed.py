@@ -135,7 +135,7 @@ sys.path[:0] = {paths!r}
 import numpy as np
 from pathlib import Path
 from robosat_pink.config import CacheConfig
-from robosat_pink.loader import TileLoader
+from robosat_pink.datasets.loader import TileLoader
 from scenes import pairs_in
 
 if {hangs}:

@@ -53,7 +53,7 @@ def test_write_that_is_killed_leaves_the_old_content_and_a_file_that_the_platfor
     path.write_text("old")
     script = """
 import os, pathlib, signal, sys
-from robosat_pink.files import write_atomically
+from robosat_pink.container.atomic_write import write_atomically
 write_atomically(pathlib.Path(sys.argv[1]), lambda file: (file.write(b"new"), os.kill(os.getpid(), signal.SIGKILL)))
 """
     killed = subprocess.run([sys.executable, "-c", script, str(path)], check=False, timeout=60)

@@ -70,7 +70,7 @@ def test_resume_point_of_another_experiment_is_refused_with_the_keys_unless_told
     assert torch.equal(state.model.state_dict()["final.weight"], start.content["state_dict"]["final.weight"])
 
 
-def test_masked_value_of_a_resume_point_is_like_any_of_its_shape() -> None:
+def test_redacted_value_of_a_resume_point_is_like_any_of_its_shape() -> None:
     start = point_of(experiment())
     dataset = start.content["metadata"]["config"]["dataset"]
     dataset["imagery_directory_regex"] = "***"
@@ -199,7 +199,7 @@ def test_tags_of_the_weights_beside_another_scale_of_the_experiment_are_an_error
     ],
     ids=range(11),
 )
-def test_masked_value_agrees_part_by_part(before: str, agrees: bool) -> None:
+def test_redacted_value_agrees_part_by_part(before: str, agrees: bool) -> None:
     assert resume._agree(before, "abccab") == agrees
     assert resume._agree(before, 5) == (before == "***")
 
