@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robosat_pink.container import hardware
 from robosat_pink.datasets import worker
 from robosat_pink.datasets.reader import ReadRequest, TileReader
 from robosat_pink.datasets.worker import Packed, Packing
@@ -221,12 +222,10 @@ class Worker:
         self._process.join(5)
         code = self._process.exitcode
         how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        advice = (
-            "Most likely the memory ran out: lower runtime.workers or model.batch_size, or take a machine with more"
-            if code == -signal.SIGKILL
-            else "What it said of that stands above; runtime.workers = 0 reads in the main process"
-        )
-        return RobosatError(f"a process that reads tiles died ({how}). {advice}")
+        advice = "its own message stands above; runtime.workers = 0 reads in the main process"
+        if code == -signal.SIGKILL:
+            advice = hardware.KILLED_ADVICE
+        return RobosatError(f"a process that reads tiles died ({how}), {advice}")
 
 
 def _close(connection: Connection, memories: dict[int, mmap.mmap], pinned: set[int]) -> None:
