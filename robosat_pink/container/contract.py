@@ -22,6 +22,7 @@ from typing import Any, Self
 
 from robosat_pink.container.atomic_write import TEMPORARY, check_writable, read_regular, text_of, write_atomically
 from robosat_pink.container.redaction import redacted, redacted_tree
+from robosat_pink.container.some_names import some_names
 from robosat_pink.errors import ContractError, RobosatError
 
 log = logging.getLogger(__name__)
@@ -89,10 +90,9 @@ class Container:
             )
         files = [name for name in entries if name.endswith(EXPERIMENT_SUFFIXES) and not name.startswith(".")]
         if len(files) != 1:
-            there = ", ".join(entries[:SHOWN]) or "nothing"
-            there += f" and {len(entries) - SHOWN} more" if len(entries) > SHOWN else ""
             raise ContractError(
-                f"{folder} must hold exactly one experiment file ({', '.join(EXPERIMENT_SUFFIXES)}), it holds {there}; "
+                f"{folder} must hold exactly one experiment file ({', '.join(EXPERIMENT_SUFFIXES)}), it holds "
+                f"{some_names(entries, SHOWN, 'nothing')}; "
                 "note that an S3 prefix brings every object whose key starts with it"
             )
         return folder / files[0]
