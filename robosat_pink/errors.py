@@ -9,8 +9,6 @@ RobosatError
 A message says where, what it got, what is accepted, and the way out. Secrets in it are redacted.
 """
 
-from collections.abc import Sequence
-
 from robosat_pink.container.redaction import redacted
 
 
@@ -35,9 +33,3 @@ class CheckpointError(RobosatError):
 
 class ContractError(RobosatError):
     exit_code = 5
-
-
-def some_of(names: Sequence[str], limit: int = 8) -> str:
-    """The first names and how many more there are: "a, b and 3 more". Empty without names."""
-    shown = ", ".join(names[:limit])
-    return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown

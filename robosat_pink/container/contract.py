@@ -20,7 +20,8 @@ from robosat_pink.container.atomic_write import TEMPORARY_SUFFIX, check_writable
 from robosat_pink.container.failure_file import failure_text
 from robosat_pink.container.redaction import redacted_tree
 from robosat_pink.container.regular_file import decode_text, read_regular
-from robosat_pink.errors import ContractError, some_of
+from robosat_pink.container.some_names import some_names
+from robosat_pink.errors import ContractError
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class Container:
         if len(files) != 1:
             raise ContractError(
                 f"{folder} must hold exactly one experiment file ({', '.join(EXPERIMENT_SUFFIXES)}), it holds "
-                f"{some_of(entries, MAX_SHOWN_NAMES) or 'nothing'}; note that an S3 prefix brings every object whose "
+                f"{some_names(entries, MAX_SHOWN_NAMES, 'nothing')}; note that an S3 prefix brings every object whose "
                 "key starts with it"
             )
         return folder / files[0]
