@@ -21,10 +21,11 @@ from torch.amp.grad_scaler import GradScaler
 from robosat_pink.config import ChannelConfig, Config, to_tree
 from robosat_pink.container import device as devices
 from robosat_pink.container.contract import Container
-from robosat_pink.container.redaction import masked_tree
+from robosat_pink.container.redaction import redacted_tree
 from robosat_pink.datasets import TilePairs, coverage
-from robosat_pink.datasets.pairs import normalisation, store_options
-from robosat_pink.datasets.tiles import Split
+from robosat_pink.datasets.normalisation import normalisation
+from robosat_pink.datasets.split import Split
+from robosat_pink.datasets.store_options import store_options
 from robosat_pink.distributed import launcher
 from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.distributed.process_group import World
@@ -60,7 +61,7 @@ def check(config: Config, container: Container) -> None:
     where = store_options(config.dataset, container.channels())
     start = resume.find(config, None, where)
     config = resume.with_scales_settled(config, start)
-    log.info("experiment: %s", json.dumps(masked_tree(to_tree(config))))
+    log.info("experiment: %s", json.dumps(redacted_tree(to_tree(config))))
     tiles, split = find_tiles(config, container, World())
     if config.model.pretrained is True:
         log.info("the encoder's ImageNet weights are not fetched for this")

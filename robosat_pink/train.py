@@ -18,9 +18,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from robosat_pink.container.contract import Container, Stopped, StopRequest, cause_of
+from robosat_pink.container.contract import Container
+from robosat_pink.container.failure_file import user_message
 from robosat_pink.container.pid1 import run_as_init
-from robosat_pink.container.redaction import NAME, MaskingFormatter, masked_tree
+from robosat_pink.container.redaction import SECRET_NAME, RedactingFormatter, redacted_tree
+from robosat_pink.container.stop_request import Stopped, StopRequest
 from robosat_pink.distributed import launcher
 from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.errors import ConfigError, RobosatError
@@ -48,7 +50,7 @@ class RunOutcome(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     """Train what the container's experiment file says. Returns the exit code; on failure the failure file says why."""
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(MaskingFormatter("%(message)s"))
+    handler.setFormatter(RedactingFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     container = Container.here()
     argv = sys.argv[1:] if argv is None else argv
@@ -78,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of obstore's, too, which is no Exception
-        log.error("error: %s", cause_of(error), exc_info=not isinstance(error, RobosatError))  # noqa: TRY400
+        log.error("error: %s", user_message(error), exc_info=not isinstance(error, RobosatError))  # noqa: TRY400
         if arguments is None or arguments.check is None:
             container.write_failure(error)
         return getattr(error, "exit_code", 1)
@@ -91,7 +93,7 @@ def run_in(process: ProcessRank, config: Config, container: Container, stop: Sto
         from robosat_pink.distributed import process_group
     if process.rank:
         (handler,) = log.root.handlers
-        handler.setFormatter(MaskingFormatter(f"process {process.rank}: %(message)s"))
+        handler.setFormatter(RedactingFormatter(f"process {process.rank}: %(message)s"))
         log.root.setLevel(logging.WARNING)
     with process_group.joined(container, process, config.runtime.peer_timeout_s, stop) as world:
         ended = run(config, container, stop, world)
@@ -115,7 +117,8 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
         from robosat_pink.container import device as devices
         from robosat_pink.container import hardware
         from robosat_pink.datasets import coverage
-        from robosat_pink.datasets.pairs import normalisation, store_options
+        from robosat_pink.datasets.normalisation import normalisation
+        from robosat_pink.datasets.store_options import store_options
         from robosat_pink.datasets.transforms import EvaluationTransform, TrainingTransform
         from robosat_pink.losses import build_loss
         from robosat_pink.training import outputs, progress, resume, setup
@@ -130,7 +133,7 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
     where = store_options(config.dataset, container.channels())
     start = world.on_rank_zero(lambda: resume.find(config, points, where))
     config = resume.with_scales_settled(config, start)
-    log.info("experiment: %s", json.dumps(masked_tree(to_tree(config))))
+    log.info("experiment: %s", json.dumps(redacted_tree(to_tree(config))))
 
     torch.manual_seed(config.runtime.seed)
     device = devices.choose_device(config.runtime.device, world.process.local_rank)
@@ -184,7 +187,7 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
         log.info("training on %s in %s", device, precision or torch.float32)
         log.info(progress.summary(model, len(split.train), config.model.batch_size, config.model.epochs))
         world.on_rank_zero(lambda: outcome.begin(state))
-        stop.waits_to_be_asked = True
+        stop.is_polled = True
         ended = fit_and_evaluate(state, task, outcome, container, stop)
     log.info("model and metrics are in %s; best epoch %d of %d", container.model, state.best_epoch, state.epoch)
     return ended
@@ -259,7 +262,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         arguments.check = ""
     for before, each in itertools.pairwise(["", *arguments.overrides]):
         if "=" not in each:  # one word of it: `password abc` and `password=ab c` are typed as well
-            shown = "***" if NAME.search(before.partition("=")[0]) else each.partition(" ")[0]
+            shown = "***" if SECRET_NAME.search(before.partition("=")[0]) else each.partition(" ")[0]
             raise ConfigError(f"command line: {shown}: accepted: KEY=VALUE, such as model.epochs=1")
     arguments.overrides = dict(each.split("=", 1) for each in arguments.overrides)
     return arguments

@@ -7,7 +7,7 @@ import difflib
 import json
 from collections.abc import Sequence
 
-from robosat_pink.container.redaction import NAME, masked_tree
+from robosat_pink.container.redaction import SECRET_NAME, redacted_tree
 from robosat_pink.errors import ConfigError
 
 MOST_SHOWN = 100  # characters of a value or a key in a message
@@ -28,7 +28,8 @@ class Problems:
             self._untold += 1
             return
         source = self._source_of(dotted)
-        shown = "" if value is dataclasses.MISSING else " = ***" if NAME.search(dotted) else f" = {_shown(value)}"
+        shown = "***" if SECRET_NAME.search(dotted) else _shown(value)
+        shown = "" if value is dataclasses.MISSING else f" = {shown}"
         self.lines.append(f"{source}: {_cut(dotted)}{shown}: {advice}")
 
     def _source_of(self, dotted: str) -> str:
@@ -51,11 +52,11 @@ class Problems:
 
 def _shown(value: object) -> str:
     try:
-        return _cut(json.dumps(masked_tree(value), default=str, ensure_ascii=False))
+        return _cut(json.dumps(redacted_tree(value), default=str, ensure_ascii=False))
     except (TypeError, ValueError, RecursionError):  # YAML has keys that JSON has not; text may be nested deeply
         pass
     try:
-        return _cut(repr(masked_tree(value)))
+        return _cut(repr(redacted_tree(value)))
     except (ValueError, RecursionError):  # numbers of thousands of digits, too, are not written
         return f"({type(value).__name__})"
 

@@ -20,7 +20,7 @@ _IN_ANY_NAME = (
 )
 _WORD = "(?<![A-Za-z])(?i:(?:DB)?PASS|PWD|AUTH)(?![A-Za-z])|(?<=[a-z])(?:Pass|Pwd|Auth)(?![a-z])"
 _LAST_WORD = r"(?:(?<![A-Za-z])(?i:KEY|SIG)|(?<=[a-z])(?:Key|Sig))(?=\d*(?:_(?i:V\d+|PEM|DER|BASE64|B64))?(?![\w.\-]))"
-NAME = re.compile(f"{_IN_ANY_NAME}|{_WORD}|{_LAST_WORD}")
+SECRET_NAME = re.compile(f"{_IN_ANY_NAME}|{_WORD}|{_LAST_WORD}")
 # What stores call their errors by, with a sentence behind, and what the help calls an override.
 _NO_NAME = r"(?:NoSuch|Invalid|Expired|Missing)\w|\w*(?:DoesNotMatch|Required|NotSupported|Malformed|Error|Failure)\b"
 _COUNT = r": \d[\d,]* (?:pairs|tiles)\b"  # what a directory that is called pass has of them
@@ -29,41 +29,41 @@ _VALUE = (
     r"""|[{\[].*|[^\s,;&]+)"""
 )
 ASSIGNMENT = re.compile(
-    rf"""(?<![\w.\-/])((?!KEY=VALUE|{_NO_NAME})(?=[\w.\-]*?(?:{NAME.pattern}))[\w.\-]+[\\"']*(?!{_COUNT})\s*[=:]\s*){_VALUE}"""
+    rf"""(?<![\w.\-/])((?!KEY=VALUE|{_NO_NAME})(?=[\w.\-]*?(?:{SECRET_NAME.pattern}))[\w.\-]+[\\"']*(?!{_COUNT})\s*[=:]\s*){_VALUE}"""
 )
-IN_ADDRESS = re.compile(rf"([?&](?=[\w.\-]*?(?:{NAME.pattern}))[\w.\-]+=)[^\s&#\"']+")
+IN_ADDRESS = re.compile(rf"([?&](?=[\w.\-]*?(?:{SECRET_NAME.pattern}))[\w.\-]+=)[^\s&#\"']+")
 USER_INFO = re.compile(r"(://)(?:[^/\s]+|[^/\s:\[]+:(?!\d+/)[^\s\"'?,;]{0,1000})@")  # a password may hold a slash
 WITHOUT_SCHEME = re.compile(r"(?!(?:channel|file):)\w[\w+=.%\-]*:(?!//)\S+@")
 SHORTEST = 6  # characters; a shorter value would be found in innocent words
 OF_A_PATH = ("_FILE", "_PATH", "_DIR", "_SOCK")  # ends of names
 
 
-def masked(text: str) -> str:
+def redacted(text: str) -> str:
     """The text with *** for values of secret environment variables, of `secret_name = value`, and in addresses."""
-    return ASSIGNMENT.sub(r"\1***", masked_value(text))
+    return ASSIGNMENT.sub(r"\1***", redacted_value(text))
 
 
-def masked_value(text: str) -> str:
+def redacted_value(text: str) -> str:
     """A value that stands for itself: *** for those of secret environment variables, and what is secret in addresses.
 
     `a/key=3/b` is a path, though it looks like an assignment.
     """
     for name, value in os.environ.items():
-        if NAME.search(name) and len(value) >= SHORTEST and not _is_path(name, value):
+        if SECRET_NAME.search(name) and len(value) >= SHORTEST and not _is_path(name, value):
             for form in dict.fromkeys((value, *_escaped(value))):
                 text = text.replace(form, "***")
     return IN_ADDRESS.sub(r"\1***", USER_INFO.sub(r"\1***@", text))
 
 
-def masked_tree(tree: Any, show: bool = True) -> Any:
-    """Nested dicts and lists with *** for all that is below a secret name, and values masked."""
+def redacted_tree(tree: Any, show: bool = True) -> Any:
+    """Nested dicts and lists with *** for all that is below a secret name, and values redacted."""
     if isinstance(tree, Mapping):
-        return {name: masked_tree(each, show and not NAME.search(str(name))) for name, each in tree.items()}
+        return {name: redacted_tree(each, show and not SECRET_NAME.search(str(name))) for name, each in tree.items()}
     if isinstance(tree, list | tuple):
-        return [masked_tree(each, show) for each in tree]
+        return [redacted_tree(each, show) for each in tree]
     if not isinstance(tree, str):
         return tree if show else "***"
-    return masked_value(_without_user(tree)) if show else "***"
+    return redacted_value(_without_user(tree)) if show else "***"
 
 
 def _without_user(value: str) -> str:
@@ -82,8 +82,8 @@ def _is_path(name: str, value: str) -> bool:
     return value.startswith("/") and (name.upper().endswith(OF_A_PATH) or os.path.exists(value))
 
 
-class MaskingFormatter(logging.Formatter):
+class RedactingFormatter(logging.Formatter):
     """Lines as they are, without secrets; what no encoding has is escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return masked(super().format(record)).encode("utf-8", "backslashreplace").decode()
+        return redacted(super().format(record)).encode("utf-8", "backslashreplace").decode()

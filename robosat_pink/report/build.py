@@ -20,8 +20,10 @@ import numpy as np
 
 from robosat_pink.container import hardware
 from robosat_pink.container.atomic_write import write_atomically
-from robosat_pink.container.contract import Container, Stopped, StopRequest, cause_of
-from robosat_pink.container.redaction import masked
+from robosat_pink.container.contract import Container
+from robosat_pink.container.failure_file import user_message
+from robosat_pink.container.redaction import redacted
+from robosat_pink.container.stop_request import Stopped, StopRequest
 from robosat_pink.datasets.loader import TileLoader
 from robosat_pink.datasets.tiles import TileFiles
 from robosat_pink.distributed.process_group import World
@@ -78,7 +80,7 @@ def leave(
         raise
     except BaseException as error:  # a panic of obstore's, too, which is no Exception
         is_defect = not isinstance(error, RobosatError)
-        log.warning("warning: no report: %s; model and metrics are whole", cause_of(error), exc_info=is_defect)
+        log.warning("warning: no report: %s; model and metrics are whole", user_message(error), exc_info=is_defect)
 
 
 def _write(
@@ -122,7 +124,7 @@ def _write(
             now,
         )
     )
-    _put(container.model / "MODEL_CARD.md", masked(text).encode())
+    _put(container.model / "MODEL_CARD.md", redacted(text).encode())
     output = container.output_data
     _put(output / "scenes.csv", scenes.to_csv(rows_of_scenes, names).encode())
 
@@ -144,7 +146,7 @@ def _write(
         page.render(
             Facts(
                 title=f"{', '.join(names)} by {config.model.name}",
-                source=masked(f"images of {config.dataset.image_bucket}, masks of {config.dataset.mask_bucket}"),
+                source=redacted(f"images of {config.dataset.image_bucket}, masks of {config.dataset.mask_bucket}"),
                 ended=f"Stopped {now} {stopped.reason}" if stopped else f"Finished {now}",
                 epochs=state.epoch,
                 best_epoch=state.best_epoch,
@@ -161,11 +163,11 @@ def _write(
                 split_map=maps.split_map(images.zxy, rows, page.PART_COLORS),
                 place=str(maps.bounds(images.zxy)),
                 data=_data(task, found["val"], side),
-                remarks=[masked(remark) for remark in _remarks(task.remarks, state)],
+                remarks=[redacted(remark) for remark in _remarks(task.remarks, state)],
                 split=split,
                 seconds=seconds,
-                machine=[masked(line) for line in hardware.report(container)],
-                config=masked((container.model / "config.yml").read_text()),
+                machine=[redacted(line) for line in hardware.report(container)],
+                config=redacted((container.model / "config.yml").read_text()),
             )
         ).encode(),
     )

@@ -21,9 +21,9 @@ from robosat_pink.config import Config, class_values, to_tree
 from robosat_pink.container import hardware
 from robosat_pink.container.atomic_write import write_atomically
 from robosat_pink.container.contract import Container
-from robosat_pink.container.redaction import masked_tree
+from robosat_pink.container.redaction import redacted_tree
 from robosat_pink.datasets import TilePairs
-from robosat_pink.datasets.tiles import Split
+from robosat_pink.datasets.split import Split
 from robosat_pink.training import leftovers, metrics
 from robosat_pink.training.background_writer import Writer, snapshot
 from robosat_pink.training.resume import ids_of, packed_ids
@@ -71,7 +71,7 @@ class Results:
         self._copied_s, self._copies = 0.0, 0
         self.metadata = {
             "version": version("robosat_pink"),
-            "config": masked_tree(to_tree(config)),
+            "config": redacted_tree(to_tree(config)),
             "bands": [band for channel in config.channels for band in channel.bands],
             "scale": [channel.scale for channel in config.channels],
             "classes": [

@@ -19,9 +19,9 @@ from robosat_pink.config import Config, to_tree
 from robosat_pink.config.parsing import build
 from robosat_pink.config.problems import Problems
 from robosat_pink.config.sections import LARGEST
-from robosat_pink.container.redaction import masked_tree
+from robosat_pink.container.redaction import redacted_tree
 from robosat_pink.datasets import TilePairs
-from robosat_pink.datasets.tiles import Split
+from robosat_pink.datasets.split import Split
 from robosat_pink.errors import CheckpointError, ConfigError, RobosatError
 from robosat_pink.training.resume_point import check_moments, check_point
 from robosat_pink.training.state import State
@@ -226,7 +226,7 @@ def _check_same_experiment(start: Start, config: Config) -> None:
     if not isinstance(metadata.get("config"), dict):
         raise CheckpointError(f"{start.name}: damaged: its metadata do not say of which experiment it is")
     before, now = _flat(_with_today_s_keys(metadata["config"])), _flat(to_tree(config))
-    shown_before, shown_now = (_flat(masked_tree(tree)) for tree in (before, now))
+    shown_before, shown_now = (_flat(redacted_tree(tree)) for tree in (before, now))
     differing = [
         f"{key} = {json.dumps(shown_now.get(key))}, there {json.dumps(shown_before.get(key))}"
         for key in sorted(before.keys() | now.keys())
@@ -244,7 +244,7 @@ def _check_same_experiment(start: Start, config: Config) -> None:
 
 
 def _agree(before: Any, now: Any) -> bool:
-    """Whether values are the same, as far as masking lets one see."""
+    """Whether values are the same, as far as the redacted parts let one see."""
     if not isinstance(before, str) or "***" not in before:
         return bool(before == now)
     if before == "***":

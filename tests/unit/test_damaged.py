@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_resume import SPLIT, Network, Tiles, experiment, made, point_of
 
+from resumable import SPLIT, Network, Tiles, experiment, made, point_of
 from robosat_pink import checkpoint
 from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import CheckpointError

@@ -116,7 +116,7 @@ def test_what_start_sh_asks_of_the_c_library_later_processes_do_not(chosen: str,
     script = """
 import multiprocessing, os
 import torch
-from robosat_pink import device
+from robosat_pink.container import device
 
 device.prepare(torch.device("cpu"))
 with multiprocessing.get_context("forkserver").Pool(1) as pool:

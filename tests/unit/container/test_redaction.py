@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from robosat_pink.container.redaction import MaskingFormatter, masked, masked_tree
+from robosat_pink.container.redaction import RedactingFormatter, redacted, redacted_tree
 from robosat_pink.errors import DataError
 
 
@@ -47,7 +47,7 @@ from robosat_pink.errors import DataError
     ],
 )
 def test_value_of_a_secret_name_is_not_shown(text: str, shown: str) -> None:
-    assert masked(text) == shown
+    assert redacted(text) == shown
 
 
 @pytest.mark.parametrize(
@@ -66,27 +66,27 @@ def test_value_of_a_secret_name_is_not_shown(text: str, shown: str) -> None:
     ],
 )
 def test_what_only_resembles_a_secret_name_is_shown(text: str) -> None:
-    assert masked(text) == text
+    assert redacted(text) == text
 
 
 def test_value_of_a_secret_variable_is_not_shown_wherever_it_turns_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
     monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "/run/token")
     monkeypatch.setenv("AWS_REGION", "us-west-2")
-    assert masked("got wJalrXUtnFEMI in us-west-2 from /run/token") == "got *** in us-west-2 from /run/token"
+    assert redacted("got wJalrXUtnFEMI in us-west-2 from /run/token") == "got *** in us-west-2 from /run/token"
 
 
 def test_secret_that_begins_with_a_slash_is_none_the_less_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "/JalrXUtnFEMI")
     monkeypatch.setenv("STORE_PWD", "/hemlock")
     monkeypatch.setenv("TLS_KEY", str(tmp_path))
-    assert masked(f"/JalrXUtnFEMI and /hemlock in {tmp_path}") == f"*** and *** in {tmp_path}"
+    assert redacted(f"/JalrXUtnFEMI and /hemlock in {tmp_path}") == f"*** and *** in {tmp_path}"
 
 
 def test_secrets_of_a_tree_are_found_at_any_depth_and_paths_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORE_PASSPHRASE", "hemlock")
     tree = {"a": [{"auth": {"user": ["x", 1]}}], "b": "s3://bucket/key=3/hemlock", "c": ("?sig=ab", 2), 3: None}
-    assert masked_tree(tree) == {
+    assert redacted_tree(tree) == {
         "a": [{"auth": {"user": ["***", "***"]}}],
         "b": "s3://bucket/key=3/***",
         "c": ["?sig=***", 2],
@@ -94,7 +94,7 @@ def test_secrets_of_a_tree_are_found_at_any_depth_and_paths_stay(monkeypatch: py
     }
 
 
-def test_long_lines_are_masked_soon() -> None:
+def test_long_lines_are_redacted_soon() -> None:
     for text in (
         "a" * 10**6,
         "key" * 10**5,
@@ -105,7 +105,7 @@ def test_long_lines_are_masked_soon() -> None:
         "token" * 10**5,
     ):
         started = time.monotonic()
-        masked(text)
+        redacted(text)
         assert time.monotonic() - started < 20
 
 
@@ -113,8 +113,8 @@ def test_error_s_message_is_free_of_secrets_from_the_start() -> None:
     assert str(DataError("https://user:word@store.example: 403")) == "https://***@store.example: 403"
 
 
-def test_log_lines_are_masked_with_their_arguments_and_tracebacks() -> None:
-    formatter = MaskingFormatter("%(message)s")
+def test_log_lines_are_redacted_with_their_arguments_and_tracebacks() -> None:
+    formatter = RedactingFormatter("%(message)s")
     error = ValueError("password=abc")
     record = logging.LogRecord("name", logging.INFO, "", 0, "token: %s", ("abc",), (ValueError, error, None))
     assert formatter.format(record) == "token: ***\nValueError: password=***"
@@ -124,13 +124,13 @@ def test_log_lines_are_masked_with_their_arguments_and_tracebacks() -> None:
 def test_secret_variable_is_found_as_json_and_python_write_it(monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
     monkeypatch.setenv("DB_PASSWORD", secret)
     for text in (secret, json.dumps({"a": secret}), json.dumps({"a": secret}, ensure_ascii=False), f"{[secret]!r}"):
-        assert "lock" not in masked(text)
+        assert "lock" not in redacted(text)
 
 
 def test_user_and_password_without_a_scheme_are_no_part_of_a_tree() -> None:
     tree = ["AKIA:ab/c@d@bucket/x", "channel:a/b@2x", "s3://bucket/a@2x", "/a:b@c", "ann@e.example", "(?:a|b)@2x"]
-    assert masked_tree(tree) == ["***@bucket/x", *tree[1:]]
+    assert redacted_tree(tree) == ["***@bucket/x", *tree[1:]]
 
 
 def test_creds_are_a_secret_s_name() -> None:
-    assert masked_tree({"creds": {"k": ["abc"]}, "AWS_CREDS": "abc"}) == {"creds": {"k": ["***"]}, "AWS_CREDS": "***"}
+    assert redacted_tree({"creds": {"k": ["abc"]}, "AWS_CREDS": "abc"}) == {"creds": {"k": ["***"]}, "AWS_CREDS": "***"}

@@ -198,7 +198,7 @@ def test_what_a_killed_process_left_half_written_is_not_read_and_goes_later(tmp_
 import os, signal
 import numpy as np
 from pathlib import Path
-from robosat_pink import cache
+from robosat_pink.datasets import cache
 real = os.replace
 os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)
 cache.TileCache(Path({str(tmp_path)!r}), 10**9).put("abc", np.zeros((1, 4, 4), np.uint8), np.zeros((4, 4), np.uint8))

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from test_resume import experiment
-
+from resumable import experiment
 from robosat_pink.container.contract import Container
 from robosat_pink.training.leftovers import put_aside
 

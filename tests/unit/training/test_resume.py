@@ -1,6 +1,5 @@
 """What a run goes on from, and what of it is taken."""
 
-import copy
 import dataclasses
 import logging
 import zlib
@@ -10,92 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
+from resumable import SPLIT, Network, Tiles, experiment, learn, made, original_checkpoint, point_of
 from robosat_pink import checkpoint
 from robosat_pink.checkpoint import ResumePoints
-from robosat_pink.config import ChannelConfig, ClassConfig, Config, DatasetConfig, ModelConfig, RuntimeConfig, to_tree
+from robosat_pink.config import ChannelConfig, Config
 from robosat_pink.config.sections import CheckpointConfig
-from robosat_pink.datasets.tiles import Split
+from robosat_pink.datasets.split import Split
 from robosat_pink.errors import CheckpointError, ConfigError
 from robosat_pink.training import resume
 from robosat_pink.training.resume import Start
 from robosat_pink.training.state import State
-
-
-class Encoder(nn.Module):
-    """With a classifier behind, as robosat.pink kept it, or without."""
-
-    def __init__(self, has_classifier: bool) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(2, 3, 1, bias=False)
-        self.norm = nn.BatchNorm2d(3)
-        if has_classifier:
-            self.fc = nn.Linear(3, 5)
-
-
-class Network(nn.Module):
-    def __init__(self, has_classifier: bool = False) -> None:
-        super().__init__()
-        self.resnet = Encoder(has_classifier)
-        self.final = nn.Conv2d(3, 1, 1)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.final(self.resnet.norm(self.resnet.conv(image)))
-        return found
-
-
-class Tiles:
-    """As much of a TilePairs as a resume asks for: of a folder."""
-
-    image_location = type("Location", (), {"bucket": None})()
-
-    def id(self, row: int) -> str:
-        return f"tile-{row}"
-
-
-SPLIT = Split(np.arange(4), np.arange(4, 6), np.arange(0))
-
-
-def experiment(**changes: Any) -> Config:
-    return Config(
-        dataset=DatasetConfig(image_bucket="imagery", mask_bucket="mask"),
-        classes=(ClassConfig(name="snow"),),
-        channels=(ChannelConfig(bands=(1, 2), scale="auto"),),
-        model=ModelConfig(name="albunet", **changes.pop("model", {})),
-        checkpoint=CheckpointConfig(**changes.pop("checkpoint", {})),
-        runtime=RuntimeConfig(**changes.pop("runtime", {})),
-    )
-
-
-def made(model: nn.Module) -> State:
-    return State(model, torch.optim.Adam(model.parameters(), lr=0.1), GradScaler("cpu", enabled=False))
-
-
-def trained(model: nn.Module, steps: int = 3) -> State:
-    state = made(model)
-    learn(state, steps)
-    return state
-
-
-def learn(state: State, steps: int) -> None:
-    for number in range(steps):
-        image = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(number))
-        state.optimizer.zero_grad()
-        state.model(image).square().mean().backward()
-        state.optimizer.step()
-
-
-def original_checkpoint(epoch: int = 2) -> tuple[dict[str, Any], State]:
-    """As robosat.pink wrote it: DataParallel's prefix, a classifier that never learnt, steps as plain numbers."""
-    torch.manual_seed(0)
-    state = trained(Network(has_classifier=True))
-    optimizer = copy.deepcopy(state.optimizer.state_dict())
-    for moments in optimizer["state"].values():
-        moments["step"] = int(moments["step"])
-    weights = {f"module.{key}": value for key, value in state.model.state_dict().items()}
-    return {"epoch": epoch, "state_dict": weights, "optimizer": optimizer}, state
 
 
 def test_checkpoint_of_the_original_is_resumed_with_weights_optimizer_and_epoch() -> None:
@@ -130,15 +55,6 @@ def test_more_epochs_behind_than_are_asked_for_are_refused() -> None:
         resume.restore(made(Network()), Start("a.pth", content, True), experiment(model={"epochs": 3}), Tiles(), SPLIT)  # type: ignore[arg-type]
 
 
-def point_of(config: Config) -> Start:
-    state = trained(Network())
-    content = state.to_content() | {
-        "metadata": {"config": to_tree(config), "data_digest": ""},
-        "ids": resume.packed_ids(resume.ids_of(Tiles(), SPLIT)),
-    }
-    return Start("resume-00001-000000.pth", content, is_resumed=True)
-
-
 def test_resume_point_of_another_experiment_is_refused_with_the_keys_unless_told_otherwise(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -154,7 +70,7 @@ def test_resume_point_of_another_experiment_is_refused_with_the_keys_unless_told
     assert torch.equal(state.model.state_dict()["final.weight"], start.content["state_dict"]["final.weight"])
 
 
-def test_masked_value_of_a_resume_point_is_like_any_of_its_shape() -> None:
+def test_redacted_value_of_a_resume_point_is_like_any_of_its_shape() -> None:
     start = point_of(experiment())
     dataset = start.content["metadata"]["config"]["dataset"]
     dataset["imagery_directory_regex"] = "***"
@@ -283,7 +199,7 @@ def test_tags_of_the_weights_beside_another_scale_of_the_experiment_are_an_error
     ],
     ids=range(11),
 )
-def test_masked_value_agrees_part_by_part(before: str, agrees: bool) -> None:
+def test_redacted_value_agrees_part_by_part(before: str, agrees: bool) -> None:
     assert resume._agree(before, "abccab") == agrees
     assert resume._agree(before, 5) == (before == "***")
 
