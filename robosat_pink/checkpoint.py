@@ -19,7 +19,8 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 from torch import nn
 
-from robosat_pink.container.atomic_write import read_regular, write_atomically
+from robosat_pink.container.atomic_write import write_atomically
+from robosat_pink.container.regular_file import read_regular
 from robosat_pink.container.some_names import some_names
 from robosat_pink.errors import CheckpointError, DataError
 from robosat_pink.storage import location

@@ -14,9 +14,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from robosat_pink.container.contract import Container, Stopped, StopRequest, cause_of
+from robosat_pink.container.contract import Container
+from robosat_pink.container.failure_file import user_message
 from robosat_pink.container.pid1 import run_as_init
 from robosat_pink.container.redaction import SECRET_NAME, RedactingFormatter
+from robosat_pink.container.stop_request import Stopped, StopRequest
 from robosat_pink.distributed import launcher
 from robosat_pink.errors import ConfigError, RobosatError
 
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # including obstore's panics, which are no Exception
-        log.error("error: %s", cause_of(error), exc_info=not isinstance(error, RobosatError))  # noqa: TRY400
+        log.error("error: %s", user_message(error), exc_info=not isinstance(error, RobosatError))  # noqa: TRY400
         if arguments is None or arguments.check is None:
             container.write_failure(error)
         return getattr(error, "exit_code", 1)

@@ -16,7 +16,9 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 
-from robosat_pink.container.contract import Container, Stopped, StopRequest, cause_of
+from robosat_pink.container.contract import Container
+from robosat_pink.container.failure_file import user_message
+from robosat_pink.container.stop_request import Stopped, StopRequest
 from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.errors import RobosatError
 
@@ -118,10 +120,10 @@ class Heartbeat:
             deadline = time.monotonic() + 2 * SILENT_S
             while time.monotonic() < deadline and not (failure := self._failure_of_others(SILENT_S)):
                 time.sleep(BEAT_S / 4)
-            return failure or RankFailed(f"the ranks of this run lost each other: {cause_of(error)}")
+            return failure or RankFailed(f"the ranks of this run lost each other: {user_message(error)}")
         if self._failure is None:
             is_stop = isinstance(error, Stopped)
-            cause = error.reason if isinstance(error, Stopped) else cause_of(error)
+            cause = error.reason if isinstance(error, Stopped) else user_message(error)
             failure_of_this = {"rank": self._process.rank, "cause": cause, "stopped": is_stop}
             self._try_to_set("failure", json.dumps(failure_of_this))
             if self._process.rank == 0:
@@ -196,7 +198,7 @@ class Heartbeat:
         """End the process: its main thread is blocked in a collective, and cannot be woken."""
         if isinstance(error, Stopped):
             os._exit(0)
-        log.error("error: %s", cause_of(error))
+        log.error("error: %s", user_message(error))
         self._container.write_failure(error)
         logging.shutdown()
         os._exit(1)

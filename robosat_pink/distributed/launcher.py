@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 from robosat_pink.config import RuntimeConfig
 from robosat_pink.container import hardware
-from robosat_pink.container.contract import Container, StopRequest
+from robosat_pink.container.contract import Container
+from robosat_pink.container.stop_request import StopRequest
 from robosat_pink.errors import ConfigError, RobosatError
 
 log = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ def run(ranks: Sequence[ProcessRank], arguments: Sequence[str], stop: StopReques
 
     When a rank has failed, the others end by themselves, or are killed after GRACE_S.
     """
-    stop.waits_to_be_asked = True
+    stop.is_polled = True
     children = _start(ranks, arguments)
     failed_at: float | None = None
     is_stopped = False

@@ -19,8 +19,10 @@ import numpy as np
 
 from robosat_pink.container import hardware
 from robosat_pink.container.atomic_write import write_atomically
-from robosat_pink.container.contract import Container, Stopped, StopRequest, cause_of
+from robosat_pink.container.contract import Container
+from robosat_pink.container.failure_file import user_message
 from robosat_pink.container.redaction import redacted
+from robosat_pink.container.stop_request import Stopped, StopRequest
 from robosat_pink.datasets.tiles import TileFiles
 from robosat_pink.errors import RobosatError
 from robosat_pink.report import evaluate, maps, model_card, page, plots, previews, scenes
@@ -71,7 +73,7 @@ def leave(
         raise
     except BaseException as error:  # a panic of obstore's, too, which is no Exception
         is_defect = not isinstance(error, RobosatError)
-        log.warning("warning: no report: %s; model and metrics are whole", cause_of(error), exc_info=is_defect)
+        log.warning("warning: no report: %s; model and metrics are whole", user_message(error), exc_info=is_defect)
 
 
 def _write(

@@ -11,7 +11,7 @@ from torch import nn
 from robosat_pink import checkpoint
 from robosat_pink.config import Config
 from robosat_pink.datasets import TilePairs
-from robosat_pink.datasets.tiles import Split
+from robosat_pink.datasets.split import Split
 from robosat_pink.errors import CheckpointError, RobosatError
 from robosat_pink.training import tile_ids
 from robosat_pink.training.experiment_diff import check_same_experiment

@@ -13,9 +13,10 @@ import torch
 from robosat_pink.checkpoint import ResumePoints
 from robosat_pink.config import Config, to_tree
 from robosat_pink.container import hardware
-from robosat_pink.container.contract import Container, Stopped, StopRequest
+from robosat_pink.container.contract import Container
 from robosat_pink.container.redaction import redacted_tree
-from robosat_pink.datasets.pairs import store_options
+from robosat_pink.container.stop_request import Stopped, StopRequest
+from robosat_pink.datasets.store_options import store_options
 from robosat_pink.datasets.tile_file import Changed
 from robosat_pink.distributed.process_group import World
 from robosat_pink.training import initial_checkpoint, loop, progress, resume, setup
@@ -76,7 +77,7 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
         log.info("training on %s in %s", compute.device, compute.precision or torch.float32)
         log.info(progress.summary(model, len(split.train), config.model.batch_size, config.model.epochs))
         world.on_rank_zero(lambda: outputs.begin(state))
-        stop.waits_to_be_asked = True
+        stop.is_polled = True
         outcome = train_and_evaluate(state, task, outputs, container, stop)
     log.info("model and metrics are in %s; best epoch %d of %d", container.model, state.best_epoch, state.epoch)
     return outcome

@@ -17,8 +17,8 @@ from robosat_pink.container import device as devices
 from robosat_pink.container.contract import Container
 from robosat_pink.datasets import TilePairs, coverage
 from robosat_pink.datasets.loader import TileLoader, bytes_of_a_batch, worker_count
-from robosat_pink.datasets.pairs import normalisation
-from robosat_pink.datasets.tiles import Split
+from robosat_pink.datasets.normalisation import normalisation
+from robosat_pink.datasets.split import Split
 from robosat_pink.datasets.transforms import EvaluationTransform, TrainingTransform
 from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.distributed.process_group import World

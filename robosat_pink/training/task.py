@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from robosat_pink.config import Config
-from robosat_pink.container.contract import StopRequest
+from robosat_pink.container.stop_request import StopRequest
 from robosat_pink.datasets.loader import TileLoader
-from robosat_pink.datasets.tiles import Split
+from robosat_pink.datasets.split import Split
 from robosat_pink.datasets.transforms import EvaluationTransform
 from robosat_pink.datasets.worker_client import Batch
 from robosat_pink.distributed.process_group import World

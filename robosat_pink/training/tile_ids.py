@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from robosat_pink.datasets import TilePairs
-from robosat_pink.datasets.tiles import Split
+from robosat_pink.datasets.split import Split
 
 MOST_ID_BYTES, MOST_IDS = 256 * 10**6, 10**7  # of all splits together
 

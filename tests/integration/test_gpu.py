@@ -13,7 +13,7 @@ from conftest import SMALL_DATASET, SMALL_MODEL, write_job
 from fingerprint import Fingerprint, relative
 from robosat_pink.config import ChannelConfig, ClassConfig, Config, DatasetConfig, ModelConfig, RuntimeConfig
 from robosat_pink.container import device
-from robosat_pink.container.contract import StopRequest
+from robosat_pink.container.stop_request import StopRequest
 from robosat_pink.datasets import TilePairs
 from robosat_pink.datasets.transforms import TrainingTransform
 from robosat_pink.distributed.launcher import SINGLE_PROCESS
