@@ -36,9 +36,7 @@ class Batch:
     cached: int = 0  # of all samples, those that the cache had; the others took two requests each
     fetched_bytes: int = 0
     retries: int = 0  # of all requests together
-    kinds: Mapping[str, int] = field(
-        default_factory=dict
-    )  # what files say of their bands: a row of each
+    kinds: Mapping[str, int] = field(default_factory=dict)  # what files say of their bands: a row of each
 
     def __post_init__(self) -> None:
         lengths: dict[str, int] = {}  # by axis
