@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from robosat_pink.config import ModelConfig
 from robosat_pink.container.stop_request import Stopped
-from robosat_pink.datasets.worker_client import Batch
+from robosat_pink.datasets.batch import Batch
 from robosat_pink.errors import RobosatError
 from robosat_pink.training import progress
 from robosat_pink.training.phase_metrics import PhaseMetrics

@@ -11,10 +11,10 @@ from torch import nn
 
 from robosat_pink.config import Config
 from robosat_pink.container.stop_request import StopRequest
+from robosat_pink.datasets.batch import Batch
 from robosat_pink.datasets.loader import TileLoader
 from robosat_pink.datasets.split import Split
 from robosat_pink.datasets.transforms import EvaluationTransform
-from robosat_pink.datasets.worker_client import Batch
 from robosat_pink.distributed.process_group import World
 from robosat_pink.training.background_writer import BackgroundWriter
 from robosat_pink.training.progress import RunningMetrics
