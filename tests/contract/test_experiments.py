@@ -1,46 +1,34 @@
 """The experiment files that come with the product, and the page that documents every key."""
 
 import re
-from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
 import yaml
 
 from robosat_pink.config import Config, load_config
-from robosat_pink.config.parsing import nested_section, spelling, types_of
+from robosat_pink.config.keys import leaf_keys
 from robosat_pink.sample import main as write_sample
 from robosat_pink.train import main
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+PAGE = (EXPERIMENTS / "README.md").read_text()
 FILES = sorted(EXPERIMENTS.glob("*.yml"))
 
 
-def keys_and_defaults(section: type = Config, prefix: str = "") -> dict[str, object]:
-    found: dict[str, object] = {}
-    for field in fields(section):
-        inner, is_list = nested_section(types_of(section)[field.name])
-        name = f"{prefix}{spelling(field.name)}"
-        if inner is None:
-            found[name] = "required" if field.default is MISSING else field.default
-        else:
-            found |= keys_and_defaults(inner, f"{name}{'[]' if is_list else ''}.")
-    return found
-
-
 def test_page_documents_every_key_with_its_default_and_no_other() -> None:
-    rows = re.findall(r"^\| `([\w.\[\]]+)` \| (\S+) \| ", (EXPERIMENTS / "README.md").read_text(), flags=re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+[\w.\[\]]*\.\w+)` \| .+? \| (\S+) \| .", PAGE, flags=re.MULTILINE)
     documented = {
         key: default if default == "required" else yaml.safe_load(default.strip("`")) for key, default in rows
     }
     documented = {key: float(value) if key == "model.lr" else value for key, value in documented.items()}
     assert len(rows) == len(documented)
-    defaults = {key: list(value) if isinstance(value, tuple) else value for key, value in keys_and_defaults().items()}
-    assert documented == defaults
+    defaults = {name: "required" if key.is_required else key.default for name, key in leaf_keys(Config)}
+    assert documented == {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
 
 
 def test_page_lists_every_experiment_file() -> None:
-    linked = set(re.findall(r"\]\(([\w.-]+\.yml)\)", (EXPERIMENTS / "README.md").read_text()))
+    linked = set(re.findall(r"\]\(([\w.-]+\.yml)\)", PAGE))
     assert linked == {path.name for path in FILES}
 
 
