@@ -16,15 +16,14 @@ from robosat_pink.config import Config
 from robosat_pink.config.keys import Key, leaf_keys
 from robosat_pink.config.schema import json_schema
 
-KEY_ROW = re.compile(
-    r"^\| `(\w+[\w.\[\]]*\.\w+)` \|[^|\n]*\|[^|\n]*\| (.*) \|$", re.MULTILINE
-)  # key, accepted, default, description
+# The columns: key, accepted, default, description.
+KEY_ROW = re.compile(r"^\| `(\w+[\w.\[\]]*\.\w+)` \|[^|\n]*\|[^|\n]*\| (.*) \|$", re.MULTILINE)
 NETWORK_HEAD = "| network | encoders, the default first | sides | ImageNet weights |\n|---|---|---|---|\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="robosat_pink.reference", description="Write schema, key tables and SageMaker's files anew."
+        prog="robosat_pink.reference", description="Write schema, key tables and SageMaker's files."
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="the clone's folder experiments")
     folder = parser.parse_args(argv).folder

@@ -36,7 +36,7 @@ def hinge_by_definition(scores: np.ndarray, truth: np.ndarray) -> tuple[float, n
 
 
 def test_names_are_frozen() -> None:
-    assert list(LOSSES) == ["lovasz", "bce_jaccard", "cross_entropy"]
+    assert {"lovasz", "bce_jaccard", "cross_entropy"} <= set(LOSSES)
 
 
 @pytest.mark.parametrize(
