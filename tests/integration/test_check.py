@@ -292,7 +292,7 @@ def test_processes_are_counted(job: Callable[..., list[str]], capsys: pytest.Cap
     assert main([*job(), "runtime.processes=2"]) == 0
     assert ", by 2 processes: about" in capsys.readouterr().out
     assert main([*job(), "runtime.processes=8"]) == 2
-    assert "model.batch_size = 7: is that of all 8 processes together" in capsys.readouterr().out
+    assert "model.batch_size = 7: the batch is shared by 8 processes" in capsys.readouterr().out
 
 
 def test_compiler_that_a_run_would_lack_is_told_before_it(
