@@ -15,7 +15,7 @@ from torch import nn
 
 from robosat_pink.container.device import autocast
 from robosat_pink.container.stop_request import Stopped
-from robosat_pink.datasets.worker_client import Batch
+from robosat_pink.datasets.batch import Batch
 from robosat_pink.losses import IGNORE
 from robosat_pink.training.metrics import Confusion
 from robosat_pink.training.state import Task
