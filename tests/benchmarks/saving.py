@@ -93,8 +93,7 @@ def main() -> None:
         (folder / "input/data/config/experiment.yml").write_text(yaml.safe_dump(experiment))
         size = kill_after_two_points(begin(folder, "model.epochs=9", *overrides), folder)
         restart = time_restart(folder, *overrides)
-    (waited,) = re.findall(r"saving has kept the training waiting for ([0-9.]+) s", restart.log)
-    (count,) = re.findall(r"in (\d+) saves", restart.log)
+    ((waited, count),) = re.findall(r"training waited ([0-9.]+) s for (\d+) saves", restart.log)
     save_s = float(waited) / int(count)
     print(
         f"from restart to the start of training {restart.training_s:.1f} s, to the first new resume point "
