@@ -22,7 +22,8 @@ from robosat_pink.config import ChannelConfig, ClassConfig
 from robosat_pink.datasets import tile_file
 from robosat_pink.datasets.cache import TileCache
 from robosat_pink.datasets.file_names import LARGEST
-from robosat_pink.datasets.pair_decoder import Decoded, Notes, PairDecoder, scales_of
+from robosat_pink.datasets.normalisation import scales_of
+from robosat_pink.datasets.pair_decoder import Decoded, Notes, PairDecoder
 from robosat_pink.datasets.rasters import decode
 from robosat_pink.datasets.rasters.decode import Missing, Raster
 from robosat_pink.datasets.tile_file import Entry, TileFile

@@ -13,7 +13,8 @@ from typing import Any
 
 from robosat_pink.config import Config
 from robosat_pink.container.some_names import some_names
-from robosat_pink.datasets.tiles import Pairs, Split
+from robosat_pink.datasets.pairing import Pairs
+from robosat_pink.datasets.split import Split
 from robosat_pink.report import maps
 from robosat_pink.report.scenes import truths
 from robosat_pink.training import metrics

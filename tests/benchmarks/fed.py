@@ -36,7 +36,7 @@ from robosat_pink.config import (
 from robosat_pink.container import device as devices
 from robosat_pink.container.stop_request import StopRequest
 from robosat_pink.datasets import TilePairs
-from robosat_pink.datasets.pairs import normalisation
+from robosat_pink.datasets.normalisation import normalisation
 from robosat_pink.datasets.transforms import TrainingTransform
 from robosat_pink.datasets.worker_client import Batch
 from robosat_pink.distributed.launcher import SINGLE_PROCESS
