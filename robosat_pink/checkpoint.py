@@ -57,7 +57,7 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
 def load(path: str | Path) -> dict[str, Any]:
     """A local checkpoint on the CPU; CheckpointError if it is damaged, too large, or holds more than data."""
     try:
-        return _unpack(read_regular(path, location.FILE_BYTES), str(path))
+        return _unpack(read_regular(path, location.MAX_FILE_BYTES), str(path))
     except OSError as error:
         if error.errno not in (errno.EISDIR, errno.EINVAL, errno.EFBIG):
             raise
