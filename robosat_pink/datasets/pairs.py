@@ -97,7 +97,7 @@ class TilePairs(Dataset[Sample]):
         samples: dict[int, Sample] = {}
 
         def keep(number: int, sample: Sample) -> None:
-            samples[number] = sample._replace(image=sample.image.copy(), mask=sample.mask.copy())
+            samples[number] = sample._replace(image=sample.image.copy("K"), mask=sample.mask.copy())
 
         for reading in self.reader.begin([self.request(item) for item in items], keep):
             reading.result()

@@ -15,8 +15,8 @@ from robosat_pink.models import recomputation
 from robosat_pink.models.recomputation import Recompute, Upsampling
 
 # Input pixels from which the transposed form of an upsampled convolution is faster, by device. Its time, forward and
-# backward, relative to the plain form (tests/benchmarks/step.py --blocks):
-# two cores with AVX-512 BF16: 16 x 16: 1.0 to 1.5; 32 x 32: 0.8 (bfloat16 0.9); larger: 0.4 to 0.5 (bfloat16 0.2 to 0.6)
+# backward, relative to the plain form (tests/benchmarks/upsampling.py):
+# two cores with AVX-512 BF16: 16 x 16: 1.0 to 1.5; 32 x 32: 0.8; larger: 0.4 to 0.5; bfloat16: 0.9, then 0.2 to 0.6
 # H200, batch 16, both types: 8 x 8: 1.3 to 2; 16 x 16: 0.9; larger: 0.3 to 0.6
 MIN_TRANSPOSED_PIXELS: dict[str, int] = {"cpu": 32 * 32, "cuda": 16 * 16}
 

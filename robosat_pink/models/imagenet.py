@@ -24,7 +24,7 @@ WAY_OUT = (
 
 
 def weights_of(encoder: str) -> dict[str, Any]:
-    """torchvision's IMAGENET1K_V1 weights, or another file of the encoder in TORCH_HOME; downloaded if there is none."""
+    """torchvision's IMAGENET1K_V1 weights, or any file of the encoder in TORCH_HOME; downloaded if none is there."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     url = torchvision.models.get_model_weights(encoder).IMAGENET1K_V1.url
     cached = sorted(folder.glob(f"{encoder}-*.pth")) if folder.is_dir() else []

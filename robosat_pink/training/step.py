@@ -17,7 +17,7 @@ from robosat_pink.container.device import autocast
 from robosat_pink.datasets.transforms import EvaluationTransform
 from robosat_pink.datasets.worker_client import Batch
 from robosat_pink.losses import IGNORE
-from robosat_pink.models.recomputation import counting_nothing
+from robosat_pink.models.recomputation import without_statistics
 from robosat_pink.training import out_of_memory
 from robosat_pink.training.state import State, Task
 
@@ -118,7 +118,7 @@ def backward_of_nothing(state: State, task: Task) -> tuple[Tensor, Tensor, Tenso
     image = torch.zeros(1, task.config.num_channels, size, size, device=task.device)
     image = image.contiguous(memory_format=task.memory_format)
     mask = torch.full((1, size, size), IGNORE, dtype=torch.uint8, device=task.device)
-    with counting_nothing(state.model), compiled_or_not(task, 0):
+    with without_statistics(state.model), compiled_or_not(task, 0):
         loss, logits = forward(task.network, task, image, mask)
         loss = loss * 0
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
