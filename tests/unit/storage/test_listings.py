@@ -137,7 +137,7 @@ def test_memory_of_what_is_kept_of_a_listing_is_not_counted(monkeypatch: pytest.
     memory = scans.MemoryWatch(["here"])
     monkeypatch.setattr(hardware, "resident_bytes", lambda: memory.began + scans.MOST_GROWN + 1)
     memory.kept = 1
-    memory.look()
+    memory.check()
     memory.kept = 0
     with pytest.raises(DataError, match=r"^here: to list it has taken 2\.0 GB"):
-        memory.look()
+        memory.check()
