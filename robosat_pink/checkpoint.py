@@ -19,7 +19,9 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 from torch import nn
 
-from robosat_pink.container.atomic_write import read_regular, write_atomically
+from robosat_pink.container.atomic_write import write_atomically
+from robosat_pink.container.regular_file import read_regular
+from robosat_pink.container.some_names import some_names
 from robosat_pink.errors import CheckpointError, DataError
 from robosat_pink.storage import location
 
@@ -112,11 +114,11 @@ def check_weights(weights: Mapping[str, Any], expected: Mapping[str, Any], name:
     if odd:
         kinds = ", ".join(sorted({str(weights[key].dtype) for key in odd}))
         accepted = ", ".join(map(str, FLOATS))
-        raise CheckpointError(f"{name}: its weights {_some(odd)} are of type {kinds}; accepted: {accepted}")
+        raise CheckpointError(f"{name}: its weights {_shortened(odd)} are of type {kinds}; accepted: {accepted}")
     # As float32, in which they are trained: larger ones would be inf there.
     wrong = [key for key, value in weights.items() if value.dtype in FLOATS and not value.float().isfinite().all()]
     if wrong:
-        raise CheckpointError(f"{name}: holds NaN or inf, in {_some(wrong)}; take an earlier one")
+        raise CheckpointError(f"{name}: holds NaN or inf, in {_shortened(wrong)}; take an earlier one")
 
 
 def weights_of(content: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -251,12 +253,12 @@ def _check_fit(weights: Mapping[str, Any], expected: Mapping[str, Any], name: st
         if key in differing and weights[key].ndim == 4 and weights[key].shape[axis] != expected[key].shape[axis]:
             reasons.append(f"trained for {weights[key].shape[axis]} {what} name {expected[key].shape[axis]}")
     if missing:
-        reasons.append(f"missing: {_some(missing)}")
+        reasons.append(f"missing: {_shortened(missing)}")
     if surplus:
-        reasons.append(f"too many: {_some(surplus)}")
+        reasons.append(f"too many: {_shortened(surplus)}")
     if differing:
         shapes = [f"{key} {tuple(weights[key].shape)} for {tuple(expected[key].shape)}" for key in differing]
-        reasons.append(f"of another shape: {_some(shapes)}")
+        reasons.append(f"of another shape: {_shortened(shapes)}")
     if reasons:
         raise CheckpointError(f"{name}: not weights of this network: {'; '.join(reasons)}")
 
@@ -274,6 +276,5 @@ def _unpack(data: bytes, name: str) -> dict[str, Any]:
     return content
 
 
-def _some(names: list[str]) -> str:
-    shown = ", ".join(name[:100] for name in names[:8]) or "none"
-    return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown
+def _shortened(names: list[str]) -> str:
+    return some_names([name[:100] for name in names], most=8)

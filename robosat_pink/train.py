@@ -18,9 +18,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from robosat_pink.container.contract import Container, Stopped, StopRequest, cause_of
+from robosat_pink.container.contract import Container
+from robosat_pink.container.failure_file import user_message
 from robosat_pink.container.pid1 import run_as_init
 from robosat_pink.container.redaction import SECRET_NAME, RedactingFormatter, redacted_tree
+from robosat_pink.container.stop_request import Stopped, StopRequest
 from robosat_pink.distributed import launcher
 from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.errors import ConfigError, RobosatError
@@ -78,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of obstore's, too, which is no Exception
-        log.error("error: %s", cause_of(error), exc_info=not isinstance(error, RobosatError))  # noqa: TRY400
+        log.error("error: %s", user_message(error), exc_info=not isinstance(error, RobosatError))  # noqa: TRY400
         if arguments is None or arguments.check is None:
             container.write_failure(error)
         return getattr(error, "exit_code", 1)
@@ -184,7 +186,7 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
         log.info("training on %s in %s", device, precision or torch.float32)
         log.info(progress.summary(model, len(split.train), config.model.batch_size, config.model.epochs))
         world.on_rank_zero(lambda: outcome.begin(state))
-        stop.waits_to_be_asked = True
+        stop.is_polled = True
         ended = fit_and_evaluate(state, task, outcome, container, stop)
     log.info("model and metrics are in %s; best epoch %d of %d", container.model, state.best_epoch, state.epoch)
     return ended

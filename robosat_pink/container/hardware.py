@@ -103,6 +103,16 @@ def spare_later_processes_tunables() -> None:
         del os.environ["GLIBC_TUNABLES"]
 
 
+def is_in_memory(folder: Path) -> bool:
+    """Whether the folder lies on a tmpfs, according to /proc/mounts."""
+    try:
+        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    except OSError:
+        return False
+    parents = [(point, kind) for point, kind in mounts if folder.resolve().is_relative_to(point)]
+    return bool(parents) and max(parents, key=lambda mount: len(mount[0]))[1] in ("tmpfs", "ramfs")
+
+
 def free_shared_memory_bytes() -> int:
     """What is left of /dev/shm, through which the GPUs of one host talk; 64 MiB in a plain container."""
     return shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0

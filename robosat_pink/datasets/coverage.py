@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from robosat_pink.config import Config
+from robosat_pink.container.some_names import some_names
 from robosat_pink.datasets.pair_decoder import HIDDEN, NO_SCALE, ways_to_agree
 from robosat_pink.datasets.pairs import TilePairs
 from robosat_pink.datasets.rasters.decode import Raster
@@ -135,9 +136,8 @@ def remarks(config: Config, tiles: TilePairs, found: Coverage) -> Iterator[str]:
         )
     kinds = found.kinds.most_common()
     if len(kinds) > 1:
-        counts = "; ".join(f'{count} have "{kind}"' for kind, count in kinds[:SHOWN])
-        more = f"; and {len(kinds) - SHOWN} kinds more" if len(kinds) > SHOWN else ""
-        yield f"warning: the images differ: of {_tiles(found)}, {counts}{more}. {ways_to_agree(list(found.kinds))}"
+        counts = some_names([f'{count} have "{kind}"' for kind, count in kinds], SHOWN, separator="; ")
+        yield f"warning: the images differ: of {_tiles(found)}, {counts}. {ways_to_agree(list(found.kinds))}"
     elif kinds[0][0].endswith(NO_SCALE):
         yield (
             f"warning: channels[].scale: tags, but none of {_tiles(found)} has a scale or offset: their numbers are "

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from robosat_pink.config import ChannelConfig, ClassConfig, class_values
+from robosat_pink.container.some_names import some_names
 from robosat_pink.datasets.rasters import band_tags, decode, georeference
 from robosat_pink.datasets.rasters.decode import Missing, Raster
 from robosat_pink.errors import DataError
@@ -161,7 +162,7 @@ class PairDecoder:
         background = "0 (background), " if len(self.classes) == 1 else ""
         ignored = f", and to be ignored {', '.join(map(str, self.ignored))}" if self.ignored else ""
         values = np.unique(unlisted)
-        shown = ", ".join(map(str, values[:FEW].tolist())) + (f" and {len(values) - FEW} more" * (len(values) > FEW))
+        shown = some_names(list(map(str, values.tolist())), FEW)
         raise DataError(
             f"{name}: mask value {shown} in {len(unlisted)} pixel(s); accepted: {background}"
             f"{', '.join(map(str, accepted))}{ignored}; {self._way_out(values, [0, *accepted])}"

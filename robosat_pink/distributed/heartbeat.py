@@ -18,7 +18,9 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 
-from robosat_pink.container.contract import Container, Stopped, StopRequest, cause_of
+from robosat_pink.container.contract import Container
+from robosat_pink.container.failure_file import user_message
+from robosat_pink.container.stop_request import Stopped, StopRequest
 from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.errors import RobosatError
 
@@ -111,10 +113,10 @@ class Heartbeat:
             deadline = time.monotonic() + 2 * SILENT_S
             while time.monotonic() < deadline and not (found := self._found(SILENT_S)):
                 time.sleep(BEAT_S / 4)
-            return found or PeerFailed(f"the processes of this run lost each other: {cause_of(error)}")
+            return found or PeerFailed(f"the processes of this run lost each other: {user_message(error)}")
         if self._failure is None:
             is_stop = isinstance(error, Stopped)
-            cause = error.reason if isinstance(error, Stopped) else cause_of(error)
+            cause = error.reason if isinstance(error, Stopped) else user_message(error)
             about = {"rank": self._process.rank, "cause": cause, "stopped": is_stop}
             self._try_to_set("failure", json.dumps(about))
             if self._process.rank == 0:
@@ -189,7 +191,7 @@ class Heartbeat:
         """The main thread waits, and nothing can wake it."""
         if isinstance(error, Stopped):
             os._exit(0)
-        log.error("error: %s", cause_of(error))
+        log.error("error: %s", user_message(error))
         self._container.write_failure(error)
         logging.shutdown()
         os._exit(1)

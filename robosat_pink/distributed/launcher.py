@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 from robosat_pink.config import RuntimeConfig
 from robosat_pink.container import hardware
-from robosat_pink.container.contract import Container, StopRequest
+from robosat_pink.container.contract import Container
+from robosat_pink.container.stop_request import StopRequest
 from robosat_pink.errors import ConfigError, RobosatError
 
 log = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ def run(here: Sequence[ProcessRank], arguments: Sequence[str], stop: StopRequest
     Those that are left when one has failed end by themselves, or are ended.
     """
     command = [sys.executable, "-m", "robosat_pink.train", *arguments]
-    stop.waits_to_be_asked = True
+    stop.is_polled = True
     # Sessions of their own: what a terminal sends reaches them once, from here.
     environment = os.environ | {PARENT: str(os.getpid())}
     children = [

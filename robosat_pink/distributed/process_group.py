@@ -25,8 +25,9 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from robosat_pink.container import hardware
-from robosat_pink.container.contract import Container, StopRequest
+from robosat_pink.container.contract import Container
 from robosat_pink.container.interruptible import interruptibly
+from robosat_pink.container.stop_request import StopRequest
 from robosat_pink.distributed.heartbeat import Heartbeat
 from robosat_pink.distributed.launcher import SINGLE_PROCESS, ProcessRank
 from robosat_pink.errors import ContractError, RobosatError

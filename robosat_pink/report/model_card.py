@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from robosat_pink.config import ChannelConfig, Config
+from robosat_pink.container.some_names import some_names
 from robosat_pink.datasets.tiles import Pairs, Split
 from robosat_pink.report import maps, templating
 from robosat_pink.report.scenes import confusion_labels
@@ -54,8 +55,7 @@ def render(card: ModelCard) -> str:
         zooms=sorted({int(zoom) for zoom in zxy[:, 0]}),
         resolution_m=maps.metres_per_pixel(zxy, card.tile_pixels),
         bounds=maps.bounds(zxy),
-        scenes=card.pairs.images.directories,
-        max_scenes=MAX_SCENES,
+        scenes=some_names([templating.code_span(name) for name in card.pairs.images.directories], MAX_SCENES),
         metric_names=metrics.NAMES,
         class_metrics=metrics.CLASS_NAMES,
         first_column=first_column,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from robosat_pink.config import ModelConfig
-from robosat_pink.container.contract import Stopped
+from robosat_pink.container.stop_request import Stopped
 from robosat_pink.errors import RobosatError
 from robosat_pink.training import metrics, progress
 from robosat_pink.training.phase_metrics import PhaseMetrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-from robosat_pink.container.contract import Stopped, StopRequest
+from robosat_pink.container.stop_request import Stopped, StopRequest
 from robosat_pink.distributed.process_group import World
 from robosat_pink.training.background_writer import Writer
 

@@ -34,7 +34,7 @@ from robosat_pink.config import (
     RuntimeConfig,
 )
 from robosat_pink.container import device as devices
-from robosat_pink.container.contract import StopRequest
+from robosat_pink.container.stop_request import StopRequest
 from robosat_pink.datasets import TilePairs
 from robosat_pink.datasets.pairs import normalisation
 from robosat_pink.datasets.transforms import TrainingTransform

@@ -19,7 +19,7 @@ import yaml
 from benchmarks.s3_server import FAULTS, S3Server
 from conftest import files_in, pattern, write_tile
 from robosat_pink.config import CacheConfig
-from robosat_pink.container.contract import Stopped
+from robosat_pink.container.stop_request import Stopped
 from robosat_pink.datasets import TilePairs
 from robosat_pink.datasets.loader import TileLoader
 from robosat_pink.datasets.tile_file import Changed

@@ -15,7 +15,7 @@ import pytest
 from benchmarks.s3_server import S3Server
 from conftest import pattern
 from robosat_pink.config import CacheConfig
-from robosat_pink.container.atomic_write import TEMPORARY
+from robosat_pink.container.atomic_write import TEMPORARY_SUFFIX
 from robosat_pink.datasets import TilePairs
 from robosat_pink.datasets.cache import SUFFIX
 from robosat_pink.datasets.cache_file import PAGE
@@ -208,7 +208,7 @@ def test_file_that_a_killed_run_left_half_written_is_no_entry(
     kill(run)
     halves = list(cache.glob(f"*{SUFFIX}*"))
     assert len(halves) == DECODERS
-    assert all(path.name.endswith(TEMPORARY) and path.stat().st_size == PAGE for path in halves)
+    assert all(path.name.endswith(TEMPORARY_SUFFIX) and path.stat().st_size == PAGE for path in halves)
     assert_next_run_is_right(server, cache, expected)
 
 

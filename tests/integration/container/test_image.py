@@ -30,7 +30,7 @@ def small(run: Job) -> Job:
     return run
 
 
-# What a user does; the README's own commands are in test_readme.py.
+# What a user does; the commands of docs/docker.md are in test_readme.py.
 
 
 def test_smoke_experiment_trains_without_a_network_in_the_shared_memory_of_a_plain_container(run: Job) -> None:

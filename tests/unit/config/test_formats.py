@@ -11,7 +11,7 @@ import pytest
 from robosat_pink.config import Config, load_config
 from robosat_pink.config.constraints import between
 from robosat_pink.config.keys import settings
-from robosat_pink.container.contract import failure_text
+from robosat_pink.container.failure_file import failure_text
 from robosat_pink.errors import ConfigError
 
 YAML = "dataset: {image_bucket: a, mask_bucket: b}\nclasses: [{name: snow}]\nchannels: [{bands: [1]}]\n"

@@ -243,11 +243,10 @@ def test_workers_end_when_the_main_process_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "main.py"
     script.write_text(f"""
 import os, signal, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+sys.path[:0] = [{str(Path(__file__).parents[1])!r}, {str(Path(__file__).parents[2])!r}]
 import numpy as np
 from pathlib import Path
-from robosat_pink.loader import TileLoader
+from robosat_pink.datasets.loader import TileLoader
 from scenes import pairs_in
 if __name__ == "__main__":
     loader = TileLoader(pairs_in(Path({str(tmp_path)!r})), 3, 2)

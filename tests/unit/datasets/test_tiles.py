@@ -349,7 +349,7 @@ def test_by_block_keeps_the_tiles_of_one_parent_together() -> None:
     places = [f"5/{x}/{y}" for x in range(8) for y in range(4)]
     pairs = pairs_at(*places)
     split = split_pairs(pairs, 0.5, by="block", zoom=4)  # 4 x 2 blocks of 2 x 2 tiles
-    blocks = [{(x // 2, y // 2) for _, x, y in map(pairs.images.tile, part)} for part in (split.train, split.val)]
+    blocks = [{(x // 2, y // 2) for x, y, _ in map(pairs.images.tile, part)} for part in (split.train, split.val)]
     assert [len(part) for part in blocks] == [4, 4]
     assert not blocks[0] & blocks[1]
     assert (len(split.train), len(split.val)) == (16, 16)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from robosat_pink.container.contract import Container, Stopped, StopRequest
+from robosat_pink.container.contract import Container
+from robosat_pink.container.stop_request import Stopped, StopRequest
 from robosat_pink.distributed import heartbeat
 from robosat_pink.distributed.heartbeat import Heartbeat
 from robosat_pink.distributed.launcher import ProcessRank

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from botocore.credentials import RefreshableCredentials
 
-from robosat_pink.container.contract import failure_text
+from robosat_pink.container.failure_file import failure_text
 from robosat_pink.errors import ConfigError, DataError
 from robosat_pink.storage import Location, credentials
 from robosat_pink.storage.credentials import usable_profile

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from robosat_pink.container.contract import Stopped, StopRequest
+from robosat_pink.container.stop_request import Stopped, StopRequest
 from robosat_pink.distributed.process_group import World
 from robosat_pink.training import stopping
 from robosat_pink.training.background_writer import Writer
