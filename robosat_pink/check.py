@@ -29,7 +29,7 @@ from robosat_pink.distributed import launcher
 from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.distributed.process_group import World
 from robosat_pink.losses import build_loss
-from robosat_pink.report.scenes import truths
+from robosat_pink.report.scenes import confusion_labels
 from robosat_pink.survey import Survey, survey
 from robosat_pink.training import out_of_memory, resume
 from robosat_pink.training.setup import build_network, check_processes, find_tiles
@@ -95,7 +95,7 @@ def directories(tiles: TilePairs, split: Split) -> Iterator[str]:
 
 def balance(config: Config, tiles: TilePairs, found: Survey) -> Iterator[str]:
     """Classes by their share of pixels."""
-    names = truths([each.name for each in config.classes])
+    names = confusion_labels([each.name for each in config.classes])
     covered = found.coverage
     shares = ", ".join(f"{name} {share:.2%}" for name, share in zip(names, found.shares, strict=True))
     yield (

@@ -83,10 +83,12 @@ def _write_all(
 
 def _model_card(outcome: RunOutcome, summary: Summary) -> model_card.ModelCard:
     task, state = outcome.task, outcome.state
+    images = task.data.loader.tiles.pairs.images
     return model_card.ModelCard(
         config=task.config,
-        pairs=task.data.loader.tiles.pairs,
-        split=task.data.split,
+        scenes=images.directories,
+        zxy=images.zxy,
+        split_sizes=summary.split_sizes,
         version=version("robosat_pink"),
         epochs=state.epoch,
         best_epoch=state.best_epoch,
@@ -103,7 +105,6 @@ def _report(
     """The page's data. Pictures that are also files of their own are written on the way."""
     state, task, config = outcome.state, outcome.task, outcome.task.config
     zxy = task.data.loader.tiles.pairs.images.zxy
-    rows = {"train": task.data.split.train, "val": task.data.split.val, "holdout": task.data.split.holdout}
     source = f"Images of {config.dataset.image_bucket}, masks of {config.dataset.mask_bucket}"
     stopped = outcome.stopped
     threshold_curve, sentences = _draw_threshold_curve(evaluation, summary, container.output_data)
@@ -122,11 +123,11 @@ def _report(
         threshold_curve=threshold_curve,
         threshold_sentences=sentences,
         tiles=_draw_tiles(outcome, evaluation, container.output_data / "tiles"),
-        split_map=maps.split_map(zxy, rows, page.SPLIT_COLORS),
+        split_map=maps.split_map(zxy, task.data.split._asdict(), page.SPLIT_COLORS),
         bounds=str(maps.bounds(zxy)),
         dataset=dataset_rows(task, evaluation.results["val"], summary),
         remarks=[redacted(remark) for remark in remarks_after_training(task.data.remarks, state)],
-        split_sizes={split: len(split_rows) for split, split_rows in rows.items()},
+        split_sizes=summary.split_sizes,
         seconds=seconds,
         hardware=[redacted(line) for line in hardware.report(container)],
         config_yaml=redacted((container.model / "config.yml").read_text()),

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from robosat_pink.config import ChannelConfig, Config
 from robosat_pink.container.some_names import some_names
-from robosat_pink.datasets.tiles import Pairs, Split
 from robosat_pink.report import maps, templating
 from robosat_pink.report.scenes import confusion_labels
 from robosat_pink.training import metrics
@@ -25,8 +26,9 @@ class ModelCard:
     """All that the card says. Nothing is escaped."""
 
     config: Config
-    pairs: Pairs
-    split: Split
+    scenes: Sequence[str]
+    zxy: np.ndarray  # (N, 3) of the pairs
+    split_sizes: Mapping[str, int]
     version: str
     epochs: int
     best_epoch: int
@@ -37,7 +39,7 @@ class ModelCard:
 
 
 def render(card: ModelCard) -> str:
-    config, zxy = card.config, card.pairs.images.zxy
+    config = card.config
     class_names = [class_.name for class_ in config.classes]
     bands = [band for channel in config.channels for band in channel.bands]
     first_column, first_scores = next(iter(card.metrics.items()))
@@ -46,16 +48,15 @@ def render(card: ModelCard) -> str:
     return environment.get_template("MODEL_CARD.md.j2").render(
         card=card,
         config=config,
-        split=card.split,
         class_names=class_names,
         mask_values=", ".join(f"{value} {label}" for value, label in enumerate(confusion_labels(class_names))),
         bands=bands,
         reading_code=_reading_code(config, bands),
         scales="; ".join(map(_scale, config.channels)),
-        zooms=sorted({int(zoom) for zoom in zxy[:, 0]}),
-        resolution_m=maps.metres_per_pixel(zxy, card.tile_pixels),
-        bounds=maps.bounds(zxy),
-        scenes=some_names([templating.code_span(name) for name in card.pairs.images.directories], MAX_SCENES),
+        zooms=sorted({int(zoom) for zoom in card.zxy[:, 0]}),
+        resolution_m=maps.metres_per_pixel(card.zxy, card.tile_pixels),
+        bounds=maps.bounds(card.zxy),
+        scenes=some_names([templating.code_span(name) for name in card.scenes], MAX_SCENES),
         metric_names=metrics.NAMES,
         class_metrics=metrics.CLASS_NAMES,
         first_column=first_column,

@@ -29,6 +29,7 @@ class Summary:
     class_names: Sequence[str]
     metrics: Mapping[str, Mapping[str, Any]]  # by column title, held-out tiles first
     splits: Mapping[str, SplitResult]
+    split_sizes: Mapping[str, int]
     baseline: str
     tile_pixels: int  # a side of the median validation tile
     time: str
@@ -47,6 +48,7 @@ def summarise(outcome: RunOutcome, evaluation: Evaluation) -> Summary:
         class_names=class_names,
         metrics=metric_columns(outcome.state, outcome.holdout),
         splits=splits,
+        split_sizes={split: len(rows) for split, rows in outcome.task.data.split._asdict().items()},
         baseline=baseline_sentence(next(iter(splits.values())), class_names),
         tile_pixels=round(math.sqrt(np.median(pixels))) if len(pixels) else config.model.tile_size,
         time=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),

@@ -40,6 +40,8 @@ BELONGS_TO = {
     "botocore": {"storage.credentials", "storage.refused_keys"},
     "rasterio": {"datasets.rasters", "sample"},
     "matplotlib": {"report.plots"},
+    "jinja2": {"report.templating"},
+    "markupsafe": {"report.templating"},
     "tifffile": {"datasets.rasters.geotiff"},
     "imagecodecs": {"datasets.rasters.geotiff"},
     "yaml": {"config.formats", "training.outputs"},
