@@ -23,8 +23,9 @@ from robosat_pink.container import device as devices
 from robosat_pink.container.contract import Container
 from robosat_pink.container.redaction import redacted_tree
 from robosat_pink.datasets import TilePairs, coverage
-from robosat_pink.datasets.pairs import normalisation, store_options
-from robosat_pink.datasets.tiles import Split
+from robosat_pink.datasets.normalisation import normalisation
+from robosat_pink.datasets.split import Split
+from robosat_pink.datasets.store_options import store_options
 from robosat_pink.distributed import launcher
 from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.distributed.process_group import World

@@ -117,7 +117,8 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
         from robosat_pink.container import device as devices
         from robosat_pink.container import hardware
         from robosat_pink.datasets import coverage
-        from robosat_pink.datasets.pairs import normalisation, store_options
+        from robosat_pink.datasets.normalisation import normalisation
+        from robosat_pink.datasets.store_options import store_options
         from robosat_pink.datasets.transforms import EvaluationTransform, TrainingTransform
         from robosat_pink.losses import build_loss
         from robosat_pink.training import outputs, progress, resume, setup

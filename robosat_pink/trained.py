@@ -12,8 +12,7 @@ from robosat_pink import checkpoint, models
 from robosat_pink.config import Config
 from robosat_pink.config.parsing import build
 from robosat_pink.config.problems import Problems
-from robosat_pink.datasets.pair_decoder import scales_of
-from robosat_pink.datasets.pairs import normalisation
+from robosat_pink.datasets.normalisation import normalisation, scales_of
 from robosat_pink.datasets.transforms import EvaluationTransform
 from robosat_pink.errors import CheckpointError, DataError
 from robosat_pink.models import build_model

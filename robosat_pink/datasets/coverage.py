@@ -13,7 +13,8 @@ import numpy as np
 
 from robosat_pink.config import Config
 from robosat_pink.container.some_names import some_names
-from robosat_pink.datasets.pair_decoder import HIDDEN, NO_SCALE, ways_to_agree
+from robosat_pink.datasets.image_kinds import NO_SCALE, ways_to_agree
+from robosat_pink.datasets.pair_decoder import HIDDEN
 from robosat_pink.datasets.pairs import TilePairs
 from robosat_pink.datasets.rasters.decode import Raster
 from robosat_pink.datasets.reader import Sample
@@ -145,8 +146,7 @@ def remarks(config: Config, tiles: TilePairs, found: Coverage) -> Iterator[str]:
         )
     elif "offset" in kinds[0][0] and not kinds[0][0].endswith(NO_TAGS):
         yield f"the images have {kinds[0][0]}; channels[].scale: tags applies the files' own scale and offset"
-    for kind, row in found.kinds_at.items():
-        tiles.kinds.setdefault(kind, row)
+    tiles.kinds.learn(found.kinds_at)
 
 
 def _absent_classes(config: Config, tiles: TilePairs, found: Coverage) -> Iterator[str]:

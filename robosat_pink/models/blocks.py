@@ -16,7 +16,7 @@ from robosat_pink.models.recomputation import Recompute, Upsampling
 # Input pixels of a tile from which on the transposed form is the faster one, by device: on two cores with AVX-512 BF16,
 # forward and backward, it took 0.8 of the time at 32 x 32 and 0.4 to 0.5 above in float32, 0.9 and 0.2 to 0.6 in
 # bfloat16, and at 16 x 16 1.0 to 1.5 times. On an H200, batch 16: 0.9 at 16 x 16 and 0.3 to 0.6 above in both types,
-# but 1.3 to 2 times at 8 x 8 (tests/benchmarks/step.py --blocks).
+# but 1.3 to 2 times at 8 x 8 (tests/benchmarks/upsampling.py).
 TRANSPOSED_FROM: dict[str, int] = {"cpu": 32 * 32, "cuda": 16 * 16}
 
 

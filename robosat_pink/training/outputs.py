@@ -23,7 +23,7 @@ from robosat_pink.container.atomic_write import write_atomically
 from robosat_pink.container.contract import Container
 from robosat_pink.container.redaction import redacted_tree
 from robosat_pink.datasets import TilePairs
-from robosat_pink.datasets.tiles import Split
+from robosat_pink.datasets.split import Split
 from robosat_pink.training import leftovers, metrics
 from robosat_pink.training.background_writer import Writer, snapshot
 from robosat_pink.training.resume import ids_of, packed_ids

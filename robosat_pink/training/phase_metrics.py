@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from robosat_pink.config import Config
-from robosat_pink.datasets.worker_client import Batch
+from robosat_pink.datasets.batch import Batch
 from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import DataError, RobosatError
 from robosat_pink.training import metrics

@@ -21,7 +21,7 @@ from robosat_pink.config.problems import Problems
 from robosat_pink.config.sections import LARGEST
 from robosat_pink.container.redaction import redacted_tree
 from robosat_pink.datasets import TilePairs
-from robosat_pink.datasets.tiles import Split
+from robosat_pink.datasets.split import Split
 from robosat_pink.errors import CheckpointError, ConfigError, RobosatError
 from robosat_pink.training.resume_point import check_moments, check_point
 from robosat_pink.training.state import State

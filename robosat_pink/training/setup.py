@@ -14,7 +14,7 @@ from robosat_pink.config import Config
 from robosat_pink.container.contract import Container
 from robosat_pink.datasets import TilePairs
 from robosat_pink.datasets.loader import TileLoader, bytes_of_a_batch, worker_count
-from robosat_pink.datasets.tiles import Split
+from robosat_pink.datasets.split import Split
 from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import ConfigError

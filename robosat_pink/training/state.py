@@ -11,10 +11,10 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
 from robosat_pink.config import Config
+from robosat_pink.datasets.batch import Batch
 from robosat_pink.datasets.loader import TileLoader
-from robosat_pink.datasets.tiles import Split
+from robosat_pink.datasets.split import Split
 from robosat_pink.datasets.transforms import EvaluationTransform
-from robosat_pink.datasets.worker_client import Batch
 from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import CheckpointError
 from robosat_pink.training.phase_metrics import PhaseMetrics

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from robosat_pink.container.device import autocast
+from robosat_pink.datasets.batch import Batch
 from robosat_pink.datasets.transforms import EvaluationTransform
-from robosat_pink.datasets.worker_client import Batch
 from robosat_pink.losses import IGNORE
 from robosat_pink.models.recomputation import counting_nothing
 from robosat_pink.training import out_of_memory

@@ -20,7 +20,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from s3_read import BANDS, machine, write_pairs
+from machine import describe_machine
+from noise_tiles import BANDS, write_pairs
 from s3_server import S3Server
 from torch.amp.grad_scaler import GradScaler
 
@@ -36,9 +37,9 @@ from robosat_pink.config import (
 from robosat_pink.container import device as devices
 from robosat_pink.container.stop_request import StopRequest
 from robosat_pink.datasets import TilePairs
-from robosat_pink.datasets.pairs import normalisation
+from robosat_pink.datasets.batch import Batch
+from robosat_pink.datasets.normalisation import normalisation
 from robosat_pink.datasets.transforms import TrainingTransform
-from robosat_pink.datasets.worker_client import Batch
 from robosat_pink.distributed.launcher import SINGLE_PROCESS
 from robosat_pink.distributed.process_group import World
 from robosat_pink.losses import build_loss
@@ -131,7 +132,8 @@ def report(options: argparse.Namespace, config: Config) -> str:
         f"{options.network}{', compiled' * options.compiled}, {options.size} x {options.size}, batch {options.batch}, "
         f"{precision or torch.float32}: one "
         f"batch again and again {speeds[0]:.1f} tiles/s, fed from a warm cache {speeds[1]:.1f} tiles/s, loss "
-        f"{1 - speeds[1] / speeds[0]:.1%}\n{machine()}; {name}, {steps} steps, medians of {options.rounds} rounds"
+        f"{1 - speeds[1] / speeds[0]:.1%}\n"
+        f"{describe_machine()}; {name}, {steps} steps, medians of {options.rounds} rounds"
     )
 
 

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from s3_read import BANDS, machine, write_pairs
+from machine import describe_machine
+from noise_tiles import BANDS, write_pairs
 from s3_server import S3Server
 
 SCENE = r"(?P<scene>scene_\d+)$"
@@ -125,7 +126,10 @@ def main() -> None:
         ("main process at its peak, more likewise", many.peak_bytes - few.peak_bytes),
     ):
         print(f"| {name} | {count / 1e6:.1f} | {count / more:.1f} |")
-    print(f"\n{machine()}; listed and paired in {many.seconds:.1f} s without delay, {options.directories} directories")
+    print(
+        f"\n{describe_machine()}; listed and paired in {many.seconds:.1f} s without delay, "
+        f"{options.directories} directories"
+    )
 
 
 if __name__ == "__main__":

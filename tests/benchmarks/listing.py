@@ -17,8 +17,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import obstore
+from machine import describe_machine
 from obstore.store import S3Store
-from s3_read import machine
 from s3_server import PAGE_KEYS, S3Server
 
 from robosat_pink.config import ChannelConfig, DatasetConfig
@@ -99,8 +99,9 @@ def main() -> None:
             flush=True,
         )
     print(
-        f"\n{machine()}; {options.delay_ms:g} ms to the first byte of a page, {options.directories} directories, "
-        f"{THREADS} side by side, medians of {options.rounds} rounds; the last two columns: both buckets, paired"
+        f"\n{describe_machine()}; {options.delay_ms:g} ms to the first byte of a page, "
+        f"{options.directories} directories, {THREADS} side by side, "
+        f"medians of {options.rounds} rounds; the last two columns: both buckets, paired"
     )
 
 

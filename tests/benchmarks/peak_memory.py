@@ -19,7 +19,8 @@ from pathlib import Path
 
 import yaml
 from index_memory import descendants, proportional_bytes
-from s3_read import BANDS, machine, write_pairs
+from machine import describe_machine
+from noise_tiles import BANDS, write_pairs
 from s3_server import S3Server
 
 PAUSE_S = 0.2
@@ -77,7 +78,7 @@ def main() -> None:
                 sys.exit(log)
     (computed_in,) = [line for line in log.splitlines() if line.startswith("training on")]
     print(f"peak of all processes: {peak / 1e9:.2f} GB; {computed_in}")
-    print(machine())
+    print(describe_machine())
 
 
 if __name__ == "__main__":

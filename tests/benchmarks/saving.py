@@ -20,7 +20,8 @@ import time
 from pathlib import Path
 
 import yaml
-from s3_read import BANDS, machine, write_pairs
+from machine import describe_machine
+from noise_tiles import BANDS, write_pairs
 
 
 def begin(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -77,7 +78,7 @@ def main() -> None:
     print(
         f"from restart to the start of training {training:.1f} s, to the first new resume point {saved:.1f} s\n"
         f"a resume point of {size / 1e6:.0f} MB keeps the loop waiting for {each:.2f} s, {each / 600:.3%} of 10 "
-        f"minutes\n{machine()}; albunet {options.encoder}"
+        f"minutes\n{describe_machine()}; albunet {options.encoder}"
     )
 
 

@@ -19,7 +19,8 @@ import tempfile
 from pathlib import Path
 
 import yaml
-from s3_read import BANDS, machine, write_pairs
+from machine import describe_machine
+from noise_tiles import BANDS, write_pairs
 
 from robosat_pink.models import build_model
 
@@ -80,7 +81,7 @@ def main() -> None:
     print(
         f"one process, 2 threads: {one:.2f} tiles/s; two processes, 1 thread each: {two:.2f}, {two / one:.2f} x\n"
         f"on the network in a step, both directions: {crossing / 1e6:.1f} MB, {crossing / parameters:.2f} x the "
-        f"parameters' {parameters / 1e6:.1f} MB\n{machine()}; albunet {options.encoder}, {options.size} x "
+        f"parameters' {parameters / 1e6:.1f} MB\n{describe_machine()}; albunet {options.encoder}, {options.size} x "
         f"{options.size}, batch {options.batch}, float32, medians of {options.rounds} rounds"
     )
 

@@ -167,6 +167,19 @@ def test_exit_codes_of_the_page_are_those_of_the_errors() -> None:
     assert codes == {0} | {getattr(kind, "exit_code") for kind in kinds}  # noqa: B009
 
 
+def test_files_and_keys_of_the_log_on_the_page_are_those_that_a_run_writes() -> None:
+    page = PAGES["docs/files.md"]
+    left = [name for names in re.findall(r"^\| (`(?:model|output|checkpoints)/.*?) \| ", page, re.MULTILINE)
+            for name in re.findall(r"`(?:\w+/)*([\w.-]+)`", names)]  # fmt: skip
+    assert len(left) >= 10
+    assert [name for name in left if not name.startswith("checkpoint-") and name not in texts()] == []
+    source = (PACKAGE / "training/phase_metrics.py").read_text()
+    table = page.split("| key | what it says |")[1]
+    keys = [key for keys in re.findall(r"^\| (`.*?) \| ", table, re.MULTILINE) for key in re.findall(r"`(\w+)`", keys)]
+    assert {"tiles", "waited", "retries", "cached"} <= set(keys)
+    assert [key for key in keys if not key.startswith(("train_", "val_")) and f"{key}=" not in source] == []
+
+
 def test_structure_names_every_room_and_file_on_top() -> None:
     structure = PAGES["CONTRIBUTING.md"].split("## Structure")[1].split("\n## ")[0]
     assert set(re.findall(r"^\| `(\w+)/` \| ", structure, re.MULTILINE)) == ROOMS

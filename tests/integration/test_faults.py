@@ -21,9 +21,9 @@ from conftest import files_in, pattern, write_tile
 from robosat_pink.config import CacheConfig
 from robosat_pink.container.stop_request import Stopped
 from robosat_pink.datasets import TilePairs
+from robosat_pink.datasets.batch import Batch
 from robosat_pink.datasets.loader import TileLoader
 from robosat_pink.datasets.tile_file import Changed
-from robosat_pink.datasets.worker_client import Batch
 from robosat_pink.errors import DataError
 from robosat_pink.sample import write_tiles
 from robosat_pink.storage import Location

@@ -17,11 +17,12 @@ from conftest import pattern
 from robosat_pink.config import CacheConfig
 from robosat_pink.container.atomic_write import TEMPORARY_SUFFIX
 from robosat_pink.datasets import TilePairs
+from robosat_pink.datasets.batch import Batch
 from robosat_pink.datasets.cache import SUFFIX
 from robosat_pink.datasets.cache_file import PAGE
 from robosat_pink.datasets.loader import TileLoader
 from robosat_pink.datasets.reader import DECODERS
-from robosat_pink.datasets.worker_client import Batch, Worker
+from robosat_pink.datasets.worker_client import Worker
 from robosat_pink.errors import RobosatError
 from robosat_pink.storage import location
 from scenes import pairs_in, write_pair

@@ -10,7 +10,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from robosat_pink.config import ChannelConfig, ClassConfig, Config, DatasetConfig, ModelConfig, RuntimeConfig, to_tree
 from robosat_pink.config.sections import CheckpointConfig
-from robosat_pink.datasets.tiles import Split
+from robosat_pink.datasets.split import Split
 from robosat_pink.training import resume
 from robosat_pink.training.resume import Start
 from robosat_pink.training.state import State

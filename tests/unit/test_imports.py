@@ -57,7 +57,7 @@ WITHOUT_TORCH = (
     ".storage",
     ".datasets",
     ".datasets.rasters.decode",
-    ".datasets.tiles",
+    ".datasets.split",
     ".datasets.worker",
     ".sample",
     ".train",

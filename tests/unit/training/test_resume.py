@@ -16,7 +16,7 @@ from robosat_pink import checkpoint
 from robosat_pink.checkpoint import ResumePoints
 from robosat_pink.config import ChannelConfig, Config
 from robosat_pink.config.sections import CheckpointConfig
-from robosat_pink.datasets.tiles import Split
+from robosat_pink.datasets.split import Split
 from robosat_pink.errors import CheckpointError, ConfigError
 from robosat_pink.training import resume
 from robosat_pink.training.resume import Start

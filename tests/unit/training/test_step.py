@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from robosat_pink.config import ModelConfig, RuntimeConfig
+from robosat_pink.datasets.batch import Batch
 from robosat_pink.datasets.transforms import EvaluationTransform
-from robosat_pink.datasets.worker_client import Batch
 from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import ContractError
