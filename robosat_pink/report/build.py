@@ -11,7 +11,6 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-
 from robosat_pink.container import hardware
 from robosat_pink.container.atomic_write import write_atomically
 from robosat_pink.container.contract import Container
@@ -65,9 +64,7 @@ def _evaluate(outcome: RunOutcome) -> Evaluation:
     return evaluate.evaluate_splits(state.model, outcome.task, rows)
 
 
-def _write_all(
-    outcome: RunOutcome, evaluation: Evaluation, seconds: dict[str, float], container: Container
-) -> None:
+def _write_all(outcome: RunOutcome, evaluation: Evaluation, seconds: dict[str, float], container: Container) -> None:
     summary = summarise(outcome, evaluation)
     if summary.baseline:
         first_split, first_result = next(iter(summary.splits.items()))

@@ -55,11 +55,13 @@ def rendering(bands: Sequence[int | str], dtype: np.dtype) -> Rendering:
     else:
         return Rendering((0,), f"band {bands[0]} in grey")
     names = zip(("red", "green", "blue"), order, strict=True)
-    return Rendering(tuple(positions[band] for band in order), ", ".join(f"{name} = band {band}" for name, band in names))
+    return Rendering(
+        tuple(positions[band] for band in order), ", ".join(f"{name} = band {band}" for name, band in names)
+    )
 
 
 def stretched(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """image (C, H, W) of any dtype to (H, W, 3) uint8: each band from the 2nd to the 98th percentile of valid pixels."""
+    """image (C, H, W) of any dtype to (H, W, 3) uint8: each band between STRETCH percentiles of valid pixels."""
     stretch = np.zeros((*valid.shape, len(image)), dtype=np.uint8)
     for channel, band in enumerate(image):
         values = band[valid].astype(np.float64)
@@ -71,7 +73,7 @@ def stretched(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 
 def class_colors(colors: Sequence[str]) -> list[str]:
-    """A color for each class number in a mask: the experiment's if all differ, else of CYCLE; with one class, two colors."""
+    """A color for each class number in a mask, background included: the experiment's if all differ, else CYCLE's."""
     if len(colors) == 1:
         red, green, blue = ImageColor.getrgb(colors[0])[:3]
         is_bright = 0.2126 * red + 0.7152 * green + 0.0722 * blue > 110

@@ -1,4 +1,4 @@
-"""Jinja2 for the report (HTML) and the model card (Markdown): whatever a template prints is escaped, unless marked safe.
+"""Jinja2 for the report (HTML) and the model card (Markdown): what a template prints is escaped, unless marked safe.
 
 Called by `page` and `model_card`. Jinja2 is imported when something is rendered: a training must not wait for it.
 """
@@ -15,7 +15,7 @@ NARROW_SPACE = "\u202f"
 
 
 def html_environment() -> Environment:
-    environment = _environment(autoescape=True)
+    environment = _environment()
     environment.filters["thousands"] = thousands
     return environment
 
@@ -23,7 +23,7 @@ def html_environment() -> Environment:
 def markdown_environment() -> Environment:
     from markupsafe import Markup
 
-    environment = _environment(autoescape=False, finalize=_escaped_unless_safe)
+    environment = _environment(finalize=_escaped_unless_safe)
     environment.filters["code"] = lambda text: Markup(code_span(text))  # noqa: S704 - escaped for Markdown
     environment.filters["one_line"] = one_line
     return environment
@@ -39,7 +39,7 @@ def one_line(text: str) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Text that Markdown shows as it is, in a paragraph or a cell of a table: no HTML, link, code or column of its own."""
+    """Text that Markdown shows as it is, in a paragraph or a table: with no HTML, link, code or column of its own."""
     text = one_line(text).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\`*|]|\](?=[(\[]))", r"\\\1", text)
 
@@ -53,9 +53,10 @@ def code_span(text: str) -> str:
 
 
 def _environment(**options: Any) -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
     return Environment(
+        autoescape=select_autoescape(["html.j2"]),
         loader=PackageLoader("robosat_pink.report"),
         undefined=StrictUndefined,
         trim_blocks=True,

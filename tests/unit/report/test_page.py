@@ -97,12 +97,18 @@ def test_text_of_users_and_files_is_shown_and_changes_no_element(text: str, clas
 def rows(html: str, caption: str) -> list[list[str]]:
     """The cells of a table below its head, without their elements."""
     table = html.partition(f"<span>{caption}</span>")[2].partition("</table>")[0]
-    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in re.findall(r"<tr>.*?</tr>", table, re.DOTALL)]
+    cells = [
+        re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)
+        for row in re.findall(r"<tr>.*?</tr>", table, re.DOTALL)
+    ]
     return [[re.sub(r"<[^>]*>", " ", cell).strip() for cell in row] for row in cells[1:]]
 
 
 def test_scenes_are_listed_worst_first_and_those_without_a_score_last() -> None:
-    names = [row[0] for row in rows(page.render(report("A")), "Validation tiles by scene, a directory of tiles, the worst first")]
+    names = [
+        row[0]
+        for row in rows(page.render(report("A")), "Validation tiles by scene, a directory of tiles, the worst first")
+    ]
     assert names == ["worse A", "better A", "empty A", "all"]
 
 
