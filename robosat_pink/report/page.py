@@ -14,6 +14,7 @@ from robosat_pink.report import previews, templating
 from robosat_pink.report.plots import metric_name
 from robosat_pink.report.scenes import SCENE_METRICS, Scene, confusion_labels
 from robosat_pink.training import metrics
+from robosat_pink.training.progress import duration
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -111,7 +112,7 @@ def render(report: Report) -> str:
 def environment() -> Environment:
     html = templating.html_environment()
     html.filters |= {
-        "duration": _duration,
+        "duration": duration,
         "heat_color": heat_color,
         "metric_name": metric_name,
         "sentence": _sentence,
@@ -133,11 +134,3 @@ def _worst_first(scenes: Sequence[Scene]) -> list[Scene]:
 
 def _sentence(remark: str) -> str:
     return f"{remark[0].upper()}{remark[1:]}."
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

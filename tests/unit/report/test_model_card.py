@@ -1,5 +1,6 @@
 """The model card, made from plain data without a run."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def test_card_of_hostile_names_has_the_lines_and_columns_of_one_of_harmless_name
     before_code, _, rest = hostile.partition("```python\n")
     body = before_code.split("---\n")[2] + rest.partition("\n```")[2].replace(code_span(HOSTILE), "")
     assert "<script" not in body
-    assert "](" not in body
+    assert "](" not in re.sub(r"\\.", "", body)
 
 
 def test_head_of_the_card_is_yaml_whatever_the_names(tmp_path: Path) -> None:
