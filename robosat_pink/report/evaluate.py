@@ -86,9 +86,9 @@ def evaluate_tiles(model: nn.Module, task: Task, rows: np.ndarray) -> TileResult
         pixels += [height * width for height, width in batch.sizes]
         if not result:
             continue
-        for logits, mask in zip(result.logits.split(1), result.mask.split(1), strict=True):
+        for number in range(len(batch)):
             confusion = Confusion(num_classes, device)
-            confusion.add(logits, mask)
+            confusion.add(result.logits[number : number + 1], result.mask[number : number + 1])
             confusions.append(confusion.counts)
         if num_classes == 1:
             histogram += _histogram(result.logits[:, 0], result.mask)
