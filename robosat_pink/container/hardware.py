@@ -29,6 +29,10 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # the same in all containers 
 TUNABLES = "glibc.malloc.tcache_count=0"  # as start.sh sets GLIBC_TUNABLES
 PACKAGES = ("torch", "torchvision", "rasterio", "obstore", "numpy")
 GIB = 2**30
+KILLED_ADVICE = (  # after "was killed by SIGKILL"
+    "most likely out of memory; lower model.batch_size, model.tile_size or runtime.workers, or take a machine with "
+    "more memory"
+)
 
 
 def cpu_count() -> int:

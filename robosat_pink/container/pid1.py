@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Callable
 
+from robosat_pink.container import hardware
 from robosat_pink.container.contract import Container
 from robosat_pink.errors import RobosatError
 
@@ -33,10 +34,7 @@ def run_as_init(main: Callable[[], int]) -> int:
     if code >= 0:
         return code
     if code == -signal.SIGKILL:
-        error = RobosatError(
-            "the training process was killed by SIGKILL, most likely for want of memory; lower model.batch_size, "
-            "model.tile_size or runtime.workers, or take a machine with more memory"
-        )
+        error = RobosatError(f"the training process was killed by SIGKILL, {hardware.KILLED_ADVICE}")
         Container.here().write_failure(error)
     elif -code not in FORWARDED:
         Container.here().write_failure(RobosatError(f"the training process died of {signal.Signals(-code).name}"))

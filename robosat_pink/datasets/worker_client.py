@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from robosat_pink.container import hardware
 from robosat_pink.datasets import worker
 from robosat_pink.datasets.batch import Batch, batch_in
 from robosat_pink.datasets.packing import PackedBatch, Packing
@@ -189,12 +190,10 @@ class Worker:
         self._process.join(5)
         code = self._process.exitcode
         how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        advice = (
-            "Most likely the memory ran out: lower runtime.workers or model.batch_size, or take a machine with more"
-            if code == -signal.SIGKILL
-            else "Its own message is above; runtime.workers = 0 reads in the main process"
-        )
-        return RobosatError(f"a process that reads tiles died ({how}). {advice}")
+        advice = "its own message is above; runtime.workers = 0 reads in the main process"
+        if code == -signal.SIGKILL:
+            advice = hardware.KILLED_ADVICE
+        return RobosatError(f"a process that reads tiles died ({how}), {advice}")
 
 
 def _close(connection: Connection, memories: dict[int, mmap.mmap], pinned: set[int]) -> None:

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, default_collate
 
 from robosat_pink.container import hardware
 from robosat_pink.datasets import TilePairs
+from robosat_pink.datasets.batch import Batch
 from robosat_pink.datasets.loader import LEAST_AHEAD
 from robosat_pink.datasets.reader import REQUESTS, Sample
-from robosat_pink.datasets.worker_client import Batch
 from robosat_pink.losses import IGNORE
 
 

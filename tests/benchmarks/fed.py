@@ -44,18 +44,19 @@ from robosat_pink.distributed.launcher import SINGLE_PROCESS
 from robosat_pink.distributed.process_group import World
 from robosat_pink.losses import build_loss
 from robosat_pink.training import progress
-from robosat_pink.training.background_writer import Writer
+from robosat_pink.training.background_writer import BackgroundWriter
 from robosat_pink.training.setup import build_network, make_loader
-from robosat_pink.training.state import State, Task
+from robosat_pink.training.state import State
 from robosat_pink.training.step import training_step
-from robosat_pink.training.stopping import Watch
+from robosat_pink.training.stopping import LoopControl
+from robosat_pink.training.task import Compute, Data, Objective, Task
 
 
 def seconds_of(state: State, task: Task, batches: Iterable[Batch]) -> float:
     started = time.perf_counter()
     for batch in batches:
         training_step(state, task, batch, len(batch))
-    if task.device.type == "cuda":
+    if task.compute.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started
 
@@ -102,30 +103,28 @@ def report(options: argparse.Namespace, config: Config) -> str:
     state = State(model, optimizer, GradScaler(device.type, enabled=precision == torch.float16))
     stop = StopRequest()
     transform = TrainingTransform(*normalisation(config.channels)).to(device)
+    split, loader = tiles.split(), make_loader(tiles, config, device, stop.raise_if_requested, SINGLE_PROCESS)
     task = Task(
-        config=config,
-        split=tiles.split(),
-        loader=make_loader(tiles, config, device, stop.raise_if_requested, SINGLE_PROCESS),
-        loss=build_loss("lovasz", num_classes=1).to(device),
-        training_transform=transform,
-        evaluation_transform=transform,
-        device=device,
-        autocast=precision,
-        memory_format=layout,
-        show=progress.lines,
-        watch=Watch(World(), stop, Writer()),
-        network=torch.compile(model, dynamic=False) if options.compiled else model,
+        config,
+        Objective(
+            torch.compile(model, dynamic=False) if options.compiled else model,  # type: ignore[arg-type]
+            build_loss("lovasz", num_classes=1).to(device),
+        ),
+        Data(split, loader, training_transform=transform, evaluation_transform=transform),
+        Compute(device, precision, layout),
+        LoopControl(World(), stop, BackgroundWriter()),
+        progress.lines,
     )
-    rows = task.split.train[: len(task.split.train) // options.batch * options.batch]
+    rows = split.train[: len(split.train) // options.batch * options.batch]
     steps = len(rows) // options.batch
-    seconds_of(state, task, task.loader.training(rows, 1))
-    same = next(iter(task.loader.training(rows, 1)))
+    seconds_of(state, task, loader.training(rows, 1))
+    same = next(iter(loader.training(rows, 1)))
     alone, fed = [], []
     for number in range(options.rounds):
         alone.append(seconds_of(state, task, [same] * steps))
-        fed.append(seconds_of(state, task, task.loader.training(rows, 2 + number)))
+        fed.append(seconds_of(state, task, loader.training(rows, 2 + number)))
     del same
-    task.loader.close()
+    loader.close()
     speeds = [len(rows) / statistics.median(each) for each in (alone, fed)]
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     return (

@@ -23,7 +23,7 @@ from s3_server import S3Server
 
 if TYPE_CHECKING:
     from robosat_pink.datasets import TilePairs
-    from robosat_pink.datasets.worker_client import Batch
+    from robosat_pink.datasets.batch import Batch
 
 BOTO3_THREADS = 16
 ORIGINAL_PAIRS = 100  # that the original's way is timed on, which is slow

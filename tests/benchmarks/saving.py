@@ -72,7 +72,7 @@ def main() -> None:
                     time.sleep(0.01)
                 saved = time.monotonic() - started
         assert run.wait() == 0, log
-    (waited,) = re.findall(r"saving has kept the training waiting for ([0-9.]+) s", log)
+    (waited,) = re.findall(r"training waited ([0-9.]+) s for", log)
     (count,) = re.findall(r"in (\d+) saves", log)
     each = float(waited) / int(count)
     print(

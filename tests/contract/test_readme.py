@@ -24,7 +24,7 @@ PAGES = {
 }
 README = PAGES["README.md"]
 MESSAGES = re.findall(r"^\| `(.+?)` \| ", PAGES["docs/troubleshooting.md"], re.MULTILINE)
-KEYS = set(re.findall(r"^\| `([\w.\[\]]+)` \| \S+ \| ", PAGES["experiments/README.md"], re.MULTILINE))
+KEYS = set(re.findall(r"^\| `(\w+(?:\[\])?\.[\w.]+)` \| ", PAGES["experiments/README.md"], re.MULTILINE))
 ROOMS = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
 
 of_every_page = pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)

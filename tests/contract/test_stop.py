@@ -317,4 +317,4 @@ def test_process_1_says_in_the_failure_file_that_the_run_was_killed(job: Path) -
     process.communicate(timeout=60)
     assert process.returncode == 137
     cause = (job / "output/failure").read_text().splitlines()[0]
-    assert cause.startswith("the training process was killed by SIGKILL, most likely for want of memory; lower")
+    assert cause.startswith("the training process was killed by SIGKILL, most likely out of memory; lower")

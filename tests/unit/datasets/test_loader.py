@@ -237,7 +237,7 @@ def test_worker_that_is_killed_is_an_error_that_says_what_to_do(tiles: TilePairs
     (source,) = loader._sources
     assert isinstance(source, Worker)
     os.kill(source._process.pid or 0, signal.SIGKILL)
-    with pytest.raises(RobosatError, match=r"reads tiles died \(killed by signal 9\)\. .*lower runtime\.workers"):
+    with pytest.raises(RobosatError, match=r"died \(killed by signal 9\), .*out of memory; lower .*runtime\.workers"):
         list(batches)
 
 
