@@ -41,7 +41,7 @@ BELONGS_TO = {
     "botocore": {"storage.credentials", "storage.refused_keys"},
     "rasterio": {"datasets.rasters", "sample"},
     "matplotlib": {"report.plots"},
-    "jinja2": {"report.templating"},
+    "jinja2": {"report"},
     "markupsafe": {"report.templating"},
     "tifffile": {"datasets.rasters.geotiff"},
     "imagecodecs": {"datasets.rasters.geotiff"},
