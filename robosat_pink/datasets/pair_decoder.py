@@ -14,8 +14,9 @@ import numpy as np
 from robosat_pink.config import ChannelConfig, ClassConfig, class_values
 from robosat_pink.container.some_names import some_names
 from robosat_pink.datasets.image_kinds import NO_SCALE
-from robosat_pink.datasets.rasters import band_tags, decode, georeference
-from robosat_pink.datasets.rasters.decode import Missing, Raster
+from robosat_pink.datasets.rasters import band_tags, decode, gdal_bands, georeference
+from robosat_pink.datasets.rasters.decode import Raster
+from robosat_pink.datasets.rasters.selected_bands import Missing
 from robosat_pink.errors import DataError
 from robosat_pink.losses import IGNORE
 
@@ -190,7 +191,7 @@ class PairDecoder:
 def _interpreted(raster: Raster, data: Bytes, name: str) -> georeference.Georeference | None:
     """With a coordinate system that can be compared."""
     is_plain = raster.georeference is None or not isinstance(raster.georeference.crs, bytes)
-    return raster.georeference if is_plain else decode.georeference_of(data, name)
+    return raster.georeference if is_plain else gdal_bands.georeference_of(data, name)
 
 
 def _facing_alike(image: Raster, mask: Raster, image_name: str, mask_name: str) -> tuple[Raster, Raster]:

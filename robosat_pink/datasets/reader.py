@@ -27,7 +27,8 @@ from robosat_pink.datasets.file_names import LARGEST
 from robosat_pink.datasets.normalisation import scales_of
 from robosat_pink.datasets.pair_decoder import Decoded, Notes, PairDecoder
 from robosat_pink.datasets.rasters import decode
-from robosat_pink.datasets.rasters.decode import Missing, Raster
+from robosat_pink.datasets.rasters.decode import Raster
+from robosat_pink.datasets.rasters.selected_bands import Missing
 from robosat_pink.datasets.tile_file import Entry, TileFile
 from robosat_pink.storage import Location
 
