@@ -154,8 +154,8 @@ def _scan_all(jobs: Sequence[tuple[Location, str]], threads: int) -> list[Scan]:
         memory.look()
         for number, when in list(heard.items()):
             location, directory = jobs[number]
-            if location.bucket and time.monotonic() - when > listings.PAGE_S:
-                raise listings.silence(f"{location}/{directory}")
+            if location.bucket and time.monotonic() - when > listings.PAGE_TIMEOUT_S:
+                raise listings.stalled(f"{location}/{directory}")
 
     return side_by_side(scan, range(len(jobs)), threads, look)
 

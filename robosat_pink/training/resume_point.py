@@ -60,7 +60,11 @@ def check_moments(state: Mapping[int, Mapping[str, Any]], parameters: Sequence[t
         expected = {"step": torch.Size(), "exp_avg": parameters[number].shape, "exp_avg_sq": parameters[number].shape}
         for key, shape in expected.items():
             moment = moments.get(key)
-            if not checkpoint.is_usual(moment) or moment.dtype not in checkpoint.FLOATS or moment.shape != shape:
+            if (
+                not checkpoint.is_plain_tensor(moment)
+                or moment.dtype not in checkpoint.FLOAT_TYPES
+                or moment.shape != shape
+            ):
                 raise _refusal(name, f"the {key} of its optimizer for {tuple(parameters[number].shape)}")
             if not moment.float().isfinite().all():
                 raise CheckpointError(f"{name}: its optimizer holds NaN or inf; take an earlier one")
