@@ -1,12 +1,12 @@
-"""The errors a user can mend. Anything else that is raised is a defect of this package and exits with 1.
+"""The errors that a user can mend. Any other exception is a defect of this package and exits with 1.
 
 RobosatError
-    ConfigError      2   the experiment file, a hyperparameter or the command line says something impossible
-    DataError        3   tiles, masks or the place they are read from
+    ConfigError      2   an impossible value in the experiment file, a hyperparameter or the command line
+    DataError        3   tiles, masks, or the bucket or folder that holds them
     CheckpointError  4   weights or a resume point that do not fit
     ContractError    5   the /opt/ml tree: a missing channel, two experiment files, a folder that cannot be written
 
-A message says where, what was found there, what is accepted, and the way out. It shows no secret.
+A message says where, what it got, what is accepted, and the way out. Secrets in it are redacted.
 """
 
 from robosat_pink.container.redaction import redacted

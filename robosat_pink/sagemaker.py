@@ -8,7 +8,6 @@ described in the Amazon SageMaker API reference, CreateTrainingJob and CreateAlg
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import math
 import re
@@ -19,7 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from robosat_pink.config.keys import Setting, settings
+from robosat_pink.config import Config
+from robosat_pink.config.keys import Key, leaf_keys
 from robosat_pink.training import metrics
 
 IMAGE_BUCKET = "planet-snowcover-imagery"
@@ -65,6 +65,9 @@ class Account:
         return f"arn:aws:{service}:{self.region}:{self.number}:{resource}"
 
 
+EXAMPLE_ACCOUNT = Account("123456789012", "us-west-2")  # the number is that of AWS's documentation
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="robosat_pink.sagemaker", description="Write requests and policies for Amazon SageMaker as JSON."
@@ -73,18 +76,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--account",
         type=_account_number,
-        default="123456789012",
+        default=EXAMPLE_ACCOUNT.number,
         help="the AWS account, 12 digits (default: %(default)s)",
     )
-    parser.add_argument("--region", type=_region, default="us-west-2", help="of job and image (default: %(default)s)")
+    parser.add_argument(
+        "--region",
+        type=_region,
+        default=EXAMPLE_ACCOUNT.region,
+        help="of job and image (default: %(default)s)",
+    )
     arguments = parser.parse_args(argv)
     try:
-        arguments.folder.mkdir(parents=True, exist_ok=True)
-        for name, document in documents(Account(arguments.account, arguments.region)).items():
-            (arguments.folder / name).write_text(json.dumps(document, indent=2) + "\n")
+        write_files(arguments.folder, Account(arguments.account, arguments.region))
     except OSError as error:
         parser.error(f"{error.filename} cannot be written: {error.strerror}")
     return 0
+
+
+def write_files(folder: Path, account: Account) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, document in documents(account).items():
+        (folder / name).write_text(json.dumps(document, indent=2) + "\n")
 
 
 def documents(account: Account) -> dict[str, dict[str, Any]]:
@@ -175,7 +187,7 @@ def algorithm(account: Account) -> dict[str, Any]:
                     **tiles,
                 },
             ],
-            "SupportedHyperParameters": [hyperparameter(setting) for setting in settings()],
+            "SupportedHyperParameters": [hyperparameter(name, key) for name, key in hyperparameter_keys().items()],
             "MetricDefinitions": metrics.definitions(),
             "SupportedTuningJobObjectiveMetrics": [
                 {"Type": "Minimize" if name == "loss" else "Maximize", "MetricName": f"val:{name}"}
@@ -185,31 +197,36 @@ def algorithm(account: Account) -> dict[str, Any]:
     }
 
 
-def hyperparameter(setting: Setting) -> dict[str, Any]:
+def hyperparameter_keys() -> dict[str, Key]:
+    """The keys that stand once in a file, in no list: by its dotted name a hyperparameter can set each."""
+    return {name: key for name, key in leaf_keys(Config) if "[]" not in name}
+
+
+def hyperparameter(name: str, key: Key) -> dict[str, Any]:
     """A HyperParameterSpecification.
 
     It names no DefaultValue, which clients send as if it had been asked for: it would beat the experiment file.
     """
-    kind, limits = _kind_and_range(setting)
-    fallback = "" if setting.default is dataclasses.MISSING else f", or else {json.dumps(setting.default)}"
-    accepts = f"Accepted: {setting.accepts}. " if kind == "FreeText" else ""
+    kind, limits = _kind_and_range(key)
+    fallback = "" if key.is_required else f", or else {json.dumps(key.default)}"
+    accepts = f"Accepted: {key.accepts}. " if kind == "FreeText" else ""
     return {
-        "Name": setting.name,
+        "Name": name,
         "Description": f"{accepts}Unless set: as in the experiment file{fallback}.",
         "Type": kind,
         **({"Range": {f"{kind}ParameterRangeSpecification": limits}} if limits else {}),
-        "IsTunable": setting.name.startswith("model.") and kind != "FreeText",
+        "IsTunable": name.startswith("model.") and kind != "FreeText",
         "IsRequired": False,
     }
 
 
-def _kind_and_range(setting: Setting) -> tuple[str, dict[str, Any] | None]:
+def _kind_and_range(key: Key) -> tuple[str, dict[str, Any] | None]:
     """A ParameterType and its range, bounds as text and within it. What takes numbers and words alike is FreeText."""
-    first = setting.types[0]
-    low, high = (setting.rule.low, setting.rule.high) if setting.rule else (-math.inf, math.inf)
-    if setting.rule and setting.rule.names:
-        return "Categorical", {"Values": list(setting.rule.names)}
-    if len(setting.types) > 1:
+    first, rule = key.types[0], key.rule
+    low, high = (rule.lowest, rule.highest) if rule else (-math.inf, math.inf)
+    if rule and rule.names:
+        return "Categorical", {"Values": list(rule.names)}
+    if len(key.types) > 1:
         return "FreeText", None
     if get_origin(first) is Literal:
         return "Categorical", {"Values": list(get_args(first))}

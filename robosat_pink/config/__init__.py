@@ -1,5 +1,6 @@
 """The experiment file: read, checked, and handed out as frozen dataclasses."""
 
+from robosat_pink.config.loading import load_config, to_tree
 from robosat_pink.config.sections import (
     CacheConfig,
     ChannelConfig,
@@ -10,9 +11,7 @@ from robosat_pink.config.sections import (
     RuntimeConfig,
     SplitConfig,
     class_values,
-    load_config,
     shared_groups,
-    to_tree,
 )
 
 __all__ = [

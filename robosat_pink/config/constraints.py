@@ -1,4 +1,4 @@
-"""What the values of an experiment file must satisfy beyond their types. Used by `config`, checked by `schema`."""
+"""What the values of an experiment file must satisfy beyond their types. Named by `sections`, checked by `parsing`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from PIL import ImageColor
 
 MOST_TEXT = 4096  # characters of a text value: what the system allows a path
+MOST_BANDS = 65_535  # of all channels; no TIFF has more
 HOLDS_USER = "it holds a user or a password, which belong into environment variables or an aws_profile"
 MOST_EXPRESSION = 100_000  # characters; it may list thousands of directories
 
@@ -20,29 +21,43 @@ MOST_EXPRESSION = 100_000  # characters; it may list thousands of directories
 class Rule:
     """What a value must satisfy beyond its type; for a list, what each entry must satisfy.
 
-    For programs that ask instead of trying: the lowest and highest number that are accepted, and the accepted names.
+    Bounds, names, lengths and the pattern say the same to programs that ask instead of trying: `schema`, `sagemaker`.
     """
 
     accepts: str
     holds: Callable[[Any], bool]
     low: float = -math.inf
     high: float = math.inf
+    low_open: bool = False  # whether the bound itself is refused
+    high_open: bool = False
     names: tuple[str, ...] = ()
     may_be_empty: bool = False  # of a list
     texts: str = ""  # what is accepted of texts, where it is not what is accepted of numbers
-    longest: int = MOST_TEXT  # characters of a text
+    shortest: int = 0  # characters of a text
+    longest: int = MOST_TEXT
+    pattern: str = ""  # which a text must contain a match of
     fault: Callable[[str], str] = lambda text: ""  # what is wrong with a text, where more than `accepts` can be said
     hides: bool = False  # whether a text with such a fault is not shown: it holds a secret
+
+    @property
+    def lowest(self) -> float:
+        """The lowest number that is accepted."""
+        return math.nextafter(self.low, math.inf) if self.low_open else self.low
+
+    @property
+    def highest(self) -> float:
+        return math.nextafter(self.high, -math.inf) if self.high_open else self.high
 
 
 def between(low: float, high: float, low_open: bool = False, high_open: bool = False) -> Rule:
     """Bounds belong to the range unless they are open."""
-    words = f"{'above' if low_open else 'from'} {low:,} {'and below' if high_open else 'to'} {high:,}"
     return Rule(
-        words,
+        f"{'above' if low_open else 'from'} {low:,} {'and below' if high_open else 'to'} {high:,}",
         lambda value: (low < value if low_open else low <= value) and (value < high if high_open else value <= high),
-        low=math.nextafter(low, math.inf) if low_open else low,
-        high=math.nextafter(high, -math.inf) if high_open else high,
+        low=low,
+        high=high,
+        low_open=low_open,
+        high_open=high_open,
     )
 
 
@@ -75,11 +90,12 @@ def _fault_of_file(text: str) -> str:
     return _fault_of_bucket(text) if re.search("[/:]", text) else ""  # else it lies in the working directory
 
 
-def _place(fault: Callable[[str], str], least: int = 1) -> Rule:
-    """Of a text of so many characters; true and false may be other ways to say it."""
+def _location(fault: Callable[[str], str], shortest: int = 1) -> Rule:
+    """Of a text that names a bucket, folder or file; true and false may stand for such a text."""
     return Rule(
-        "text that is not empty" if least else "text",
-        lambda value: isinstance(value, bool) or (len(value) >= least and not fault(value)),
+        "text that is not empty" if shortest else "text",
+        lambda value: isinstance(value, bool) or (len(value) >= shortest and not fault(value)),
+        shortest=shortest,
         fault=fault,
         hides=True,
     )
@@ -106,12 +122,13 @@ positive_weight = between(0, 10**6, low_open=True)
 web_address = Rule(
     "an address such as https://store.example:9000",
     _is_address,
+    pattern="^https?://",
     fault=_fault_of_address,
 )
-not_empty = Rule("text that is not empty", lambda value: value != "")
-bucket = _place(_fault_of_bucket)
-weights = _place(_fault_of_file)
-checkpoint = _place(_fault_of_file, least=0)
+not_empty = Rule("text that is not empty", lambda value: value != "", shortest=1)
+bucket_location = _location(_fault_of_bucket)
+weights_location = _location(_fault_of_file)
+checkpoint_location = _location(_fault_of_file, shortest=0)
 directory_expression = Rule(
     "a regular expression for directory names",
     lambda value: not _fault_of_expression(value),
@@ -119,9 +136,10 @@ directory_expression = Rule(
     fault=_fault_of_expression,
 )
 band = replace(
-    between(1, 65_535),
-    holds=lambda value: value.strip() != "" if isinstance(value, str) else 1 <= value <= 65_535,
+    between(1, MOST_BANDS),
+    holds=lambda value: value.strip() != "" if isinstance(value, str) else 1 <= value <= MOST_BANDS,
     texts="a band's description",
+    pattern=r"\S",
 )
 mask_values = replace(between(-(2**31), 2**32 - 1), may_be_empty=True)
 color_name = Rule("a color name or #rrggbb", _is_color)

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from robosat_pink.container.atomic_write import read_regular, text_of
+from robosat_pink.container.regular_file import decode_text, read_regular
 from robosat_pink.errors import ConfigError
 
 MOST_BYTES = 10**6
@@ -51,7 +51,7 @@ def read_tree(path: Path, sections: Iterable[str]) -> dict[str, Any]:
         where = "" if path.is_absolute() else f"; it was looked for at {path.absolute()}"
         raise ConfigError(f"{path}: cannot be read: {error.strerror}{where}") from error
     try:
-        tree = readers[path.suffix.lower()](text_of(content).replace("\r\n", "\n"))
+        tree = readers[path.suffix.lower()](decode_text(content).replace("\r\n", "\n"))
         _check_extent(tree, _parts_of_tree)
     except Exception as error:
         reason = _reason(error)

@@ -1,24 +1,22 @@
-"""The experiment file: YAML, JSON or TOML in, frozen dataclasses out. The only reader of such files.
+"""The sections of an experiment file, as frozen dataclasses: every field is one key. Read through `config`.
 
-Every dataclass below is one section of the file, every field one key. Unknown keys, wrong types and impossible values
-are collected and reported together as one ConfigError. Nothing here imports torch: a misspelt key is reported within a
-second of starting.
+Nothing here imports torch: a misspelt key is reported within a second of starting.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from robosat_pink import losses, models
 from robosat_pink.config.constraints import (
+    MOST_BANDS,
     band,
     between,
-    bucket,
-    checkpoint,
+    bucket_location,
+    checkpoint_location,
     color_name,
     directory_expression,
     mask_values,
@@ -26,18 +24,15 @@ from robosat_pink.config.constraints import (
     one_of,
     positive_weight,
     web_address,
-    weights,
+    weights_location,
 )
-from robosat_pink.config.formats import read_tree
-from robosat_pink.config.hints import point_to_sections
-from robosat_pink.config.parsing import build, key, override, plain, sections_of
+from robosat_pink.config.keys import key
 from robosat_pink.config.problems import Problems
 
 # Bounds of numbers. Nobody means what lies beyond them, and somewhere behind them the program would not hold.
 LARGEST = 10**12  # of digital numbers and what they are normalised by
 MOST_EPOCHS = 99_999  # five digits in names of checkpoints
 DAY_S, YEAR_S = 86_400, 31_536_000
-MOST_BANDS = 65_535  # of all channels; no TIFF has more
 MOST_CLASSES = 255  # numbered from 0; 255 is what counts nowhere
 
 
@@ -70,8 +65,8 @@ class CacheConfig:
 class DatasetConfig:
     """Where images and masks are: each directory right below a bucket that matches the expression holds z/x/y.tif."""
 
-    image_bucket: str = key(rule=bucket)
-    mask_bucket: str = key(rule=bucket)
+    image_bucket: str = key(rule=bucket_location)
+    mask_bucket: str = key(rule=bucket_location)
     imagery_directory_regex: str = key(".*", directory_expression)
     mask_directory_regex: str = key(".*", directory_expression)
     train_percent: float = key(0.7, between(0, 1, low_open=True, high_open=True))
@@ -140,7 +135,7 @@ class ModelConfig:
     encoder: str | None = None
     num_filters: int = key(32, between(1, 1024))
     is_deconv: bool = False
-    pretrained: bool | str = key(False, weights)
+    pretrained: bool | str = key(False, weights_location)
     loss: str | dict[str, float] = key("lovasz", one_of(losses.LOSSES))
     batch_size: int = key(7, between(1, 10_000))
     tile_size: int = key(512, between(1, 16_384))
@@ -161,7 +156,7 @@ class ModelConfig:
         if self.pretrained and entry.pretrained_part is None:
             problems.add(f"{prefix}pretrained", self.pretrained, models.NO_PRETRAINED.format(name=self.name))
         if self.tile_size % entry.size_multiple:
-            fitting = -(-self.tile_size // entry.size_multiple) * entry.size_multiple
+            fitting = math.ceil(self.tile_size / entry.size_multiple) * entry.size_multiple
             advice = f"{self.name} needs a multiple of {entry.size_multiple}; try {fitting}"
             problems.add(f"{prefix}tile_size", self.tile_size, advice)
 
@@ -182,8 +177,8 @@ class CheckpointConfig:
     `path` gives weights to a new run, `resume` all that it holds: optimizer, epoch and, if it is ours, the rest.
     """
 
-    path: str | None = key(None, checkpoint)
-    resume: str | None = key(None, checkpoint)
+    path: str | None = key(None, checkpoint_location)
+    resume: str | None = key(None, checkpoint_location)
     every_minutes: float = key(10.0, between(0, YEAR_S // 60, low_open=True))
     if_different: Literal["refuse", "continue"] = "refuse"
 
@@ -222,10 +217,14 @@ class Config:
     runtime: RuntimeConfig = RuntimeConfig()
 
     def check(self, problems: Problems, prefix: str) -> None:
-        if self.num_channels > MOST_BANDS:
-            problems.add("channels", f"{self.num_channels:,} bands", f"accepted: at most {MOST_BANDS:,} bands in all")
-        names = [each.name for each in self.classes]
-        values = [value for each in class_values(self.classes) for value in each]
+        self._check_classes(problems)
+        self._check_channels(problems)
+        self._check_ignored_values(problems)
+        self._check_weights(problems)
+
+    def _check_classes(self, problems: Problems) -> None:
+        names = [mask_class.name for mask_class in self.classes]
+        values = [value for of_class in class_values(self.classes) for value in of_class]
         if len(self.classes) > MOST_CLASSES:
             advice = f"accepted: at most {MOST_CLASSES} classes, for 255 means ignore in what the network learns from"
             problems.add("classes", f"{len(self.classes)} classes", advice)
@@ -235,19 +234,31 @@ class Config:
             problems.add("classes", values, "one mask value stands twice; list it in one `values` only")
         if len(self.classes) == 1 and 0 in values:
             problems.add("classes.0.values", values, "0 is the background of a single class; name two classes instead")
+
+    def _check_channels(self, problems: Problems) -> None:
+        if self.num_channels > MOST_BANDS:
+            problems.add("channels", f"{self.num_channels:,} bands", f"accepted: at most {MOST_BANDS:,} bands in all")
         scales = [channel.scale for channel in self.channels]
         if "tags" in scales and set(scales) != {"tags"}:
             advice = "tags are for all channels or none: the image is in physical values then; give each the same scale"
             problems.add("channels", scales, advice)
-        background = {0} if len(self.classes) == 1 else set()
-        if both := sorted((set(values) | background) & set(self.dataset.ignore_values)):
+
+    def _check_ignored_values(self, problems: Problems) -> None:
+        learnt = {value for of_class in class_values(self.classes) for value in of_class}
+        if len(self.classes) == 1:
+            learnt.add(0)  # the background
+        if both := sorted(learnt & set(self.dataset.ignore_values)):
             advice = f"{both[0]} is a class's value, or the background's; a value is learnt or ignored, so list it once"
             problems.add("dataset.ignore_values", self.dataset.ignore_values, advice)
+
+    def _check_weights(self, problems: Problems) -> None:
         weighted = [name for name, loss in losses.LOSSES.items() if loss.takes_class_weights]
-        for number, each in enumerate(self.classes):
-            if each.weight != 1 and not set(weighted) & set(self.model.losses):
+        if set(weighted) & set(self.model.losses):
+            return
+        for number, mask_class in enumerate(self.classes):
+            if mask_class.weight != 1:
                 advice = f"acts in {', '.join(weighted)} only, which model.loss does not name; leave it out"
-                problems.add(f"classes.{number}.weight", each.weight, advice)
+                problems.add(f"classes.{number}.weight", mask_class.weight, advice)
 
     @property
     def num_classes(self) -> int:
@@ -259,38 +270,11 @@ class Config:
         return sum(len(channel.bands) for channel in self.channels)
 
 
-def load_config(
-    path: str | Path,
-    hyperparameters: Mapping[str, str] | None = None,
-    arguments: Mapping[str, str] | None = None,
-) -> Config:
-    """The experiment of a file, overridden by hyperparameters and then by command-line arguments (dotted keys).
-
-    Raises ConfigError that lists every problem, one a line: where, key, value, what is accepted, the nearest name.
-    """
-    path = Path(path)
-    problems = Problems(path.name)
-    tree = read_tree(path, sections_of(Config))
-    override(tree, hyperparameters or {}, "hyperparameters.json", problems)
-    override(tree, arguments or {}, "command line", problems)
-    point_to_sections(tree, sections_of(Config), problems)
-    config = build(Config, tree, problems)
-    problems.raise_if_any()
-    assert config is not None
-    return config
-
-
-def to_tree(config: Config) -> dict[str, Any]:
-    """The experiment as nested dicts and lists, keys spelt as in the file."""
-    tree: dict[str, Any] = plain(config)
-    return tree
-
-
 def class_values(classes: tuple[ClassConfig, ...]) -> tuple[tuple[int, ...], ...]:
     """The mask values of each class; without `values`, 1 for the only class and k for class k of several."""
     if len(classes) == 1:
         return (classes[0].values or (1,),)
-    return tuple(each.values or (number,) for number, each in enumerate(classes))
+    return tuple(mask_class.values or (number,) for number, mask_class in enumerate(classes))
 
 
 def shared_groups(dataset: DatasetConfig) -> tuple[str, ...]:

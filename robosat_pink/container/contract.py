@@ -1,40 +1,37 @@
-"""The /opt/ml contract at run time: where things are, what the platform says, how failure is told.
+"""The /opt/ml tree of a SageMaker training container: its paths, its JSON files, the failure file.
 
-Nothing else knows a path below /opt/ml. SAGEMAKER_BASE_DIR moves the whole tree, for tests and local runs. The contract
-is described in the Amazon SageMaker developer guide, "How Amazon SageMaker runs your training image".
+No other module knows a path below /opt/ml. SAGEMAKER_BASE_DIR moves the whole tree, for tests and local runs.
+Source: Amazon SageMaker developer guide, "How Amazon SageMaker runs your training image".
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import re
-import signal
 import sys
-import threading
-import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from robosat_pink.container.atomic_write import TEMPORARY, check_writable, read_regular, text_of, write_atomically
-from robosat_pink.container.redaction import redacted, redacted_tree
-from robosat_pink.errors import ContractError, RobosatError
+from robosat_pink.container.atomic_write import TEMPORARY_SUFFIX, check_writable, write_atomically
+from robosat_pink.container.failure_file import failure_text
+from robosat_pink.container.redaction import redacted_tree
+from robosat_pink.container.regular_file import decode_text, read_regular
+from robosat_pink.container.some_names import some_names
+from robosat_pink.errors import ContractError
 
 log = logging.getLogger(__name__)
 
 EXPERIMENT_SUFFIXES = (".yml", ".yaml", ".json", ".toml")
-MOST_CONFIG_BYTES = 10**6  # of a file that the platform writes: 100 hyperparameters of up to 2,500 characters
-SHOWN, MOST_SHOWN = 20, 200  # names, and characters of a value, in a message
-# Or an address; lengths are RFC 1035's.
+MAX_CONFIG_BYTES = 10**6  # of a file the platform writes: 100 hyperparameters of up to 2,500 characters
+MAX_SHOWN_NAMES, MAX_SHOWN_CHARACTERS = 20, 200  # in a message
+# A host name or an address; the lengths are those of RFC 1035.
 HOST = re.compile(r"(?!.{254})[A-Za-z0-9_:-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
-UNUSABLE = re.compile("[\0\ud800-\udfff]")  # in a path
-MOST_NAME_BYTES = 255  # of a file or folder
-FAILURE_CAUSE_CHARACTERS = 900
-FAILURE_CHARACTERS = 1024  # what the platform keeps of the failure file
+NOT_IN_A_PATH = re.compile("[\0\ud800-\udfff]")
+MAX_NAME_BYTES = 255  # of a file or folder
 
 
 @dataclass(frozen=True)
@@ -57,29 +54,30 @@ class Container:
 
     @property
     def checkpoints(self) -> Path | None:
-        """Where resume points go: where the job says, or the usual folder if it is there; otherwise None."""
+        """The folder of resume points: the one that the job names, else /opt/ml/checkpoints if it exists, else None."""
         named = self._text("checkpointconfig", "LocalPath")
-        usual = self.base / "checkpoints"
-        return Path(named) if named else usual if usual.is_dir() else None
+        if named:
+            return Path(named)
+        default = self.base / "checkpoints"
+        return default if default.is_dir() else None
 
     def channels(self) -> dict[str, Path]:
-        """The input channels by name. Without inputdataconfig.json (plain docker), the folders that are there."""
+        """The input channels by name. Without inputdataconfig.json (plain docker run), the folders that exist."""
         data = self.base / "input" / "data"
         declared = self._config("inputdataconfig")
         for name, channel in declared.items():
             if not isinstance(channel, dict | None) or not _may_be_a_path(name):
                 accepted = (
-                    f"a JSON object for each channel, whose name is that of a folder, up to {MOST_NAME_BYTES} bytes"
+                    f"a JSON object for each channel, whose name is that of a folder, up to {MAX_NAME_BYTES} bytes"
                 )
                 raise self._refusal("inputdataconfig", name, channel, accepted)
             if (channel or {}).get("TrainingInputMode") == "Pipe":
                 raise ContractError(f"channel {name!r} is in Pipe mode, which has no files; use File or FastFile mode")
-        if not declared:
-            declared = {name: {} for name in _entries(data) or () if (data / name).is_dir()}
-        return {name: data / name for name in declared}
+        names = list(declared) or [name for name in _entries(data) or () if (data / name).is_dir()]
+        return {name: data / name for name in names}
 
     def experiment_file(self) -> Path:
-        """The one experiment file in the `config` channel."""
+        """The only experiment file in the `config` channel."""
         folder = self.base / "input" / "data" / "config"
         entries = _entries(folder)
         if entries is None:
@@ -89,93 +87,89 @@ class Container:
             )
         files = [name for name in entries if name.endswith(EXPERIMENT_SUFFIXES) and not name.startswith(".")]
         if len(files) != 1:
-            there = ", ".join(entries[:SHOWN]) or "nothing"
-            there += f" and {len(entries) - SHOWN} more" if len(entries) > SHOWN else ""
             raise ContractError(
-                f"{folder} must hold exactly one experiment file ({', '.join(EXPERIMENT_SUFFIXES)}), it holds {there}; "
-                "note that an S3 prefix brings every object whose key starts with it"
+                f"{folder} must hold exactly one experiment file ({', '.join(EXPERIMENT_SUFFIXES)}), it holds "
+                f"{some_names(entries, MAX_SHOWN_NAMES, 'nothing')}; note that an S3 prefix brings every object whose "
+                "key starts with it"
             )
         return folder / files[0]
 
     def hosts(self) -> tuple[tuple[str, ...], str]:
-        """All hosts of the job in order, and this one. Only the two documented keys are relied on."""
-        named = self._config("resourceconfig").get("hosts") or ["localhost"]
-        is_list = isinstance(named, list) and all(isinstance(host, str) and HOST.fullmatch(host) for host in named)
-        if not is_list or len(set(named)) < len(named):
-            raise self._refusal("resourceconfig", "hosts", named, "a list of the names of all hosts, each once")
-        hosts = tuple(sorted(named))
+        """All hosts of the job, sorted, and the current one. Reads no more than the two documented keys."""
+        hosts = self._config("resourceconfig").get("hosts") or ["localhost"]
+        is_list = isinstance(hosts, list) and all(isinstance(host, str) and HOST.fullmatch(host) for host in hosts)
+        if not is_list or len(set(hosts)) < len(hosts):
+            raise self._refusal("resourceconfig", "hosts", hosts, "a list of the names of all hosts, each once")
+        hosts = tuple(sorted(hosts))
         current = self._text("resourceconfig", "current_host") or hosts[0]
         if current not in hosts:
             raise ContractError(
-                f"resourceconfig.json: current_host {current[:MOST_SHOWN]!r} is none of the hosts "
-                f"{', '.join(hosts)[:MOST_SHOWN]}"
+                f"resourceconfig.json: current_host {current[:MAX_SHOWN_CHARACTERS]!r} is none of the hosts "
+                f"{', '.join(hosts)[:MAX_SHOWN_CHARACTERS]}"
             )
         return hosts, current
 
     def network_interface(self) -> str | None:
-        """Which the hosts of the job talk to each other over, if the platform says so."""
+        """The interface between the hosts of the job, if the platform names one."""
         return self._text("resourceconfig", "network_interface_name")
 
     def hyperparameters(self) -> dict[str, str]:
         """Dotted keys to text, without the names that SageMaker and its estimators reserve.
 
-        The platform writes nothing but text; a file written by hand may hold numbers and objects.
+        The platform writes text only; numbers and objects of a file written by hand become JSON text.
         """
-        found = {name: value for name, value in self._config("hyperparameters").items() if not _is_reserved(name)}
-        return {name: value if isinstance(value, str) else json.dumps(value) for name, value in found.items()}
+        values = {name: value for name, value in self._config("hyperparameters").items() if not _is_reserved(name)}
+        return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
     def is_interactive(self) -> bool:
-        """Whether a person watches: on a terminal, but not on the one that SageMaker's local mode attaches."""
+        """Whether a person watches a terminal. SageMaker's local mode attaches one that nobody watches."""
         return sys.stderr.isatty() and not (self.base / "input" / "config" / "resourceconfig.json").exists()
 
     def prepare(self) -> None:
-        """Make the output folders and clear what an earlier attempt left half-written or failed with."""
-        for folder in filter(None, (self.model, self.output_data, self.checkpoints)):
+        """Make the output folders; remove half-written files and the failure file of an earlier attempt."""
+        for folder in self._written_folders(self.output_data):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ContractError(f"{folder} cannot be made: {error.strerror}; set SAGEMAKER_BASE_DIR?") from error
             check_writable(folder)
-        leftovers = [
-            each for folder in filter(None, (self.model, self.checkpoints)) for each in folder.glob(f"*{TEMPORARY}")
-        ]
-        for leftover in (*leftovers, self._failure):
+        half_written = [path for folder in self._written_folders() for path in folder.glob(f"*{TEMPORARY_SUFFIX}")]
+        for path in (*half_written, self._failure_file):
             try:
-                leftover.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
             except OSError as error:
-                raise ContractError(
-                    f"{leftover} cannot be removed: {error.strerror}; set SAGEMAKER_BASE_DIR?"
-                ) from error
+                raise ContractError(f"{path} cannot be removed: {error.strerror}; set SAGEMAKER_BASE_DIR?") from error
 
     def write_failure(self, error: BaseException) -> None:
-        """Tell the platform why: the cause first, the end of the traceback in what room is left.
-
-        What another process of this host has told of itself says more than what is told of it here.
-        """
-        if getattr(error, "is_of_another", False) and self._failure.exists():
+        """Write the failure file. What another rank of this host wrote about its own error stays: it is the cause."""
+        if getattr(error, "is_of_another_rank", False) and self._failure_file.exists():
             return
         text = failure_text(error)
         try:
-            self._failure.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._failure, lambda file: file.write(text.encode("ascii")))
-        except (OSError, ContractError) as no_room:
-            log.error("error: there is no failure file: %s", no_room)  # noqa: TRY400
+            self._failure_file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._failure_file, lambda file: file.write(text.encode("ascii")))
+        except (OSError, ContractError) as reason:
+            log.error("error: the failure file could not be written: %s", reason)  # noqa: TRY400
 
     @property
-    def _failure(self) -> Path:
+    def _failure_file(self) -> Path:
         return self.base / "output" / "failure"
 
+    def _written_folders(self, *others: Path) -> list[Path]:
+        return [folder for folder in (self.model, *others, self.checkpoints) if folder is not None]
+
     def _config(self, name: str) -> Mapping[str, Any]:
+        """The JSON object of a file below input/config; empty if the file is missing, empty or null."""
         path = self._config_file(name)
         try:
-            data = read_regular(path, MOST_CONFIG_BYTES)
+            data = read_regular(path, MAX_CONFIG_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             return {}
         except OSError as error:
             raise ContractError(f"{path}: cannot be read: {error.strerror}") from error
         try:
-            value = json.loads(text_of(data) or "{}")
-            json.dumps(value)  # as `hyperparameters` does with what is in it
+            value = json.loads(decode_text(data) or "{}")
+            json.dumps(value)  # `hyperparameters` does so later: what cannot be written is refused now
         except ValueError as error:
             raise ContractError(f"{path}: not readable as JSON: {error}") from error
         except RecursionError:
@@ -187,76 +181,20 @@ class Container:
     def _text(self, file: str, key: str) -> str | None:
         value = self._config(file).get(key)
         if not isinstance(value, str | None) or not _may_be_a_path(value or ""):
-            accepted = f"text that may be a path: up to {MOST_NAME_BYTES} bytes between slashes, no null character"
+            accepted = f"text that may be a path: up to {MAX_NAME_BYTES} bytes between slashes, no null character"
             raise self._refusal(file, key, value, accepted)
         return value
 
     def _refusal(self, file: str, key: str, value: Any, accepted: str) -> ContractError:
-        shown, key = json.dumps(redacted_tree(value))[:MOST_SHOWN], key[:MOST_SHOWN]
-        return ContractError(f"{self._config_file(file)}: {key} = {shown}: accepted: {accepted}")
+        shown = json.dumps(redacted_tree(value))[:MAX_SHOWN_CHARACTERS]
+        return ContractError(f"{self._config_file(file)}: {key[:MAX_SHOWN_CHARACTERS]} = {shown}: accepted: {accepted}")
 
     def _config_file(self, name: str) -> Path:
         return self.base / "input" / "config" / f"{name}.json"
 
 
-class Stopped(BaseException):
-    """The platform, or a person, wants the run to end. No error, and so nothing that `except Exception` may catch."""
-
-    BY_SIGNAL = "by a signal"  # then the platform ends the process soon; for other reasons there is time
-
-    def __init__(self, reason: str = BY_SIGNAL, is_agreed: bool = False) -> None:
-        """`is_agreed`: all processes of the run stop at the same step, and nobody has to be told."""
-        super().__init__(reason)
-        self.reason, self.is_agreed = reason, is_agreed
-
-
-class StopRequest:
-    """SIGTERM or SIGINT, as a question that the loop asks after each step.
-
-    Before the loop, where there is nothing to save, a signal raises Stopped at once. A second one of its kind ends the
-    process; of the other kind it does not, for torchrun sends SIGTERM to whom a terminal has sent SIGINT.
-    """
-
-    SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-    def __init__(self) -> None:
-        self.requested = False
-        self.waits_to_be_asked = False
-        self._arrived_kinds: set[int] = set()
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._arrived) for number in self.SIGNALS}
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)  # start.sh may have had them wait till now
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in getattr(self, "_before", {}).items():
-            signal.signal(number, handler)
-
-    def _arrived(self, number: int, frame: object) -> None:
-        if number in self._arrived_kinds:
-            os._exit(128 + number)
-        self._arrived_kinds.add(number)
-        self.requested = True
-        if not self.waits_to_be_asked:
-            raise Stopped
-
-    @contextlib.contextmanager
-    def postponed(self) -> Iterator[None]:
-        """For imports: extension modules that are stopped in the middle of theirs end the process by an abort."""
-        self.waits_to_be_asked = True
-        yield
-        self.waits_to_be_asked = False
-        self.raise_if_requested()
-
-    def raise_if_requested(self) -> None:
-        if self.requested:
-            raise Stopped
-
-
 def _entries(folder: Path) -> list[str] | None:
-    """Sorted names, or None where there is no such folder."""
+    """The sorted names in a folder; None if it does not exist."""
     try:
         return sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
@@ -266,20 +204,7 @@ def _entries(folder: Path) -> list[str] | None:
 
 
 def _may_be_a_path(text: str) -> bool:
-    return not UNUSABLE.search(text) and max(len(each.encode()) for each in text.split("/")) <= MOST_NAME_BYTES
-
-
-def cause_of(error: BaseException) -> str:
-    """What went wrong, in words for a user; a defect also says its kind."""
-    return str(error) if isinstance(error, RobosatError) else f"{type(error).__name__}: {error}"
-
-
-def failure_text(error: BaseException) -> str:
-    """At most 1,024 ASCII characters: the cause within the first 900, then the end of the traceback."""
-    cause = redacted(cause_of(error)).encode("ascii", "backslashreplace").decode()[:FAILURE_CAUSE_CHARACTERS]
-    trace = redacted("".join(traceback.format_exception(error))).encode("ascii", "backslashreplace").decode()
-    room = FAILURE_CHARACTERS - len(cause) - 2
-    return f"{cause}\n\n{trace[-room:]}"
+    return not NOT_IN_A_PATH.search(text) and max(len(name.encode()) for name in text.split("/")) <= MAX_NAME_BYTES
 
 
 def _is_reserved(name: str) -> bool:

@@ -27,7 +27,8 @@ from pathlib import Path
 
 import numpy as np
 
-from robosat_pink.container.atomic_write import TEMPORARY, is_in_memory
+from robosat_pink.container.atomic_write import TEMPORARY_SUFFIX
+from robosat_pink.container.hardware import is_in_memory
 from robosat_pink.datasets import cache_file
 from robosat_pink.errors import ConfigError
 
@@ -77,7 +78,7 @@ class TileCache:
             return
         parts = cache_file.pack(image, mask, notes)
         path = self._path(key)
-        temporary = f"{path}.{os.getpid()}-{threading.get_ident()}{TEMPORARY}"
+        temporary = f"{path}.{os.getpid()}-{threading.get_ident()}{TEMPORARY_SUFFIX}"
         try:
             # Less what there is, of a damaged entry, or one that another process was faster to keep.
             added = sum(map(len, parts)) - _size(path)
@@ -106,7 +107,7 @@ class TileCache:
         for path in self.folder.iterdir():
             try:
                 status = path.lstat()
-                if path.name.endswith(TEMPORARY) and time.time() - status.st_mtime > 3600:
+                if path.name.endswith(TEMPORARY_SUFFIX) and time.time() - status.st_mtime > 3600:
                     path.unlink()
                 elif path.suffix == SUFFIX:
                     entries.append((max(status.st_atime, status.st_mtime), status.st_size, path))

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from robosat_pink.config import Config
-from robosat_pink.datasets.pair_decoder import HIDDEN, NO_SCALE, ways_to_agree
+from robosat_pink.container.some_names import some_names
+from robosat_pink.datasets.image_kinds import NO_SCALE, ways_to_agree
+from robosat_pink.datasets.pair_decoder import HIDDEN
 from robosat_pink.datasets.pairs import TilePairs
 from robosat_pink.datasets.rasters.decode import Raster
 from robosat_pink.datasets.reader import Sample
@@ -135,9 +137,8 @@ def remarks(config: Config, tiles: TilePairs, found: Coverage) -> Iterator[str]:
         )
     kinds = found.kinds.most_common()
     if len(kinds) > 1:
-        counts = "; ".join(f'{count} have "{kind}"' for kind, count in kinds[:SHOWN])
-        more = f"; and {len(kinds) - SHOWN} kinds more" if len(kinds) > SHOWN else ""
-        yield f"warning: the images differ: of {_tiles(found)}, {counts}{more}. {ways_to_agree(list(found.kinds))}"
+        counts = some_names([f'{count} have "{kind}"' for kind, count in kinds], SHOWN, separator="; ")
+        yield f"warning: the images differ: of {_tiles(found)}, {counts}. {ways_to_agree(list(found.kinds))}"
     elif kinds[0][0].endswith(NO_SCALE):
         yield (
             f"warning: channels[].scale: tags, but none of {_tiles(found)} has a scale or offset: their numbers are "
@@ -145,8 +146,7 @@ def remarks(config: Config, tiles: TilePairs, found: Coverage) -> Iterator[str]:
         )
     elif "offset" in kinds[0][0] and not kinds[0][0].endswith(NO_TAGS):
         yield f"the images have {kinds[0][0]}; channels[].scale: tags applies the files' own scale and offset"
-    for kind, row in found.kinds_at.items():
-        tiles.kinds.setdefault(kind, row)
+    tiles.kinds.learn(found.kinds_at)
 
 
 def _absent_classes(config: Config, tiles: TilePairs, found: Coverage) -> Iterator[str]:

@@ -11,9 +11,10 @@ from typing import Literal
 import numpy as np
 
 from robosat_pink.container import hardware
+from robosat_pink.datasets.batch import NO_TILES, Batch
 from robosat_pink.datasets.pairs import TilePairs, TrainingCrop
 from robosat_pink.datasets.reader import REQUESTS
-from robosat_pink.datasets.worker_client import NO_TILES, Batch, Source, ThisProcess, Worker
+from robosat_pink.datasets.worker_client import Source, ThisProcess, Worker
 from robosat_pink.distributed.launcher import SINGLE_PROCESS, ProcessRank
 
 log = logging.getLogger(__name__)

@@ -5,8 +5,6 @@ A pixel is what the files say, or ignored where they say that there is none; any
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,8 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from robosat_pink.config import ChannelConfig, ClassConfig, class_values
-from robosat_pink.datasets.rasters import band_tags, decode, georeference
-from robosat_pink.datasets.rasters.decode import Missing, Raster
+from robosat_pink.container.some_names import some_names
+from robosat_pink.datasets.image_kinds import NO_SCALE
+from robosat_pink.datasets.rasters import band_tags, decode, gdal_bands, georeference
+from robosat_pink.datasets.rasters.decode import Raster
+from robosat_pink.datasets.rasters.selected_bands import Missing
 from robosat_pink.errors import DataError
 from robosat_pink.losses import IGNORE
 
@@ -28,10 +29,8 @@ FROM_THE_SOUTH = (
     "one of image and mask lies, by its georeference, where it would if its y were counted from the south (TMS), and "
     "the other does not say where it lies. Check that both are numbered alike"
 )
-NO_SCALE = "no scale of its own"
 FEW = 5  # values shown; more are no likely classes
 NEAR, SPREAD = 3, 50  # so near to a class's value are those that a lossy format made of it, where values lie far apart
-AUTO_SCALE = {"uint8": 255.0, "uint16": 10000.0, "int16": 10000.0, "float32": 1.0}
 Bytes = bytes | memoryview
 NO_FILES: Mapping[str, Bytes] = {}
 
@@ -161,7 +160,7 @@ class PairDecoder:
         background = "0 (background), " if len(self.classes) == 1 else ""
         ignored = f", and to be ignored {', '.join(map(str, self.ignored))}" if self.ignored else ""
         values = np.unique(unlisted)
-        shown = ", ".join(map(str, values[:FEW].tolist())) + (f" and {len(values) - FEW} more" * (len(values) > FEW))
+        shown = some_names(list(map(str, values.tolist())), FEW)
         raise DataError(
             f"{name}: mask value {shown} in {len(unlisted)} pixel(s); accepted: {background}"
             f"{', '.join(map(str, accepted))}{ignored}; {self._way_out(values, [0, *accepted])}"
@@ -189,39 +188,10 @@ class PairDecoder:
         return numbers
 
 
-def scales_of(channels: Sequence[ChannelConfig], dtype: str, name: str) -> np.ndarray:
-    """What the numbers of each selected band are divided by, (C,) float32, in an image of this type and name."""
-    scales: list[float] = []
-    for channel in channels:
-        if isinstance(channel.scale, int | float):
-            scale = channel.scale
-        elif channel.scale in ("raw", "tags"):  # tags were applied when it was read
-            scale = 1.0
-        elif dtype in AUTO_SCALE:
-            scale = AUTO_SCALE[dtype]
-        else:
-            raise DataError(f"{name}: channels[].scale: auto knows {', '.join(AUTO_SCALE)}, not {dtype}; set a number")
-        scales += itertools.repeat(scale, len(channel.bands))
-    return np.array(scales, dtype=np.float32)
-
-
-def ways_to_agree(kinds: Sequence[str]) -> str:
-    """What to do about images that say different things of themselves, each as `Notes.kind` has it."""
-    parts = Counter(part for kind in kinds for part in kind.split("; "))
-    differing = "; ".join(part for part, count in parts.items() if count < len(kinds))
-    ways = []
-    if "scale " in differing and "of its own" not in differing:
-        ways.append("set channels[].scale: tags, which applies each file's own scale and offset")
-    if " named " in differing:
-        ways.append("name the bands by their descriptions in channels[].bands")
-    ways.append("narrow dataset.imagery_directory_regex to images that are alike")
-    return f"Where these numbers mean different things, {', or '.join(ways)}"
-
-
 def _interpreted(raster: Raster, data: Bytes, name: str) -> georeference.Georeference | None:
     """With a coordinate system that can be compared."""
     is_plain = raster.georeference is None or not isinstance(raster.georeference.crs, bytes)
-    return raster.georeference if is_plain else decode.georeference_of(data, name)
+    return raster.georeference if is_plain else gdal_bands.georeference_of(data, name)
 
 
 def _facing_alike(image: Raster, mask: Raster, image_name: str, mask_name: str) -> tuple[Raster, Raster]:

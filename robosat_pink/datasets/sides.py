@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from robosat_pink.container import hardware
+from robosat_pink.container.some_names import some_names
 from robosat_pink.datasets.expressions import Groups, Names, matching
 from robosat_pink.datasets.file_names import FILE, SIDECARS, TILE_PATH, likeliest, misfit, parse_names
 from robosat_pink.datasets.tiles import TileFiles
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 DIRECTORIES = 10  # of each side listed side by side; with more of them two cores have no time left
-SHOWN = 5  # names quoted in an error
+SAMPLES = 5  # tiles named in an error
 MOST_GROWN = 2 * 10**9  # bytes of this process while it lists, beside what it keeps of the listings
 LOOK_S = 1.0  # between two looks at listings that are under way
 
@@ -71,7 +72,7 @@ def list_sides(sides: Sequence[Side]) -> list[Listed]:
         if not found:
             raise DataError(
                 f"{side.expression_key} = {side.expression!r} matches no directory of {side.location}; there are: "
-                f"{some(names)}"
+                f"{some_names(names)}"
             )
     jobs = [(side.location, name) for side, found in zip(sides, matches, strict=True) for name in found]
     scans = iter(_scan_all(jobs, DIRECTORIES * len(sides)))
@@ -106,15 +107,11 @@ def _result(future: Future[R], look: Callable[[], None]) -> R:
 
 
 def described(location: Location, files: TileFiles, expression: str) -> str:
-    samples = [files.path(row) for row in range(min(SHOWN, len(files)))]
-    return f"{location}, expression {expression!r}: {len(files)} tiles in the directories {some(files.directories)}" + (
-        f", such as {some(samples)}" if samples else ""
+    directories = some_names(files.directories)
+    samples = ", ".join(files.path(row) for row in range(min(SAMPLES, len(files))))
+    return (
+        f"{location}, expression {expression!r}: {len(files)} tiles in the directories {directories}, such as {samples}"
     )
-
-
-def some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:SHOWN]) or "none"
-    return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else shown
 
 
 def _directories(side: Side) -> list[str]:
@@ -157,8 +154,8 @@ def _scan_all(jobs: Sequence[tuple[Location, str]], threads: int) -> list[Scan]:
         memory.look()
         for number, when in list(heard.items()):
             location, directory = jobs[number]
-            if location.bucket and time.monotonic() - when > listings.PAGE_S:
-                raise listings.silence(f"{location}/{directory}")
+            if location.bucket and time.monotonic() - when > listings.PAGE_TIMEOUT_S:
+                raise listings.stalled(f"{location}/{directory}")
 
     return side_by_side(scan, range(len(jobs)), threads, look)
 
@@ -209,7 +206,7 @@ def _tiles(side: Side, scans: Mapping[str, Scan]) -> TileFiles:
 
 def _why_no_tile(side: Side, scans: Mapping[str, Scan]) -> str:
     """What was found, what is expected, and the way out."""
-    where = f"{side.bucket_key}: {side.location} holds no tile in its directories {some(list(scans))}"
+    where = f"{side.bucket_key}: {side.location} holds no tile in its directories {some_names(list(scans))}"
     found = likeliest([scan.stray for scan in scans.values() if scan.stray])
     if found is None:
         return f"{where}, and no other file; check bucket, prefix and {side.expression_key}"

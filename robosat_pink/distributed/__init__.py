@@ -1,1 +1,1 @@
-"""Several processes that train together: started, connected, and watched."""
+"""Several processes, one a GPU, that train together: started, connected, and watched."""

@@ -1,9 +1,7 @@
-"""Who of the processes of a run is alive, and why one that ended did. Called by `distributed`.
+"""Which ranks are alive, and why a rank failed. Called by `process_group`.
 
-Every process counts up a number of its own in the store that the first one keeps, once a second, and looks at the
-others'. One that fails leaves the cause there. A process that waits for one that is gone ends, and says which it was:
-collective operations alone say no more than that a connection was closed, or nothing at all. The first process, which
-writes what a run leaves, ends first: some launchers stop all hosts when one has ended.
+Each rank counts up its own key in rank 0's store once a second, and reads the others'. A rank that fails leaves the
+cause there, because a collective on the other ranks says no more than that a connection closed, or waits forever.
 """
 
 from __future__ import annotations
@@ -18,133 +16,138 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 
-from robosat_pink.container.contract import Container, Stopped, StopRequest, cause_of
+from robosat_pink.container.contract import Container
+from robosat_pink.container.failure_file import user_message
+from robosat_pink.container.stop_request import Stopped, StopRequest
 from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.errors import RobosatError
 
 log = logging.getLogger(__name__)
 
 BEAT_S = 1.0
-SILENT_S = 5.0  # from which on a process is thought to be gone, if an operation with it failed
-VANISHED_S = 60.0  # from which on it is, in any case
-LINGER_S = 10.0  # that the first process, which keeps the store, waits for the others to read why it ends
-STUCK_S = 20.0  # in which an operation that waits for a process that failed should end by itself
+SILENT_S = 5.0  # without a beat, a rank is taken for gone if a collective with it has failed
+VANISHED_S = 60.0  # without a beat, a rank is taken for gone
+LINGER_S = 10.0  # that rank 0, which holds the store, waits for the others to read its failure
+STUCK_S = 20.0  # in which a collective with a failed rank should end by itself
+GONE = float("inf")  # the last beat of a rank that has said goodbye
 
 
-class PeerFailed(RobosatError):
-    """Another process has failed or vanished. Its own error says more."""
+class RankFailed(RobosatError):
+    """Another rank has failed or vanished. Its own error says more."""
 
-    is_of_another = True
+    is_of_another_rank = True
 
 
 class Heartbeat:
     def __init__(self, store: Any, process: ProcessRank, host: str, timeout_s: float, container: Container) -> None:
         self._process, self._container = process, container
         self._timeout_s, self._vanished_s = timeout_s, min(VANISHED_S, timeout_s)
-        # The main thread waits on its own connection, and whoever shares that waits with it.
-        self._store = PrefixStore("peers", store.clone())
+        # A connection of its own: the main thread may be blocked on the store's.
+        self._store = PrefixStore("heartbeat", store.clone())
         self._store.set(f"host{process.rank}", host)
         self.hosts = [self._store.get(f"host{rank}").decode() for rank in range(process.size)]
         self._beats = dict.fromkeys(range(process.size), b"")
-        self._heard = dict.fromkeys(range(process.size), time.monotonic())
-        self._answered = self._looked = time.monotonic()  # when the store did last, and when this process did
-        self._failure: dict[str, Any] | None = None
-        self._failure_seen = 0.0
-        self._is_alone = threading.Event()  # this process needs no other to go on
+        self._heard_at = dict.fromkeys(range(process.size), time.monotonic())
+        self._answered_at = time.monotonic()  # by the store
+        self._checked_at = time.monotonic()  # by this process
+        self._failure: dict[str, Any] | None = None  # of another rank
+        self._failure_seen_at = 0.0
+        self._is_released = threading.Event()  # this rank needs no other any more
         self._is_closed = threading.Event()
-        self._is_cut = threading.Event()  # the connection to the store is closed: the first process has ended
-        # Who asks the store may wait for its answer for ever, and so somebody else looks at the clock.
+        self._is_store_closed = threading.Event()  # rank 0 has ended
+        # Two threads: the one that asks the store may wait forever for an answer, the other looks at the clock.
         self._beating = threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True)
-        self._watching = threading.Thread(target=self._watch, name="peers", daemon=True)
+        self._watching = threading.Thread(target=self._watch, name="heartbeat watch", daemon=True)
         self._beating.start()
         self._watching.start()
 
     def release(self) -> None:
-        """What is computed together is done: this process goes on even if others vanish."""
-        self._is_alone.set()
+        """Collectives are over: this rank continues even if others vanish."""
+        self._is_released.set()
         if self._process.rank:
             self._try_to_set(f"gone{self._process.rank}", "1")
 
     def end(self, error: BaseException | None, stop: StopRequest) -> BaseException | None:
-        """What this process shall raise, given what its run raised, if anything. What is its own, the others are told.
+        """What this process is to raise, given what its run raised. Tells the other ranks of its failure.
 
-        Where the work is done, or all have agreed to stop, this waits for the end of the first process.
+        After a run that is done or stopped, waits for rank 0, which writes the outputs.
         """
         if error is None or (isinstance(error, Stopped) and error.is_agreed):
             self.release()
-            error = self._wait_for_first(stop) or error
+            if self._process.rank:
+                error = self._wait_for_rank_zero(stop) or error
+            else:
+                self._say_goodbye_to_all()
         else:
-            error = self._told(error)
+            error = self._share_failure(error)
             self._try_to_set(f"gone{self._process.rank}", "1")
         self.close()
         return error
 
     def close(self) -> None:
-        """Neither beat nor watch any more."""
+        """Stop both threads."""
         self._is_closed.set()
-        self._is_alone.set()
+        self._is_released.set()
         self._watching.join()
         self._beating.join(SILENT_S)
 
-    def _wait_for_first(self, stop: StopRequest) -> BaseException | None:
-        """Until the first process ends, time is over, or this one shall stop: what the first failed by, if it did."""
-        if self._process.rank == 0:
-            self._try_to_set("gone0", "1")
-            self._linger("left", SILENT_S)
-            return None
+    def _say_goodbye_to_all(self) -> None:
+        self._try_to_set("gone0", "1")
+        self._wait_for_keys("left", SILENT_S)
+
+    def _wait_for_rank_zero(self, stop: StopRequest) -> BaseException | None:
+        """Until rank 0 ends, the timeout, or a stop request. Returns what rank 0 failed with.
+
+        Rank 0 ends first: some launchers stop all hosts when one has ended.
+        """
         deadline = time.monotonic() + self._timeout_s
-        while self._heard[0] < float("inf") and not stop.requested:
-            if failure := self._found(SILENT_S if self._is_cut.is_set() else self._vanished_s):
+        while self._heard_at[0] < GONE and not stop.requested:
+            if failure := self._failure_of_others(SILENT_S if self._is_store_closed.is_set() else self._vanished_s):
                 return failure
             if time.monotonic() > deadline:
-                log.warning("warning: process 0 has not ended within runtime.peer_timeout_s = %g", self._timeout_s)
+                log.warning("warning: rank 0 has not ended within runtime.peer_timeout_s = %g", self._timeout_s)
                 break
             time.sleep(BEAT_S / 4)
-        self.close()  # whoever asks a store that is gone leaves a page of torch's words in the log
+        self.close()  # first: beating on a closed store fills the log with torch's messages
         self._try_to_set(f"left{self._process.rank}", "1")
-        if self._heard[0] == float("inf"):
-            time.sleep(BEAT_S)  # it reads this, and ends
+        if self._heard_at[0] == GONE:
+            time.sleep(BEAT_S)  # rank 0 reads this key, and ends
         return None
 
-    def _told(self, error: BaseException) -> BaseException:
-        if _is_of_others(error):
+    def _share_failure(self, error: BaseException) -> BaseException:
+        """The error itself, which other ranks are told of; or the failure of another rank that caused it."""
+        if _is_collective_failure(error):
             deadline = time.monotonic() + 2 * SILENT_S
-            while time.monotonic() < deadline and not (found := self._found(SILENT_S)):
+            while time.monotonic() < deadline and not (failure := self._failure_of_others(SILENT_S)):
                 time.sleep(BEAT_S / 4)
-            return found or PeerFailed(f"the processes of this run lost each other: {cause_of(error)}")
+            return failure or RankFailed(f"the ranks of this run lost each other: {user_message(error)}")
         if self._failure is None:
             is_stop = isinstance(error, Stopped)
-            cause = error.reason if isinstance(error, Stopped) else cause_of(error)
-            about = {"rank": self._process.rank, "cause": cause, "stopped": is_stop}
-            self._try_to_set("failure", json.dumps(about))
+            cause = error.reason if isinstance(error, Stopped) else user_message(error)
+            failure_of_this = {"rank": self._process.rank, "cause": cause, "stopped": is_stop}
+            self._try_to_set("failure", json.dumps(failure_of_this))
             if self._process.rank == 0:
-                self._linger("seen", LINGER_S)
+                self._wait_for_keys("seen", LINGER_S)
         return error
 
-    def _linger(self, answer: str, most_s: float) -> None:
-        """Wait until the others have given this answer to what they read in the store."""
+    def _wait_for_keys(self, prefix: str, most_s: float) -> None:
+        """Until every other rank has set its key with this prefix."""
         deadline = time.monotonic() + most_s
-        others = [f"{answer}{rank}" for rank in range(1, self._process.size)]
-        while time.monotonic() < deadline and not all(self._store.check([each]) for each in others):
+        keys = [f"{prefix}{rank}" for rank in range(1, self._process.size)]
+        while time.monotonic() < deadline and not all(self._store.check([key]) for key in keys):
             time.sleep(BEAT_S / 4)
 
     def _keep_beating(self) -> None:
         while not self._is_closed.wait(BEAT_S):
             try:
                 self._beat()
-            except dist.DistNetworkError:  # the store is gone for good: who looks will see that it does not answer
-                self._is_cut.set()
+            except dist.DistNetworkError:  # the store is gone for good; the watching thread sees its silence
+                self._is_store_closed.set()
                 return
             except Exception as error:
                 log.debug("no heartbeat: %s", error)
             else:
-                self._answered = time.monotonic()
-
-    def _watch(self) -> None:
-        while not self._is_alone.wait(BEAT_S):
-            gone = self._found(self._vanished_s)
-            if gone and (self._failure is None or time.monotonic() - self._failure_seen > STUCK_S):
-                self._exit(gone)
+                self._answered_at = time.monotonic()
 
     def _beat(self) -> None:
         now = time.monotonic()
@@ -152,57 +155,62 @@ class Heartbeat:
         for rank in self._beats:
             key = f"alive{rank}"
             if self._store.check([f"gone{rank}"]):
-                self._heard[rank] = float("inf")
+                self._heard_at[rank] = GONE
             elif self._store.check([key]) and (beat := self._store.get(key)) != self._beats[rank]:
-                self._beats[rank], self._heard[rank] = beat, now
+                self._beats[rank], self._heard_at[rank] = beat, now
         if self._failure is None and self._store.check(["failure"]):
             failure = json.loads(self._store.get("failure"))
             if failure["rank"] != self._process.rank:
-                self._failure, self._failure_seen = failure, now
+                self._failure, self._failure_seen_at = failure, now
             self._store.set(f"seen{self._process.rank}", "1")
 
-    def _found(self, silent_s: float) -> BaseException | None:
-        """What became of another process, if something did."""
+    def _watch(self) -> None:
+        while not self._is_released.wait(BEAT_S):
+            failure = self._failure_of_others(self._vanished_s)
+            if failure and (self._failure is None or time.monotonic() - self._failure_seen_at > STUCK_S):
+                self._exit(failure)
+
+    def _failure_of_others(self, silent_s: float) -> BaseException | None:
+        """What another rank failed with, or that it has been silent for longer than `silent_s`."""
         if self._failure:
             rank, cause = self._failure["rank"], self._failure["cause"]
             if self._failure["stopped"]:
                 return Stopped(cause)
-            return PeerFailed(f"process {rank} on host {self.hosts[rank]} failed: {cause}")
-        before, self._looked = self._looked, time.monotonic()
-        now = self._looked
-        if now - before > SILENT_S:  # it was this process that stood still, and heard nobody
-            self._answered = now
-            self._heard.update({rank: max(heard, now) for rank, heard in self._heard.items()})
-        silent = {rank: now - heard for rank, heard in self._heard.items() if now - heard > silent_s}
-        if now - self._answered > silent_s:
-            silent = {0: now - self._answered}
+            return RankFailed(f"rank {rank} on host {self.hosts[rank]} failed: {cause}")
+        before, self._checked_at = self._checked_at, time.monotonic()
+        now = self._checked_at
+        if now - before > SILENT_S:  # this process was suspended, and could hear nobody
+            self._answered_at = now
+            self._heard_at.update({rank: max(heard_at, now) for rank, heard_at in self._heard_at.items()})
+        silent = {rank: now - heard_at for rank, heard_at in self._heard_at.items() if now - heard_at > silent_s}
+        if now - self._answered_at > silent_s:
+            silent = {0: now - self._answered_at}
         silent.pop(self._process.rank, None)
         if not silent:
             return None
         rank, seconds = next(iter(silent.items()))
-        return PeerFailed(
-            f"host {self.hosts[rank]} has vanished: process {rank} was last heard of {seconds:.0f} s ago. Its own log "
-            "may say why; the same command goes on from the last resume point"
+        return RankFailed(
+            f"host {self.hosts[rank]} has vanished: rank {rank} was last heard of {seconds:.0f} s ago. Its own log may "
+            "say why; the same command resumes from the last resume point"
         )
 
     def _exit(self, error: BaseException) -> None:
-        """The main thread waits, and nothing can wake it."""
+        """End the process: its main thread is blocked in a collective, and cannot be woken."""
         if isinstance(error, Stopped):
             os._exit(0)
-        log.error("error: %s", cause_of(error))
+        log.error("error: %s", user_message(error))
         self._container.write_failure(error)
         logging.shutdown()
         os._exit(1)
 
     def _try_to_set(self, key: str, value: str) -> None:
-        if time.monotonic() - self._answered > SILENT_S:  # whoever asks it now would wait, too
+        if time.monotonic() - self._answered_at > SILENT_S:  # the store would block this thread, too
             return
         try:
             self._store.set(key, value)
         except Exception as error:
-            log.debug("the other processes could not be told: %s", error)
+            log.debug("the other ranks could not be told: %s", error)
 
 
-def _is_of_others(error: BaseException) -> bool:
-    """Whether it says that an operation of several processes came to nothing."""
+def _is_collective_failure(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())

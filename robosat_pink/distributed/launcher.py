@@ -1,7 +1,7 @@
-"""A process for each GPU of this host: which there shall be, started here where no launcher has done it.
+"""The ranks of this host, one a GPU, and the processes that run them. Called by `train`.
 
-Called by `train`. Ranks follow the sorted hosts of resourceconfig.json. torchrun and other launchers that set RANK and
-WORLD_SIZE are left to their own.
+Ranks follow the sorted hosts of resourceconfig.json. Under torchrun, or another launcher that sets RANK and WORLD_SIZE,
+nothing is launched here.
 """
 
 from __future__ import annotations
@@ -20,32 +20,33 @@ from dataclasses import dataclass
 
 from robosat_pink.config import RuntimeConfig
 from robosat_pink.container import hardware
-from robosat_pink.container.contract import Container, StopRequest
+from robosat_pink.container.contract import Container
+from robosat_pink.container.stop_request import StopRequest
 from robosat_pink.errors import ConfigError, RobosatError
 
 log = logging.getLogger(__name__)
 
-PORT = 29500  # of the first host, for the others to find each other
+PORT = 29500  # of rank 0, for the rendezvous
 POLL_S = 0.1
 MOST_PROCESSES = 10**6  # of a run
 MOST_SHOWN = 100  # characters of a variable
 TOGETHER = "RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT go together, as torchrun sets them"
-GRACE_S = 60.0  # in which the others end by themselves when one has failed
+GRACE_S = 60.0  # for the other ranks to end by themselves after one has failed
 
 
 @dataclass(frozen=True)
 class ProcessRank:
-    """Where a process stands among those of a run, and where they meet."""
+    """The rank of a process, and the address of rank 0."""
 
     rank: int = 0
-    size: int = 1
-    local_rank: int = 0  # among those of its host
+    size: int = 1  # of the world
+    local_rank: int = 0  # on its host
     local_size: int = 1
     address: str = "127.0.0.1"
     port: int = PORT
 
     def environment(self) -> dict[str, str]:
-        """As launchers say it."""
+        """The variables that torchrun sets."""
         return {
             "RANK": str(self.rank),
             "WORLD_SIZE": str(self.size),
@@ -62,7 +63,7 @@ PR_SET_PDEATHSIG = 1  # prctl.h
 
 
 def rank_from_environment(environment: Mapping[str, str]) -> ProcessRank | None:
-    """What a launcher says, or None where there is none. Raises ConfigError where it says half of it."""
+    """The rank that a launcher has set, or None without one. Raises ConfigError for missing or impossible variables."""
     if "RANK" not in environment and "WORLD_SIZE" not in environment:
         return None
     size = _number(environment, "WORLD_SIZE", 1, MOST_PROCESSES)
@@ -79,7 +80,7 @@ def rank_from_environment(environment: Mapping[str, str]) -> ProcessRank | None:
 
 
 def _number(environment: Mapping[str, str], name: str, low: int, high: int, advice: str = TOGETHER) -> int:
-    """Raises ConfigError for what is no whole number from `low` to `high`."""
+    """Raises ConfigError unless the variable is a whole number from `low` to `high`."""
     text = environment.get(name)
     if text is None:
         raise ConfigError(f"environment: {name} is missing; {advice}")
@@ -90,44 +91,47 @@ def _number(environment: Mapping[str, str], name: str, low: int, high: int, advi
 
 
 def ranks_of_this_host(container: Container, runtime: RuntimeConfig) -> list[ProcessRank]:
-    """Of the processes that this host shall have."""
+    """runtime.processes of them, or one for each GPU."""
     hosts, current = container.hosts()
-    count = runtime.processes if runtime.processes != "auto" else _gpus() if runtime.device != "cpu" else 1
-    first = hosts.index(current) * count
-    address, port = (hosts[0], PORT) if len(hosts) > 1 else ("127.0.0.1", PORT if count == 1 else _free_port())
-    return [ProcessRank(first + each, len(hosts) * count, each, count, address, port) for each in range(count)]
+    count = runtime.processes
+    if count == "auto":
+        count = 1 if runtime.device == "cpu" else _gpus()
+    first_rank = hosts.index(current) * count
+    address, port = "127.0.0.1", PORT
+    if len(hosts) > 1:
+        address = hosts[0]
+    elif count > 1:
+        port = _free_port()  # several runs may share the machine
+    return [
+        ProcessRank(first_rank + local_rank, len(hosts) * count, local_rank, count, address, port)
+        for local_rank in range(count)
+    ]
 
 
 def end_with_parent(environment: Mapping[str, str]) -> None:
-    """Have the system end this process with the one that has started it: two runs in one folder would be at odds."""
+    """Have the system kill this process if the launcher dies: its next run would write to the same folder."""
     if environment.get(PARENT):
         parent = _number(environment, PARENT, 1, 2**31 - 1, "this program sets it; unset it")
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it is gone already
+        if os.getppid() != parent:  # it has died before the call
             os._exit(1)
 
 
-def run(here: Sequence[ProcessRank], arguments: Sequence[str], stop: StopRequest, container: Container) -> int:
-    """Start the processes, pass a stop request on, and wait for them: the exit code of the one that failed, or 0.
+def run(ranks: Sequence[ProcessRank], arguments: Sequence[str], stop: StopRequest, container: Container) -> int:
+    """Start the ranks of this host, pass a stop request on, and wait. Returns the failed rank's exit code, or 0.
 
-    Those that are left when one has failed end by themselves, or are ended.
+    When a rank has failed, the others end by themselves, or are killed after GRACE_S.
     """
-    command = [sys.executable, "-m", "robosat_pink.train", *arguments]
-    stop.waits_to_be_asked = True
-    # Sessions of their own: what a terminal sends reaches them once, from here.
-    environment = os.environ | {PARENT: str(os.getpid())}
-    children = [
-        subprocess.Popen(command, env=environment | process.environment(), start_new_session=True)  # noqa: S603
-        for process in here
-    ]
+    stop.is_polled = True
+    children = _start(ranks, arguments)
     failed_at: float | None = None
     is_stopped = False
     while True:
         codes = [child.poll() for child in children]
-        # A process that is asked to stop before it can be is ended by the signal.
         failures = [
             (process, code)
-            for process, code in zip(here, codes, strict=True)
+            for process, code in zip(ranks, codes, strict=True)
+            # A rank that is asked to stop while it starts is ended by the signal.
             if code and not (is_stopped and code == -signal.SIGTERM)
         ]
         if failures and failed_at is None:
@@ -142,24 +146,32 @@ def run(here: Sequence[ProcessRank], arguments: Sequence[str], stop: StopRequest
     for child in children:
         child.kill()
         child.wait()
-    if not failures:
-        return 0
-    # Who was killed, else who has a cause of its own: who only noticed exits with 1.
-    process, code = min(failures, key=lambda each: (each[1] > 0, -each[1]))
-    if code < 0:
-        advice = (
-            "; most likely the memory ran out: lower model.batch_size or runtime.workers, or take a machine with more"
-            if code == -signal.SIGKILL
-            else ""
-        )
-        container.write_failure(
-            RobosatError(f"process {process.rank} of {process.size} was killed by {signal.Signals(-code).name}{advice}")
-        )
-    return 128 - code if code < 0 else code
+    return _exit_code(failures, container) if failures else 0
+
+
+def _start(ranks: Sequence[ProcessRank], arguments: Sequence[str]) -> list[subprocess.Popen[bytes]]:
+    """In sessions of their own: a terminal's signals reach this process alone, which passes them on once."""
+    command = [sys.executable, "-m", "robosat_pink.train", *arguments]
+    environment = os.environ | {PARENT: str(os.getpid())}
+    return [
+        subprocess.Popen(command, env=environment | process.environment(), start_new_session=True)  # noqa: S603
+        for process in ranks
+    ]
+
+
+def _exit_code(failures: Sequence[tuple[ProcessRank, int]], container: Container) -> int:
+    """Of the rank with the cause: one that was killed, else not 1, with which a rank ends that only noticed."""
+    process, code = min(failures, key=lambda failure: (failure[1] > 0, -failure[1]))
+    if code > 0:
+        return code
+    advice = f", {hardware.KILLED_ADVICE}" if code == -signal.SIGKILL else ""
+    name = signal.Signals(-code).name
+    container.write_failure(RobosatError(f"rank {process.rank} of {process.size} was killed by {name}{advice}"))
+    return 128 - code
 
 
 def _gpus() -> int:
-    """At least one process; torch is asked only where there is a driver."""
+    """At least 1. Imports torch only if there is a driver."""
     if not hardware.NVIDIA_DRIVER.exists():
         return 1
     import torch

@@ -1,8 +1,7 @@
-"""The processes that train together, on the GPUs of one host or on several hosts: their ranks, and what they agree on.
+"""The process group of a run: ranks, world size, collectives, on one host or several. Entered by `train`.
 
-Called by `train` and what it is made of. Every process reads its own share of each batch and has all of the network;
-gradients are averaged by DistributedDataParallel. Small things are agreed on the CPU, by gloo: they wait for no GPU.
-Who ends, and why, the others learn from a store that the first process keeps, so that nobody waits for the dead.
+Every rank has the whole model and reads its share of each batch; DistributedDataParallel averages gradients. Counts and
+decisions go over gloo on the CPU, and wait for no GPU.
 """
 
 from __future__ import annotations
@@ -25,23 +24,24 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from robosat_pink.container import hardware
-from robosat_pink.container.contract import Container, StopRequest
+from robosat_pink.container.contract import Container
 from robosat_pink.container.interruptible import interruptibly
+from robosat_pink.container.stop_request import StopRequest
 from robosat_pink.distributed.heartbeat import Heartbeat
 from robosat_pink.distributed.launcher import SINGLE_PROCESS, ProcessRank
 from robosat_pink.errors import ContractError, RobosatError
 
 T = TypeVar("T")
 INTERFACES = Path("/sys/class/net")
-NAME_PAUSE_S = 1.0  # between two tries to resolve the name of a host
+RESOLVE_EVERY_S = 1.0  # while the name of a host is not known yet
 
 
 @dataclass
 class World:
-    """All processes of a run, seen from one of them. Alone, everything agrees at once."""
+    """The ranks of a run, seen from one of them. With one rank, collectives return at once."""
 
     process: ProcessRank = SINGLE_PROCESS
-    _group: Any = field(default=None, repr=False)  # on the CPU
+    _group: Any = field(default=None, repr=False)  # gloo, for tensors on the CPU
     _heartbeat: Heartbeat | None = field(default=None, repr=False)
 
     @property
@@ -54,11 +54,11 @@ class World:
 
     @property
     def is_rank_zero(self) -> bool:
-        """Whether this process writes what a run leaves."""
+        """Whether this process writes the outputs."""
         return self.rank == 0
 
     def sum_over_ranks(self, *numbers: int) -> tuple[int, ...]:
-        """The sums of each number over all processes."""
+        """Each number summed over all ranks."""
         if self.size == 1:
             return numbers
         sums = torch.tensor(numbers, dtype=torch.int64)
@@ -66,12 +66,13 @@ class World:
         return tuple(sums.tolist())
 
     def all_reduce_sum(self, *tensors: torch.Tensor) -> None:
-        """Each tensor becomes the sum over all processes, where it is: on the device or on the CPU."""
-        for each in tensors if self.size > 1 else ():
-            dist.all_reduce(each, group=self._group if each.device.type == "cpu" else None)
+        """Sum each tensor over all ranks, in place, on its device."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.all_reduce(tensor, group=self._group_of(tensor))
 
     def all_gather(self, value: Any) -> list[Any]:
-        """Everyone's value, by rank."""
+        """Every rank's value, by rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -79,7 +80,7 @@ class World:
         return values
 
     def on_rank_zero(self, work: Callable[[], T]) -> T:
-        """What `work` gives in the first process; what it raises there is raised everywhere."""
+        """The result of work() on rank 0, broadcast to all; a RobosatError of rank 0 is raised on all."""
         if self.size == 1:
             return work()
         outcome: list[Any] = [None, None]
@@ -95,46 +96,49 @@ class World:
         result: T = value
         return result
 
-    def neighbours(self) -> int:
-        """How many processes are on this machine, in whatever containers, this one among them."""
-        machines = self.all_gather(hardware.boot_id())
-        return machines.count(machines[self.rank]) if machines[self.rank] else self.process.local_size
+    def ranks_on_this_machine(self) -> int:
+        """In all containers; this rank included."""
+        boot_ids = self.all_gather(hardware.boot_id())
+        return boot_ids.count(boot_ids[self.rank]) if boot_ids[self.rank] else self.process.local_size
 
-    def data_parallel(self, model: nn.Module, device: torch.device, parts: int) -> nn.Module:
-        """The network as training calls it, in so many parts a step: its gradients are those of the whole batch."""
+    def data_parallel(self, model: nn.Module, device: torch.device, micro_batches: int) -> nn.Module:
+        """The model wrapped in DistributedDataParallel, if there are several ranks."""
         if self.size == 1:
             return model
         return DistributedDataParallel(
             model,
             device_ids=[device] if device.type == "cuda" else None,
             gradient_as_bucket_view=True,
-            static_graph=parts == 1,  # torch 2.10 breaks off where that meets no_sync
+            static_graph=micro_batches == 1,  # torch 2.10 fails if no_sync meets a static graph
         )
 
-    def no_sync(self, network: nn.Module, is_wanted: bool) -> contextlib.AbstractContextManager[None]:
-        """For a backward whose gradients are added up here until a later one."""
-        if is_wanted and isinstance(network, DistributedDataParallel):
-            return network.no_sync()
+    def no_sync(self, wrapped_model: nn.Module, is_wanted: bool) -> contextlib.AbstractContextManager[None]:
+        """For a backward that accumulates gradients on this rank, without averaging them yet."""
+        if is_wanted and isinstance(wrapped_model, DistributedDataParallel):
+            return wrapped_model.no_sync()
         return contextlib.nullcontext()
 
     def broadcast_buffers(self, model: nn.Module) -> None:
-        """Batch norm's statistics become the first process's, as in the next step of training, and in what is saved."""
+        """Rank 0's batch norm statistics, which are those that are saved, to all ranks."""
         if self.size > 1:
             for buffer in model.buffers():
-                dist.broadcast(buffer, src=0, group=self._group if buffer.device.type == "cpu" else None)
+                dist.broadcast(buffer, src=0, group=self._group_of(buffer))
 
     def release(self) -> None:
-        """What is computed together is done; the first process may have more to write."""
+        """Collectives are over; rank 0 may still write."""
         if self._heartbeat:
             self._heartbeat.release()
             dist.destroy_process_group()
 
+    def _group_of(self, tensor: torch.Tensor) -> Any:
+        return self._group if tensor.device.type == "cpu" else None  # None: the default group, NCCL on a GPU
+
 
 @contextlib.contextmanager
 def joined(container: Container, process: ProcessRank, timeout_s: float, stop: StopRequest) -> Iterator[World]:
-    """The world of this process, while it is needed. What ends one process ends all of them, with the reason.
+    """The world of this process. A rank that fails ends all ranks, with its reason.
 
-    Raises ContractError where the others do not come within the time, PeerFailed where one of them fails.
+    Raises ContractError if the ranks do not find each other in time, RankFailed if another rank fails.
     """
     if process.size == 1:
         yield World(process)
@@ -144,14 +148,14 @@ def joined(container: Container, process: ProcessRank, timeout_s: float, stop: S
     if len(hosts) > 1:
         os.environ.setdefault("NCCL_HOSTID", current)  # containers may have one host name
         for host in hosts:
-            _wait_for(host, timeout_s)
-    store, group = interruptibly(lambda: _meet(process, timeout_s))
+            _wait_for_name(host, timeout_s)
+    store, group = interruptibly(lambda: _init_process_group(process, timeout_s))
     host = current if len(hosts) > 1 else socket.gethostname()
     heartbeat = interruptibly(lambda: Heartbeat(store, process, host, timeout_s, container))
     error: BaseException | None = None
     try:
         yield World(process, group, heartbeat)
-    except BaseException as raised:  # the group is left as it is: to end it may wait for the dead
+    except BaseException as raised:  # the group is not destroyed: that may wait for a rank that is gone
         error = raised
     ending = heartbeat.end(error, stop)
     if ending is not None and ending is not error:
@@ -160,10 +164,11 @@ def joined(container: Container, process: ProcessRank, timeout_s: float, stop: S
         raise error
 
 
-def _meet(process: ProcessRank, timeout_s: float) -> tuple[Any, Any]:
-    """The store, and the group on the CPU."""
+def _init_process_group(process: ProcessRank, timeout_s: float) -> tuple[Any, Any]:
+    """The store of rank 0, and a gloo group."""
     os.environ.update(process.environment())
-    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")  # it aborts the process; `heartbeat` says why it ends
+    # Otherwise NCCL aborts the process without the cause, which `heartbeat` knows.
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
     timeout = timedelta(seconds=timeout_s)
     try:
         store, rank, size = next(rendezvous("env://", timeout=timeout))
@@ -172,21 +177,21 @@ def _meet(process: ProcessRank, timeout_s: float) -> tuple[Any, Any]:
         return store, dist.new_group(backend="gloo", timeout=timeout)
     except (dist.DistError, RuntimeError) as error:
         raise ContractError(
-            f"the {process.size} processes did not find each other at {process.address}:{process.port} within "
-            f"{timeout_s:g} s (this is process {process.rank}): {error}. Hosts must reach each other on all ports; "
+            f"the {process.size} ranks did not find each other at {process.address}:{process.port} within "
+            f"{timeout_s:g} s (this is rank {process.rank}): {error}. Hosts must reach each other on all ports; "
             "runtime.peer_timeout_s is how long they wait"
         ) from error
 
 
 def _use_interface(name: str | None) -> None:
-    """Have gloo and NCCL talk over the interface that the platform names, if this machine has it."""
+    """Let gloo and NCCL use the interface that the platform names, if this machine has it."""
     if name and os.path.exists(INTERFACES / name):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
 
 
-def _wait_for(host: str, timeout_s: float) -> None:
-    """Until the name resolves: the hosts of a job do not start at the same time."""
+def _wait_for_name(host: str, timeout_s: float) -> None:
+    """Until it resolves: the hosts of a job do not start at the same time."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:
@@ -197,6 +202,6 @@ def _wait_for(host: str, timeout_s: float) -> None:
                     f"the name of host {host} does not resolve after {timeout_s:g} s ({error}); resourceconfig.json "
                     "names the hosts, which must know each other's names"
                 ) from error
-            time.sleep(NAME_PAUSE_S)
+            time.sleep(RESOLVE_EVERY_S)
         else:
             return

@@ -6,7 +6,6 @@ then the training has succeeded: whatever goes wrong here is a warning.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import re
@@ -20,19 +19,18 @@ import numpy as np
 
 from robosat_pink.container import hardware
 from robosat_pink.container.atomic_write import write_atomically
-from robosat_pink.container.contract import Container, Stopped, StopRequest, cause_of
+from robosat_pink.container.contract import Container
+from robosat_pink.container.failure_file import user_message
 from robosat_pink.container.redaction import redacted
-from robosat_pink.datasets.loader import TileLoader
+from robosat_pink.container.stop_request import Stopped, StopRequest
 from robosat_pink.datasets.tiles import TileFiles
-from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import RobosatError
 from robosat_pink.report import evaluate, maps, model_card, page, plots, previews, scenes
 from robosat_pink.report.evaluate import Inspection, Look
 from robosat_pink.report.findings import Facts, Part, TilePictures
 from robosat_pink.training import metrics
-from robosat_pink.training.background_writer import Writer
-from robosat_pink.training.state import State, Task
-from robosat_pink.training.stopping import Watch
+from robosat_pink.training.state import State
+from robosat_pink.training.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -52,18 +50,15 @@ def leave(
     In one process: if there were others, their work has ended. Of a run that was `stopped`, it tells the epochs done.
     """
     try:
-        watch = Watch(World(), stop, Writer())
-        if task.world.size > 1:  # its loader gives this process's share
-            loader = TileLoader(task.loader.tiles, task.config.model.batch_size, workers=0, interrupt=watch.interrupt)
-            task = dataclasses.replace(task, loader=loader)
-        task = dataclasses.replace(task, watch=watch)
+        task = task.on_one_rank(stop)
         seconds = _seconds_of_epochs(state, holdout)
         if not state.is_resumed and not stopped:  # then this process has made all of the run
             seconds["start-up, listing tiles, writing"] = hardware.process_seconds() - sum(seconds.values())
         state.model.load_state_dict(state.best_weights)
-        parts = {"holdout": task.split.holdout} if holdout else {}
+        parts = {"holdout": task.data.split.holdout} if holdout else {}
         found = {
-            name: evaluate.inspect(state.model, task, rows) for name, rows in (parts | {"val": task.split.val}).items()
+            name: evaluate.inspect(state.model, task, rows)
+            for name, rows in (parts | {"val": task.data.split.val}).items()
         }
         picked = evaluate.pick(found["val"], single=task.config.num_classes == 1)
         rows = found["val"].rows[[place for places in picked.values() for place in places]]
@@ -78,7 +73,7 @@ def leave(
         raise
     except BaseException as error:  # a panic of obstore's, too, which is no Exception
         is_defect = not isinstance(error, RobosatError)
-        log.warning("warning: no report: %s; model and metrics are whole", cause_of(error), exc_info=is_defect)
+        log.warning("warning: no report: %s; model and metrics are whole", user_message(error), exc_info=is_defect)
 
 
 def _write(
@@ -92,7 +87,7 @@ def _write(
     looks: Mapping[int, Look],
     seconds: dict[str, float],
 ) -> None:
-    config, tiles = task.config, task.loader.tiles
+    config, tiles = task.config, task.data.loader.tiles
     images = tiles.pairs.images
     names = [each.name for each in config.classes]
     numbers = columns(state, holdout)
@@ -112,7 +107,7 @@ def _write(
         model_card.Facts(
             config,
             tiles.pairs,
-            task.split,
+            task.data.split,
             version("robosat_pink"),
             state.epoch,
             state.best_epoch,
@@ -137,8 +132,12 @@ def _write(
         _put(output / "precision_recall.png", drawn)
 
     shown = _tiles(task, found["val"], picked, looks, output)
-    split = {"train": len(task.split.train), "val": len(task.split.val), "holdout": len(task.split.holdout)}
-    rows = {"train": task.split.train, "val": task.split.val, "holdout": task.split.holdout}
+    split = {
+        "train": len(task.data.split.train),
+        "val": len(task.data.split.val),
+        "holdout": len(task.data.split.holdout),
+    }
+    rows = {"train": task.data.split.train, "val": task.data.split.val, "holdout": task.data.split.holdout}
     _put(
         output / "report.html",
         page.render(
@@ -161,7 +160,7 @@ def _write(
                 split_map=maps.split_map(images.zxy, rows, page.PART_COLORS),
                 place=str(maps.bounds(images.zxy)),
                 data=_data(task, found["val"], side),
-                remarks=[redacted(remark) for remark in _remarks(task.remarks, state)],
+                remarks=[redacted(remark) for remark in _remarks(task.data.remarks, state)],
                 split=split,
                 seconds=seconds,
                 machine=[redacted(line) for line in hardware.report(container)],
@@ -196,7 +195,7 @@ def columns(state: State, holdout: Mapping[str, Any] | None) -> dict[str, Mappin
 
 def _part(name: str, known: Mapping[str, Any], found: Inspection, task: Task, images: TileFiles) -> Part:
     class_names = [each.name for each in task.config.classes]
-    rows = task.split.holdout if name == "holdout" else task.split.val
+    rows = task.data.split.holdout if name == "holdout" else task.data.split.val
     scores = metrics.scores(found.total, class_names, known["loss"])
     differences = [abs(scores[each] - known[each]) for each in scenes.NAMES]
     return Part(
@@ -221,7 +220,7 @@ def _tiles(
     task: Task, found: Inspection, picked: Mapping[str, list[int]], looks: Mapping[int, Look], output: Path
 ) -> list[TilePictures]:
     """The picked tiles for the page, and each as a PNG of its own."""
-    tiles, single = task.loader.tiles, task.config.num_classes == 1
+    tiles, single = task.data.loader.tiles, task.config.num_classes == 1
     scores = evaluate.mean_scores(found.counts, single)
     colors = [each.color for each in task.config.classes]
     bands = tiles.reader.bands
@@ -252,7 +251,7 @@ def _tiles(
 
 
 def _data(task: Task, found: Inspection, side: int) -> list[tuple[str, int | str]]:
-    pairs = task.loader.tiles.pairs
+    pairs = task.data.loader.tiles.pairs
     total = found.total
     pixels = max(int(found.pixels.sum()), 1)
     names = scenes.truths([each.name for each in task.config.classes])

@@ -1,25 +1,21 @@
 """How one network does on each tile: confusion, probabilities, and the pixels of a few tiles. Called by `report`.
 
-A pass of its own over whole tiles, as `loop.evaluate` makes one, so that what a person looks at costs training nothing.
+A pass of its own with the evaluation loop of training, so that what a person looks at costs training nothing.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from robosat_pink.container.contract import Stopped
-from robosat_pink.container.device import autocast
-from robosat_pink.datasets.worker_client import Batch
 from robosat_pink.losses import IGNORE
+from robosat_pink.training.loop import evaluated_batches
 from robosat_pink.training.metrics import Confusion
-from robosat_pink.training.state import Task
-from robosat_pink.training.step import in_parts, to_device
+from robosat_pink.training.task import Task
 
 BINS = 200  # of probability
 THRESHOLDS = np.arange(1, BINS) / BINS
@@ -67,20 +63,22 @@ def inspect(model: nn.Module, task: Task, rows: np.ndarray) -> Inspection:
     started = time.monotonic()
     single = task.config.num_classes == 1
     found: list[torch.Tensor] = []
-    histogram = torch.zeros(2 * BINS + 1, dtype=torch.int64, device=task.device)
+    histogram = torch.zeros(2 * BINS + 1, dtype=torch.int64, device=task.compute.device)
     seen: list[int] = []
     pixels: list[int] = []
     empty = 0
-    for batch, logits, mask in _evaluated(model, task, rows):
+    for batch, result in evaluated_batches(model, task, rows, "report"):
         empty += batch.empty
         seen += batch.rows
         pixels += [height * width for height, width in batch.sizes]
+        if not result:
+            continue
         for number in range(len(batch)):
-            confusion = Confusion(task.config.num_classes, task.device)
-            confusion.add(logits[number : number + 1], mask[number : number + 1])
+            confusion = Confusion(task.config.num_classes, task.compute.device)
+            confusion.add(result.logits[number : number + 1], result.mask[number : number + 1])
             found.append(confusion.counts)
-        if single and len(batch):
-            histogram += _histogram(logits[:, 0], mask)
+        if single:
+            histogram += _histogram(result.logits[:, 0], result.mask)
     size = max(task.config.num_classes, 2)
     counts = torch.stack(found).cpu().numpy() if found else np.zeros((0, size, size), dtype=np.int64)
     return Inspection(
@@ -96,7 +94,10 @@ def inspect(model: nn.Module, task: Task, rows: np.ndarray) -> Inspection:
 def look(model: nn.Module, task: Task, rows: np.ndarray) -> dict[int, Look]:
     """The pixels of these tiles, and what the network makes of them."""
     looks = {}
-    for batch, logits, _ in _evaluated(model, task, rows):
+    for batch, result in evaluated_batches(model, task, rows, "report"):
+        if not result:
+            continue
+        logits = result.logits
         predicted = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
         for number, (row, (height, width)) in enumerate(zip(batch.rows, batch.sizes, strict=True)):
             image, mask, found = (each[number, ..., :height, :width] for each in (batch.image, batch.mask, predicted))
@@ -157,22 +158,6 @@ def precision_recall(histogram: np.ndarray) -> Curve:
         recall = np.where(histogram[1].sum() > 0, true / histogram[1].sum(), np.nan)
         iou = np.where(histogram[1].sum() + false > 0, true / (histogram[1].sum() + false), np.nan)
     return Curve(THRESHOLDS, precision, recall, iou)
-
-
-@torch.inference_mode()
-def _evaluated(model: nn.Module, task: Task, rows: np.ndarray) -> Iterator[tuple[Batch, torch.Tensor, torch.Tensor]]:
-    """Batches with logits (N, K, H, W) and mask (N, H, W) on the device, batched as an epoch evaluates them."""
-    model.eval()
-    for batch in task.show(task.loader.evaluation(rows), task.loader.num_batches(rows), "report"):
-        if len(batch):
-            image, mask = to_device(batch, task, task.evaluation_transform)
-            with autocast(task.device, task.autocast):
-                logits = torch.cat([model(*part) for part in in_parts(task.config.runtime.accumulation, image)])
-            yield batch, logits, mask
-        else:
-            yield batch, torch.empty(0, 1, 0, 0), torch.empty(0, 0, 0)
-        if stop := task.watch().stop:
-            raise Stopped(stop)
 
 
 def _histogram(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from robosat_pink.config import Config
-from robosat_pink.datasets.tiles import Pairs, Split
+from robosat_pink.container.some_names import some_names
+from robosat_pink.datasets.pairing import Pairs
+from robosat_pink.datasets.split import Split
 from robosat_pink.report import maps
 from robosat_pink.report.scenes import truths
 from robosat_pink.training import metrics
@@ -44,6 +46,7 @@ def render(facts: Facts) -> str:
     zoom = " and ".join(map(str, zooms))
     resolution = maps.metres_per_pixel(pairs.images.zxy, facts.tile_pixels)
     first, scores = next(iter(facts.numbers.items()))
+    scenes = some_names([f"`{name}`" for name in pairs.images.directories], SHOWN)
     held = len(facts.split.holdout)
     holdout, lists = (f", {held} held out", ", `holdout_ids.txt`") if held else ("", "")
     chosen = (
@@ -88,7 +91,7 @@ Other sensors, other bands, another zoom, other seasons or landscapes than those
 
 {len(pairs)} pairs of tiles: {len(facts.split.train)} trained on, {len(facts.split.val)} for validation{holdout}. Images
 from `{config.dataset.image_bucket}`, masks from `{config.dataset.mask_bucket}`. Scenes:
-{_some(pairs.images.directories)}.
+{scenes}.
 Which tile was which: `train_ids.txt`, `test_ids.txt` (validation){lists}. Everything else about the run: `config.yml`.
 
 ## How well it does
@@ -169,8 +172,3 @@ def _rows(corner: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> st
 
 def _number(value: float) -> str:
     return "undefined" if math.isnan(value) else f"{value:.4f}"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(f"`{name}`" for name in names[:SHOWN]) + more

@@ -18,6 +18,7 @@ from robosat_pink.report.findings import Facts, TilePictures
 from robosat_pink.report.plots import printed
 from robosat_pink.report.scenes import NAMES, truths
 from robosat_pink.training import metrics
+from robosat_pink.training.progress import duration
 
 SCENES = 200  # that the page lists; scenes.csv has all
 PART_COLORS = {"train": "#a6bddb", "val": "#d55e00", "holdout": "#1d2127"}
@@ -217,12 +218,12 @@ def _time(facts: Facts) -> list[Html]:
     whole = sum(facts.seconds.values()) or 1.0
     rows = [
         [
-            *(name, _duration(seconds), f"{seconds / whole:.1%}"),
+            *(name, duration(seconds), f"{seconds / whole:.1%}"),
             Html(f'<span class="bar"><i style="width:{seconds / whole:.1%}"></i></span>'),
         ]
         for name, seconds in facts.seconds.items()
     ]
-    return [table("Where the time went", ["", "time", "share", ""], rows, foot=["all", _duration(whole), "", ""])]
+    return [table("Where the time went", ["", "time", "share", ""], rows, foot=["all", duration(whole), "", ""])]
 
 
 def _run(facts: Facts) -> list[Html]:
@@ -252,11 +253,3 @@ def _heat(count: int, share: float) -> Html:
     ground = ",".join(f"{round(255 + depth * (each - 255))}" for each in DEEPEST)
     shown = "" if math.isnan(share) else f"<small>{share:.2%}</small>"
     return Html(f'<span class="heat" style="background:rgb({ground})">{html(int(count))}{shown}</span>')
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -1,4 +1,4 @@
-"""Writing beside the network: copies of what is to be written, and a thread that writes it. Called by `results`."""
+"""Writing files in a thread while the model trains, and copies of the state to write. Called by `outputs`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def snapshot(content: Any) -> Any:
-    """A copy of nested dicts and lists on the CPU, which what goes on meanwhile does not change."""
+    """A copy on the CPU of nested dicts, lists and tensors, which later training steps do not change."""
     if isinstance(content, torch.Tensor):
         return content.detach().to("cpu", copy=True)
     if isinstance(content, Mapping):
@@ -22,16 +22,15 @@ def snapshot(content: Any) -> Any:
     return [snapshot(value) for value in content] if isinstance(content, list) else content
 
 
-class Writer:
-    """Writes in the background, one thing at a time, while the network computes. What fails is raised at the next call.
+class BackgroundWriter:
+    """Runs one write at a time in a thread. A failure is raised at the next call.
 
-    What waits for its turn gives way to what comes later: the latest is all that counts. As a context it waits for the
-    last one at its end.
+    Of the writes that wait, only the latest is kept: it supersedes the others. Leaving the context waits for the last.
     """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "checkpoints")
-        self._lock = threading.Lock()  # of all that follows
+        self._lock = threading.Lock()  # guards all attributes below
         self._last: Future[None] | None = None
         self._waiting: Callable[[], None] | None = None
         self._is_writing = False
@@ -46,13 +45,13 @@ class Writer:
         except Exception:
             if kind is None:
                 raise
-            log.exception("error: besides, writing failed")
+            log.exception("error: writing in the background failed, too")
         finally:
             self._thread.shutdown()
 
-    def begin(self, write: Callable[[], None]) -> None:
-        """`write` must use nothing that may change."""
-        self.check()
+    def submit(self, write: Callable[[], None]) -> None:
+        """`write` must use nothing that changes later."""
+        self.raise_failure()
         with self._lock:
             self._waiting = write
             if not self._is_writing:
@@ -60,13 +59,13 @@ class Writer:
                 self._last = self._thread.submit(self._write_all)
 
     def wait(self) -> None:
-        """Until all is written. Raises what went wrong."""
+        """Return when everything is written; raise what failed."""
         if self._last:
             self._last.result()
-        self.check()
+        self.raise_failure()
 
-    def check(self) -> None:
-        """Raise what went wrong so far, without waiting."""
+    def raise_failure(self) -> None:
+        """Raise what failed so far, without waiting."""
         with self._lock:
             error, self._error = self._error, None
         if error:

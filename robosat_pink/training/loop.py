@@ -1,110 +1,106 @@
-"""The training loop: fit and its two phases. Called by `train`, which sets everything up.
+"""The training loop, from epochs down to steps, and the evaluation loop. Called by `run` and by the report.
 
-With several processes each computes its share of every batch; what they decide, they decide together.
+With several ranks each computes its share of every batch; they stop and save after the same step.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from robosat_pink.config import ModelConfig
-from robosat_pink.container.contract import Stopped
+from robosat_pink.container.stop_request import Stopped
+from robosat_pink.datasets.batch import Batch
 from robosat_pink.errors import RobosatError
-from robosat_pink.training import metrics, progress
+from robosat_pink.training import progress
 from robosat_pink.training.phase_metrics import PhaseMetrics
-from robosat_pink.training.state import State, Task
-from robosat_pink.training.step import evaluation_step, set_training, training_step
+from robosat_pink.training.state import State
+from robosat_pink.training.step import evaluation_step, set_training_mode, training_step
+from robosat_pink.training.task import Data, Task
 
 log = logging.getLogger(__name__)
 
-NONFINITE_CHECK_EVERY = {"cpu": 1, "cuda": 50}  # after which the device is asked for losses that are no numbers
+NONFINITE_CHECK_EVERY = {"cpu": 1, "cuda": 50}  # steps: on a GPU the check waits for the device
 
 
-def fit(state: State, task: Task, save: Callable[[State], None], after_epoch: Callable[[State], None]) -> None:
-    """Train from where `state` stands to the last epoch, evaluating each.
+def fit(state: State, task: Task, save: Callable[[State], None], save_epoch: Callable[[State], None]) -> None:
+    """Train and evaluate from where `state` is to the last epoch.
 
-    `save` is called when it is time to, `after_epoch` after each. Raises Stopped after the step in which the watch
-    says so; `state` then tells how to go on.
+    `save` is called when a resume point is due, `save_epoch` after each epoch. Raises Stopped after the step in which
+    `task.control` decides so; `state` can then be saved and continued.
     """
-    for epoch in range(state.epoch + 1, task.config.model.epochs + 1):
+    epochs = task.config.model.epochs
+    for epoch in range(state.epoch + 1, epochs + 1):
         if is_patience_over(state, task.config.model):
             break
-        train = state.train = state.train or train_epoch(state, task, epoch, save)
-        val = evaluate(state, task, task.split.val, "val", epoch, save)
-        lr = state.optimizer.param_groups[0]["lr"]
-        best = max((row["val"]["iou"] for row in state.history if row["epoch"] == state.best_epoch), default=None)
-        state.history.append({"epoch": epoch, "lr": lr, "train": train, "val": val})
-        state.epoch = epoch
-        state.restart_epoch()
-        if metrics.is_better(val["iou"], best):
-            state.best_epoch = epoch
-            state.best_weights = copy.deepcopy({name: each.cpu() for name, each in state.model.state_dict().items()})
-        log.info(progress.epoch_line(state.history, task.config.model.epochs, state.best_epoch))
-        after_epoch(state)
+        train = state.train_metrics = state.train_metrics or train_epoch(state, task, epoch, save)
+        val = evaluate(state, task, task.data.split.val, "val", epoch, save)
+        state.finish_epoch(train, val)
+        log.info(progress.epoch_line(state.history, epochs, state.best_epoch))
+        save_epoch(state)
 
 
 def train_epoch(state: State, task: Task, epoch: int, save: Callable[[State], None]) -> dict[str, Any]:
-    """One pass over the training tiles, from `state.step` on; its metrics, as they were met along the way."""
-    set_training(state.model, task.config.model.batch_norm == "frozen")
-    num_batches = task.loader.num_batches(task.split.train)
-    phase_metrics = PhaseMetrics(task.config, task.device, "train", epoch, num_batches)
-    state.enter_phase(phase_metrics, task.world)
-    batches = phase_metrics.timed(task.loader.training(task.split.train, epoch, state.step))
-    shown = task.show(batches, num_batches, f"epoch {epoch} train", phase_metrics, state.step)
+    """One pass over the training tiles, from `state.step` on. Returns the metrics of all its steps."""
+    config, compute, rows = task.config, task.compute, task.data.split.train
+    set_training_mode(state.model, is_frozen=config.model.batch_norm == "frozen")
+    steps = task.data.loader.num_batches(rows)
+    phase_metrics = PhaseMetrics(config, compute.device, "train", epoch, steps)
+    state.restore_partial_metrics(phase_metrics, compute.world)
+    batches = phase_metrics.timed(task.data.loader.training(rows, epoch, state.step))
     try:
-        for number, batch in enumerate(shown, state.step):
-            for group in state.optimizer.param_groups:
-                done = (epoch - 1 + number / num_batches) / task.config.model.epochs
-                group["lr"] = learning_rate(task.config.model, done)
-            (total,) = task.world.sum_over_ranks(len(batch))
-            if total:
-                phase_metrics.add(number, batch, *training_step(state, task, batch, total))
-            state.step = number + 1
-            stop, is_due = task.watch()
-            if is_due or state.step % NONFINITE_CHECK_EVERY[task.device.type] == 0:
-                check_losses(state, task, phase_metrics)
-            if is_due and not stop:
-                state.leave_phase(phase_metrics, task.world)
-                save(state)
-                state.tallies = None
-            if stop:
-                raise Stopped(stop, is_agreed=True)  # noqa: TRY301 - so is the wait for a batch ended
-    except Stopped:  # by the watch, or alone, during the wait for a batch
-        check_losses(state, task, phase_metrics)
-        state.leave_phase(phase_metrics, task.world)
+        for batch in task.show_progress(batches, steps, f"epoch {epoch} train", phase_metrics, state.step):
+            set_learning_rate(state, config.model, (epoch - 1 + state.step / steps) / config.model.epochs)
+            (samples,) = compute.world.sum_over_ranks(len(batch))
+            if samples:
+                phase_metrics.add(batch, *training_step(state, task, batch, samples), state.step)
+            state.step += 1
+            stop_or_save(state, task, phase_metrics, save)
+    except Stopped:  # after a step, or, with one rank, while a batch is waited for
+        check_losses(state, task.data, phase_metrics, config.runtime.skipped_batches)
+        state.save_partial_metrics(phase_metrics, compute.world)
         raise
-    check_losses(state, task, phase_metrics)
-    return phase_metrics.finish(task.world)
+    check_losses(state, task.data, phase_metrics, config.runtime.skipped_batches)
+    return phase_metrics.finish(compute.world)
 
 
-def check_losses(state: State, task: Task, phase_metrics: PhaseMetrics) -> None:
-    """Warn of batches that were passed over; RobosatError, with their tiles, where they are more than may be."""
-    steps = phase_metrics.is_unfit.nonzero().flatten().tolist()
-    known = phase_metrics.steps_told
-    if len(steps) == len(known):
+def stop_or_save(state: State, task: Task, phase_metrics: PhaseMetrics, save: Callable[[State], None]) -> None:
+    """After a training step: what all ranks decide."""
+    stop_reason, should_save = task.control.after_step()
+    if should_save or state.step % NONFINITE_CHECK_EVERY[task.compute.device.type] == 0:
+        check_losses(state, task.data, phase_metrics, task.config.runtime.skipped_batches)
+    if stop_reason:
+        raise Stopped(stop_reason, is_agreed=True)
+    if should_save:
+        state.save_partial_metrics(phase_metrics, task.compute.world)
+        save(state)
+        state.partial_metrics = None
+
+
+def check_losses(state: State, data: Data, phase_metrics: PhaseMetrics, most_skipped: int) -> None:
+    """Warn of batches skipped for a non-finite loss; RobosatError, with their tiles, for more than `most_skipped`."""
+    steps = phase_metrics.new_nonfinite_steps()
+    if not steps:
         return
-    new = [step for step in steps if step not in known]
-    known.update(new)
-    state.skipped += len(new)
-    rows = [row for step in new for row in task.loader.rows_of(task.split.train, phase_metrics.epoch, step)]
-    ids = ", ".join(task.loader.tiles.id(row) for row in rows)
-    what = f"epoch {phase_metrics.epoch}, step(s) {', '.join(str(step + 1) for step in new)}: the loss is not a number"
-    if state.skipped > task.config.runtime.skipped_batches:
+    state.skipped += len(steps)
+    rows = [row for step in steps for row in data.loader.rows_of(data.split.train, phase_metrics.epoch, step)]
+    ids = ", ".join(data.loader.tiles.id(row) for row in rows)
+    numbers = ", ".join(str(step + 1) for step in steps)
+    where = f"epoch {phase_metrics.epoch}, step(s) {numbers}: the loss is non-finite (NaN or inf)"
+    if state.skipped > most_skipped:
         raise RobosatError(
-            f"{what}, and {task.config.runtime.skipped_batches} batch(es) have been passed over before "
-            f"(runtime.skipped_batches); check these tiles, channels[].scale, mean and std, or lower model.lr: {ids}"
+            f"{where}, and only {most_skipped} batch(es) may be skipped for that (runtime.skipped_batches); check "
+            f"these tiles, channels[].scale, mean and std, or lower model.lr: {ids}"
         )
-    log.warning("warning: %s; passed over: %s", what, ids)
+    log.warning("warning: %s; skipped: %s", where, ids)
 
 
-@torch.inference_mode()
 def evaluate(
     state: State,
     task: Task,
@@ -113,36 +109,70 @@ def evaluate(
     epoch: int,
     save: Callable[[State], None] | None = None,
 ) -> dict[str, Any]:
-    """Metrics over whole tiles as they are: no augmentation, no shuffling, none left out.
+    """Metrics over whole tiles: no augmentation, no shuffling, none left out.
 
-    `save` is called when it is time to; a run that goes on from there evaluates from the beginning.
+    `save` is called when a resume point is due; a run resumed from that point repeats the evaluation.
     """
-    task.world.broadcast_buffers(state.model)
-    state.model.eval()
-    num_batches = task.loader.num_batches(rows)
-    phase_metrics = PhaseMetrics(task.config, task.device, phase, epoch, num_batches)
-    batches = phase_metrics.timed(task.loader.evaluation(rows))
-    for number, batch in enumerate(task.show(batches, num_batches, f"epoch {epoch} {phase}", phase_metrics)):
-        if len(batch):
-            phase_metrics.add(number, batch, *evaluation_step(state, task, batch))
-        stop, is_due = task.watch()
-        if stop:
-            raise Stopped(stop, is_agreed=True)
-        if is_due and save:
-            save(state)
-    return phase_metrics.finish(task.world)
+    world = task.compute.world
+    world.broadcast_buffers(state.model)
+    steps = task.data.loader.num_batches(rows)
+    phase_metrics = PhaseMetrics(task.config, task.compute.device, phase, epoch, steps)
+    on_save = (lambda: save(state)) if save else None
+    for batch, result in evaluated_batches(state.model, task, rows, f"epoch {epoch} {phase}", phase_metrics, on_save):
+        if result:
+            phase_metrics.add(batch, *result)
+    return phase_metrics.finish(world)
+
+
+class EvaluatedBatch(NamedTuple):
+    """Of the tiles of a batch, on the device."""
+
+    loss: Tensor  # the mean over tiles
+    logits: Tensor  # (N, K, H, W)
+    mask: Tensor  # (N, H, W) uint8, 255 = ignore
+
+
+@torch.inference_mode()
+def evaluated_batches(
+    model: nn.Module,
+    task: Task,
+    rows: np.ndarray,
+    title: str,
+    phase_metrics: PhaseMetrics | None = None,
+    save: Callable[[], None] | None = None,
+) -> Iterator[tuple[Batch, EvaluatedBatch | None]]:
+    """The evaluation loop: every batch of `rows` with the model's output, or None for a batch without valid tiles.
+
+    Raises Stopped after the batch in which `task.control` decides so.
+    """
+    model.eval()
+    batches = task.data.loader.evaluation(rows)
+    if phase_metrics:
+        batches = phase_metrics.timed(batches)
+    for batch in task.show_progress(batches, task.data.loader.num_batches(rows), title, phase_metrics):
+        yield batch, EvaluatedBatch(*evaluation_step(model, task, batch)) if len(batch) else None
+        stop_reason, should_save = task.control.after_step()
+        if stop_reason:
+            raise Stopped(stop_reason, is_agreed=True)
+        if should_save and save:
+            save()
 
 
 def is_patience_over(state: State, model: ModelConfig) -> bool:
-    """Whether so many epochs have passed without a better one; said once."""
+    """Whether model.patience epochs have passed since the best one; logged."""
     if model.patience is None or not state.best_epoch or state.epoch - state.best_epoch < model.patience:
         return False
     log.info("ended early: no better epoch than %d for model.patience = %d epochs", state.best_epoch, model.patience)
     return True
 
 
+def set_learning_rate(state: State, model: ModelConfig, done: float) -> None:
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate(model, done)
+
+
 def learning_rate(model: ModelConfig, done: float) -> float:
-    """The rate when the share `done` (0 to 1) of all steps is done; cosine falls to 0 at 1.
+    """The rate after the share `done` (0 to 1) of all steps; cosine falls to 0 at 1.
 
     Loshchilov, Hutter, "SGDR", arXiv 1608.03983, equation 5 without restarts.
     """

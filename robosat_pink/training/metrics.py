@@ -1,9 +1,7 @@
-"""Numbers of merit from one confusion matrix. The one table of metric names, for log lines and for what reads them.
+"""Metrics from a confusion matrix (rows: truth, columns: prediction), and the table of their names.
 
-Counts are kept on the device; formulas are pure functions of a finished matrix. Rows are truth, columns prediction.
-
-Zero denominators: a ratio of nothing to nothing is undefined, nan here and null in metrics.json, and takes no part in
-a mean over classes. So a class that is neither there nor predicted has no IoU, and spoils no other number.
+Zero denominators: 0 / 0 is undefined, nan here and null in metrics.json, and takes no part in a mean over classes. So a
+class that has no pixel and is never predicted has no IoU, and does not change the mean.
 """
 
 from __future__ import annotations
@@ -34,43 +32,43 @@ class Confusion:
     def add(self, logits: Tensor, mask: Tensor) -> None:
         """logits (N, K, H, W), mask (N, H, W) uint8; pixels at 255 count nowhere."""
         predicted = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
-        # Not by torch.bincount: on a GPU it asks for the largest number first, and the host waits for the answer.
+        # Not torch.bincount: on a GPU it fetches the largest value first, and the host waits for that.
         predicted = predicted.masked_fill(mask == IGNORE, self.size)
         for truth in range(self.size):
-            found = torch.where(mask == truth, predicted, self.size)
-            self.counts[truth] += torch.stack([(found == each).sum() for each in range(self.size)])
+            of_truth = torch.where(mask == truth, predicted, self.size)
+            self.counts[truth] += torch.stack([(of_truth == class_).sum() for class_ in range(self.size)])
 
 
 def scores(counts: np.ndarray, class_names: Sequence[str], loss: float) -> dict[str, Any]:
-    """Every metric in NAMES and `per_class`, from a confusion matrix (K, K) of whole numbers.
+    """Every metric in NAMES and `per_class`, from a confusion matrix (K, K) of pixel counts.
 
-    One class: iou, precision, recall and f1 are those of the class, miou the mean with the background's. Several:
-    means over the classes.
+    With one class, iou, precision, recall and f1 are those of the class, and miou is the mean with the background's.
+    With several, all are means over the classes.
     """
     matrix = np.asarray(counts, dtype=np.float64)
-    right = np.diag(matrix)
+    correct = np.diag(matrix)
     truth, predicted, total = matrix.sum(axis=1), matrix.sum(axis=0), matrix.sum()
     by_class = {
-        "iou": _ratio(right, truth + predicted - right),
-        "precision": _ratio(right, predicted),
-        "recall": _ratio(right, truth),
-        "f1": _ratio(2 * right, truth + predicted),
+        "iou": _ratio(correct, truth + predicted - correct),
+        "precision": _ratio(correct, predicted),
+        "recall": _ratio(correct, truth),
+        "f1": _ratio(2 * correct, truth + predicted),
     }
     single = len(class_names) == 1
     summary = {name: values[1] if single else _mean(values) for name, values in by_class.items()}
     # Gorodkin, "Comparing two K-category assignments by a K-category correlation coefficient", 2004; Cohen, 1960.
     chance = (truth * predicted).sum()
     spread = math.sqrt((total**2 - (predicted**2).sum()) * (total**2 - (truth**2).sum()))
-    found = {
+    values = {
         "loss": loss,
         **summary,
         "miou": _mean(by_class["iou"]),
-        "accuracy": _ratio(right.sum(), total),
-        "mcc": _ratio(right.sum() * total - chance, spread),
-        "kappa": _ratio(right.sum() * total - chance, total**2 - chance),
+        "accuracy": _ratio(correct.sum(), total),
+        "mcc": _ratio(correct.sum() * total - chance, spread),
+        "kappa": _ratio(correct.sum() * total - chance, total**2 - chance),
     }
     offset = 1 if single else 0
-    return {name: float(found[name]) for name in NAMES} | {
+    return {name: float(values[name]) for name in NAMES} | {
         "per_class": {
             class_name: {name: float(by_class[name][number + offset]) for name in CLASS_NAMES}
             for number, class_name in enumerate(class_names)
@@ -86,20 +84,20 @@ def log_line(phase: str, epoch: int, epochs: int, values: dict[str, Any], **more
 
 
 def definitions() -> list[dict[str, str]]:
-    """SageMaker's MetricDefinitions: under `val:iou` and so on, the expression whose group is the value in a log line.
+    """SageMaker's MetricDefinitions: `val:iou` and so on, each with the expression that matches it in a log line.
 
-    The space before a name keeps it from being found at the end of a longer one. Tiles a second are those of training.
+    The space before a name keeps it from matching the end of a longer one. Tiles a second are those of training.
     """
-    found = [
+    by_phase = [
         {"Name": f"{phase}:{name}", "Regex": f" {_printed_name(phase, name)}={PRINTED_NUMBER}"}
         for phase in PHASES
         for name in NAMES
     ]
-    return [*found, {"Name": "train:tiles_per_s", "Regex": f"phase=train .* tiles_per_s={PRINTED_NUMBER}"}]
+    return [*by_phase, {"Name": "train:tiles_per_s", "Regex": f"phase=train .* tiles_per_s={PRINTED_NUMBER}"}]
 
 
 def as_json(values: dict[str, Any]) -> dict[str, Any]:
-    """The same with null for what is undefined: NaN is no JSON."""
+    """The same with None for undefined values: JSON has no NaN."""
     return {
         name: as_json(value) if isinstance(value, dict) else None if math.isnan(value) else value
         for name, value in values.items()
@@ -107,7 +105,7 @@ def as_json(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_better(value: float, best: float | None) -> bool:
-    """Whether a score beats the best so far; an undefined one never does, unless there is none."""
+    """Whether a score beats the best so far. An undefined score only beats none."""
     return best is None or value > best or (math.isnan(best) and not math.isnan(value))
 
 

@@ -1,7 +1,8 @@
-"""When the memory of the device does not suffice for a batch: what would. Called by `step` and `check`."""
+"""What to set when a batch does not fit into the device's memory. Called by `step` and `check`."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -15,70 +16,71 @@ T = TypeVar("T")
 
 def explained(
     config: Config,
-    processes: int,
+    world_size: int,
     samples: int,
     size: tuple[int, int],
     work: Callable[[int], T],
-    forget: Callable[[], object] = lambda: None,
+    before_retry: Callable[[], object] = lambda: None,
 ) -> T:
-    """work(parts), on so many tiles of this height and width, in as many parts as the experiment says.
+    """work(runtime.accumulation), which computes `samples` tiles of `size` (H, W) in that many micro-batches.
 
-    Where the memory does not suffice, ContractError with the settings that fit. They are found by the same work in
-    ever more parts; before each trial `forget` is called, for the run has failed and its state is of no more use.
+    If the device runs out of memory: ContractError with settings that fit. They are found by `work` with ever more
+    micro-batches, after `before_retry`: the run has failed, its state is no longer needed.
     """
-    parts = config.runtime.accumulation
+    micro_batches = config.runtime.accumulation
     try:
-        return work(parts)
+        return work(micro_batches)
     except Exception as error:
-        if not is_exhausted(error):
+        if not is_out_of_memory(error):
             raise
         reason = str(error)
-    # Not before the error is gone, and what it held with it.
+    # Outside of `except`: the error holds the tensors of its frames.
     height, width = size
-    at_once = -(-samples // parts)
-    what = f"the memory does not suffice for {at_once} tile(s) of {height} x {width} at a time"
-    less = "runtime.precision = bf16 or fp16 takes less, and so does, in training, runtime.recompute = blocks"
-    less += " without runtime.compile" * config.runtime.compile
-    if processes > 1 and at_once > 1:  # the others would have to take part in a trial
-        is_synchronised = config.model.batch_norm == "synchronised"  # and so is not computed in parts
-        way = "a smaller model.batch_size" if is_synchronised else f"runtime.accumulation = {2 * parts}"
-        raise ContractError(f"{what}; try {way}, or more processes; {less}. {reason}")
-    more = _more_parts(samples, parts) if processes == 1 else []
-    fitting = next((each for each in more if _fits(work, forget, each)), None)
+    fewest = math.ceil(samples / micro_batches)
+    problem = f"the memory does not suffice for {fewest} tile(s) of {height} x {width} at a time"
+    cheaper = _cheaper_settings(config)
+    if world_size > 1 and fewest > 1:  # the other ranks would have to take part in a retry
+        # Synchronised batch norm excludes micro-batches.
+        is_synchronised = config.model.batch_norm == "synchronised"
+        way = "a smaller model.batch_size" if is_synchronised else f"runtime.accumulation = {2 * micro_batches}"
+        raise ContractError(f"{problem}; try {way}, or more processes; {cheaper}. {reason}")
+    fitting = _fitting_micro_batches(samples, micro_batches, work, before_retry) if world_size == 1 else None
     if fitting is None:
         raise ContractError(
-            f"{what}, nor for one; {less} or a smaller model.tile_size; or take a machine with more. {reason}"
+            f"{problem}, nor for one; {cheaper} or a smaller model.tile_size; or take a machine with more. {reason}"
         )
-    fewer = -(-samples // fitting)
+    fewer = math.ceil(samples / fitting)
     raise ContractError(
-        f"{what}; {fewer} fit: set runtime.accumulation = {fitting}, which learns from the same {samples} tiles a step "
-        f"(batch norm sees {fewer} of them at a time), or model.batch_size = {fewer}; {less}. {reason}"
+        f"{problem}; {fewer} fit: set runtime.accumulation = {fitting}, which learns from the same {samples} tiles a "
+        f"step (batch norm sees {fewer} of them at a time), or model.batch_size = {fewer}; {cheaper}. {reason}"
     )
 
 
-def is_exhausted(error: Exception) -> bool:
-    """Whether an error says that there is no memory left; on a CPU torch has no kind of its own for that."""
+def is_out_of_memory(error: Exception) -> bool:
+    """On a CPU torch raises a plain RuntimeError."""
     on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     return isinstance(error, torch.OutOfMemoryError) or on_cpu
 
 
-def _more_parts(samples: int, parts: int) -> list[int]:
-    """Twice as many parts, and so on, to one sample each."""
-    found = []
-    while parts < samples:
-        parts = min(2 * parts, samples)
-        found.append(parts)
-    return found
+def _cheaper_settings(config: Config) -> str:
+    settings = "runtime.precision = bf16 or fp16 takes less, and so does, in training, runtime.recompute = blocks"
+    return f"{settings} without runtime.compile" if config.runtime.compile else settings
 
 
-def _fits(work: Callable[[int], object], forget: Callable[[], object], parts: int) -> bool:
-    forget()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    try:
-        work(parts)
-    except Exception as error:
-        if not is_exhausted(error):
-            raise
-        return False
-    return True
+def _fitting_micro_batches(
+    samples: int, micro_batches: int, work: Callable[[int], object], before_retry: Callable[[], object]
+) -> int | None:
+    """The first of twice as many micro-batches, and twice as many again, to one sample each, that fits."""
+    while micro_batches < samples:
+        micro_batches = min(2 * micro_batches, samples)
+        before_retry()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        try:
+            work(micro_batches)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            return micro_batches
+    return None

@@ -1,4 +1,4 @@
-"""What a phase of training sums up to: loss, confusion, time and traffic, and its log line. Called by `loop`."""
+"""The metrics of one phase (train, val, holdout) of an epoch: loss, confusion, time, traffic. Called by `loop`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from robosat_pink.config import Config
-from robosat_pink.datasets.worker_client import Batch
+from robosat_pink.datasets.batch import Batch
 from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import DataError, RobosatError
 from robosat_pink.training import metrics
@@ -19,39 +21,41 @@ from robosat_pink.training.metrics import Confusion
 
 log = logging.getLogger(__name__)
 
-MOST = 2**53  # of counts and seconds that an earlier process has noted
+MOST = 2**53  # of a count or of seconds in a resume point
 
 
 class PhaseMetrics:
-    """Of one phase, in one process; one transfer from the device, at its end."""
+    """Sums on the device, of one rank; one transfer to the host, in `finish`."""
 
     COUNTS = ("empty", "cached", "fetched", "fetched_bytes", "retries")
 
     def __init__(self, config: Config, device: torch.device, phase: str, epoch: int, steps: int) -> None:
         self.config, self.phase, self.epoch = config, phase, epoch
+        self.class_names = [class_.name for class_ in config.classes]
         self.confusion = Confusion(config.num_classes, device)
-        self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # of losses, and of tiles that have one
-        self.is_unfit = torch.zeros(steps, dtype=torch.bool, device=device)  # steps whose loss was not a number
-        self.steps_told: set[int] = set()  # of these, those that are known
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # of losses, and of samples with a loss
+        self.is_nonfinite = torch.zeros(steps, dtype=torch.bool, device=device)  # by step: its loss is NaN or inf
+        self.reported_steps: set[int] = set()  # with a non-finite loss
         self.empty = self.cached = self.fetched = self.fetched_bytes = self.retries = 0
         self.waited_s = 0.0
         self.started = time.monotonic()
 
     def content(self) -> dict[str, Any]:
+        """For a resume point; its keys are frozen."""
         return {
             "counts": self.confusion.counts.cpu(),
             "sums": self.sums.cpu(),
-            "is_unfit": self.is_unfit.cpu(),
+            "is_unfit": self.is_nonfinite.cpu(),
             **{name: getattr(self, name) for name in (*self.COUNTS, "waited_s")},
             "seconds": time.monotonic() - self.started,
         }
 
     def restore(self, content: Mapping[str, Any]) -> None:
-        """Add what an earlier process of this phase had counted. Raises ValueError at numbers that none comes to."""
+        """Add the content of an earlier process's metrics of this phase. Raises ValueError for impossible numbers."""
         self.confusion.counts += content["counts"].to(self.sums.device)
         self.sums += content["sums"].to(self.sums.device)
-        self.is_unfit |= content["is_unfit"].to(self.sums.device)
-        self.steps_told |= set(content["is_unfit"].nonzero().flatten().tolist())
+        self.is_nonfinite |= content["is_unfit"].to(self.sums.device)
+        self.reported_steps |= set(content["is_unfit"].nonzero().flatten().tolist())
         if not self.sums.isfinite().all() or (self.confusion.counts < 0).any():
             raise ValueError("negative counts, NaN or inf")
         for name in (*self.COUNTS, "waited_s", "seconds"):
@@ -63,31 +67,36 @@ class PhaseMetrics:
 
     def add(
         self,
-        step: int,
         batch: Batch,
-        loss: torch.Tensor,
-        logits: torch.Tensor,
-        mask: torch.Tensor,
-        is_number: torch.Tensor | None = None,
+        loss: Tensor,
+        logits: Tensor,
+        mask: Tensor,
+        is_finite: Tensor | None = None,
+        step: int = 0,
     ) -> None:
-        """`loss` is the mean over the batch's samples; if it is none, as `is_number` says, the batch counts nowhere."""
+        """`loss` is the mean over samples. A training step whose loss is not finite is left out of the sums."""
         sums = torch.stack([loss.double() * len(batch), torch.full_like(self.sums[0], len(batch))])
-        if is_number is not None:
-            sums = torch.where(is_number, sums, torch.zeros_like(sums))
-            self.is_unfit[step] = ~is_number
+        if is_finite is not None:
+            sums = torch.where(is_finite, sums, torch.zeros_like(sums))
+            self.is_nonfinite[step] = ~is_finite
         self.sums += sums
         if len(batch):
             self.confusion.add(logits, mask)
 
-    def so_far(self) -> tuple[float, float]:
-        """Mean loss and IoU until now, in this process, for a person who watches: asks the device."""
-        names = [each.name for each in self.config.classes]
-        summed, samples = self.sums.tolist()
-        loss = summed / max(samples, 1)
-        return loss, metrics.scores(self.confusion.counts.cpu().numpy(), names, loss)["iou"]
+    def new_nonfinite_steps(self) -> list[int]:
+        """The steps with a non-finite loss that were not returned before. Waits for the device."""
+        steps = [step for step in self.is_nonfinite.nonzero().flatten().tolist() if step not in self.reported_steps]
+        self.reported_steps.update(steps)
+        return steps
+
+    def current(self) -> tuple[float, float]:
+        """This rank's mean loss and IoU so far, for the progress bar. Waits for the device."""
+        loss_sum, samples = self.sums.tolist()
+        loss = loss_sum / max(samples, 1)
+        return loss, metrics.scores(self.confusion.counts.cpu().numpy(), self.class_names, loss)["iou"]
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches, while the time it takes to get each is summed up, and what it took from cache and store."""
+        """The batches; adds up the time each is waited for, and its traffic."""
         iterator = iter(batches)
         while True:
             asked = time.monotonic()
@@ -103,38 +112,15 @@ class PhaseMetrics:
             yield batch
 
     def finish(self, world: World) -> dict[str, Any]:
-        """The metrics of the phase in all processes, logged. Raises where there is nothing to measure."""
+        """The metrics of the phase over all ranks, logged. Raises where no tile could be measured."""
         world.all_reduce_sum(self.confusion.counts, self.sums)
         traffic = world.sum_over_ranks(*(getattr(self, name) for name in self.COUNTS))
         empty, cached, fetched, fetched_bytes, retries = traffic
-        summed, samples = self.sums.tolist()
-        samples = int(samples)
-        if not samples and self.is_unfit.any():
-            raise RobosatError(
-                f"epoch {self.epoch}: the loss is not a number in any step; check the tiles that were passed over, "
-                "channels[].scale, mean and std, or lower model.lr"
-            )
-        if not samples:
-            raise DataError(f"none of the {empty} {self.phase} tiles has a pixel with both image and mask data")
-        loss = summed / samples
-        if not math.isfinite(loss):
-            raise RobosatError(
-                f"epoch {self.epoch}: the {self.phase} loss is {loss}; check channels[].scale, mean and std, "
-                "or lower model.lr"
-            )
+        loss, samples = self._mean_loss(empty)
         seconds = time.monotonic() - self.started
         counts = self.confusion.counts.cpu().numpy()
-        if (counts.sum(axis=1) > 0).sum() == 1:
-            log.warning(
-                "warning: every valid pixel of the %s tiles is of one class, and so their metrics say nothing; do the "
-                "masks declare another class's value as nodata?",
-                self.phase,
-            )
-        elif self.phase == "train" and self.epoch == 1 and not counts.sum(axis=1).all():
-            of_classes = zip(self.config.classes, counts.sum(axis=1), strict=True)  # several: a single one has no third
-            absent = [each.name for each, pixels in of_classes if not pixels]
-            log.warning("warning: no pixel that epoch 1 has trained on is %s", ", ".join(absent))
-        values = metrics.scores(counts, [each.name for each in self.config.classes], loss)
+        self._warn_of_absent_classes(counts)
+        values = metrics.scores(counts, self.class_names, loss)
         values |= {"tiles": samples, "empty": empty, "seconds": seconds, "waited_s": self.waited_s}
         log.info(
             metrics.log_line(
@@ -154,3 +140,34 @@ class PhaseMetrics:
             )
         )
         return values
+
+    def _mean_loss(self, empty: int) -> tuple[float, int]:
+        """The mean loss of all ranks' samples, and how many they are."""
+        loss_sum, samples = self.sums.tolist()
+        if not samples and self.is_nonfinite.any():
+            raise RobosatError(
+                f"epoch {self.epoch}: the loss is non-finite (NaN or inf) in every step; check the tiles named above, "
+                "channels[].scale, mean and std, or lower model.lr"
+            )
+        if not samples:
+            raise DataError(f"none of the {empty} {self.phase} tiles has a pixel with both image and mask data")
+        loss = loss_sum / int(samples)
+        if not math.isfinite(loss):
+            raise RobosatError(
+                f"epoch {self.epoch}: the {self.phase} loss is {loss}; check channels[].scale, mean and std, or lower "
+                "model.lr"
+            )
+        return loss, int(samples)
+
+    def _warn_of_absent_classes(self, counts: np.ndarray) -> None:
+        pixels = counts.sum(axis=1)
+        if (pixels > 0).sum() == 1:
+            log.warning(
+                "warning: every valid pixel of the %s tiles is of one class, so their metrics mean nothing; do the "
+                "masks declare another class's value as nodata?",
+                self.phase,
+            )
+        elif self.phase == "train" and self.epoch == 1 and not pixels.all():
+            # Several classes: of the two rows of a single one, one alone having pixels is the case above.
+            absent = [name for name, count in zip(self.class_names, pixels, strict=True) if not count]
+            log.warning("warning: no pixel that epoch 1 has trained on is %s", ", ".join(absent))

@@ -1,8 +1,9 @@
-"""How far a run is, for whoever watches it: a bar on a terminal, lines elsewhere. Called by `loop` and `train`."""
+"""How far a run is: a bar on a terminal, log lines elsewhere. Called by `loop`, `run`, `check` and the report."""
 
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,83 +13,85 @@ from torch import nn
 
 log = logging.getLogger(__name__)
 
-BAR_S = 1.0  # between looks at loss and IoU, each of which waits for the device
-LINE_S = 60.0  # between lines within an epoch
+BAR_S = 1.0  # between updates of loss and IoU, which wait for the device
+LINE_S = 60.0  # between lines within a phase
 
 
-class Running(Protocol):
-    """What a phase has summed up to so far: mean loss and IoU. Waits for the device."""
+class RunningMetrics(Protocol):
+    """Mean loss and IoU of a phase so far. Waits for the device."""
 
-    def so_far(self) -> tuple[float, float]: ...
+    def current(self) -> tuple[float, float]: ...
 
 
 def bar(
-    batches: Iterable[Any], total: int, phase: str, phase_metrics: Running | None = None, first: int = 0
+    batches: Iterable[Any], total: int, phase: str, metrics: RunningMetrics | None = None, first: int = 0
 ) -> Iterator[Any]:
-    """The batches, with a bar on the terminal: loss, IoU, tiles a second, the time left. `first` are done already."""
+    """The batches, with a bar: loss, IoU, tiles a second, time left. `first` of `total` batches were done before."""
     from tqdm import tqdm
 
     started, shown, tiles = time.monotonic(), 0.0, 0
-    with tqdm(total=total, initial=first, desc=phase, unit="batch", leave=False) as drawn:
+    with tqdm(total=total, initial=first, desc=phase, unit="batch", leave=False) as tqdm_bar:
         for batch in batches:
             yield batch
             tiles += len(batch)
             now = time.monotonic()
             if now - shown > BAR_S:
                 shown = now
-                rate = {"tiles/s": f"{tiles / (now - started):.1f}"}
-                loss, iou = phase_metrics.so_far() if phase_metrics and tiles else (0.0, 0.0)
-                numbers = {"loss": f"{loss:.4f}", "IoU": f"{iou:.4f}"} if phase_metrics and tiles else {}
-                drawn.set_postfix(numbers | rate)
-            drawn.update()
+                values = _current_values(metrics) if metrics and tiles else {}
+                tqdm_bar.set_postfix(values | {"tiles/s": f"{tiles / (now - started):.1f}"})
+            tqdm_bar.update()
+
+
+def _current_values(metrics: RunningMetrics) -> dict[str, str]:
+    loss, iou = metrics.current()
+    return {"loss": f"{loss:.4f}", "IoU": f"{iou:.4f}"}
 
 
 def lines(
-    batches: Iterable[Any], total: int, phase: str, phase_metrics: Running | None = None, first: int = 0
+    batches: Iterable[Any], total: int, phase: str, metrics: RunningMetrics | None = None, first: int = 0
 ) -> Iterator[Any]:
-    """The batches, with a line a minute on where a long phase is; nothing is asked of the device.
-
-    `first` are done already.
-    """
-    started = told = time.monotonic()
+    """The batches, with a log line a minute; waits for nothing. `first` of `total` batches were done before."""
+    started = logged = time.monotonic()
     for done, batch in enumerate(batches, first + 1):
         yield batch
         now = time.monotonic()
-        if now - told >= LINE_S and done < total:
-            told = now
+        if now - logged >= LINE_S and done < total:
+            logged = now
             left = (now - started) / (done - first) * (total - done)
-            log.info("%s: %d of %d batches, %s left, until %s", phase, done, total, spelt(left), clock(left))
+            log.info("%s: %d of %d batches, %s left, until %s", phase, done, total, duration(left), clock(left))
 
 
 def epoch_line(history: Sequence[Mapping[str, Any]], epochs: int, best_epoch: int) -> str:
-    """After an epoch: the best so far, and when the run will have ended, as the epochs have been until now."""
+    """After an epoch: the best so far, and when the run will end if epochs take as long as their median."""
     last = history[-1]
     best = next((row for row in history if row["epoch"] == best_epoch), last)
-    mark = "new best" if best is last else "best so far"
-    where = "" if best is last else f" of epoch {best_epoch}"
-    told = f"epoch {last['epoch']} of {epochs}: {mark}, val IoU {best['val']['iou']:.4f}{where}"
+    iou = f"val IoU {best['val']['iou']:.4f}"
+    mark = f"new best, {iou}" if best is last else f"best so far, {iou} of epoch {best_epoch}"
+    line = f"epoch {last['epoch']} of {epochs}: {mark}"
     left = (epochs - last["epoch"]) * statistics.median(
         row["train"]["seconds"] + row["val"]["seconds"] for row in history
     )
-    return f"{told}; {spelt(left)} left, until {clock(left)}" if left else told
+    return f"{line}; {duration(left)} left, until {clock(left)}" if left else line
 
 
 def summary(model: nn.Module, tiles: int, batch_size: int, epochs: int) -> str:
     """Before the first step."""
-    parameters = sum(each.numel() for each in model.parameters())
-    steps = -(-tiles // batch_size)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    steps = math.ceil(tiles / batch_size)
     return f"{parameters / 1e6:.1f} million parameters; {epochs} epochs of {steps} steps, {batch_size} tiles a step"
 
 
-def spelt(seconds: float) -> str:
-    """Rounded as people say it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def duration(seconds: float) -> str:
+    """`12.3 s`, `5 min 07 s` or `3 h 25 min`: the one way that logs and pages write it."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
 def clock(seconds: float) -> str:
-    """The time of day after so many seconds, with the date where that is another one."""
+    """The time of day in so many seconds, with the date if it is not today's."""
     now, then = time.time(), time.time() + seconds
     is_today = time.gmtime(now).tm_yday == time.gmtime(then).tm_yday and seconds < 86400
     return time.strftime("%H:%M UTC" if is_today else "%Y-%m-%d %H:%M UTC", time.gmtime(then))

@@ -1,52 +1,67 @@
-"""The parts of a run, put together as the experiment says: tiles, network, loader. Called by `train` and `check`."""
+"""Builds the parts of a run as the experiment says: tiles, model, optimizer, loader. Called by `run` and `check`."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 
 from robosat_pink import checkpoint
 from robosat_pink.config import Config
+from robosat_pink.container import device as devices
 from robosat_pink.container.contract import Container
-from robosat_pink.datasets import TilePairs
+from robosat_pink.datasets import TilePairs, coverage
 from robosat_pink.datasets.loader import TileLoader, bytes_of_a_batch, worker_count
-from robosat_pink.datasets.tiles import Split
+from robosat_pink.datasets.normalisation import normalisation
+from robosat_pink.datasets.split import Split
+from robosat_pink.datasets.transforms import EvaluationTransform, TrainingTransform
 from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import ConfigError
+from robosat_pink.losses import build_loss
 from robosat_pink.models import MODELS, build_model
 from robosat_pink.models.blocks import Execution, choose_execution, settled_upsampling
 from robosat_pink.models.synchronisation import synchronise
-from robosat_pink.training.resume import Start, noted_upsampling
+from robosat_pink.training.initial_checkpoint import InitialCheckpoint, saved_upsampling
+from robosat_pink.training.state import State
+from robosat_pink.training.task import Compute, Data, Objective
 
 log = logging.getLogger(__name__)
 
 
-def check_processes(config: Config, world: World) -> None:
-    """ConfigError for what several processes cannot do."""
+def check_world_size(config: Config, world: World) -> None:
+    """ConfigError for settings that exclude several processes."""
     several = f"{world.size} processes"
     if config.model.batch_size < world.size:
         raise ConfigError(
-            f"model.batch_size = {config.model.batch_size}: is that of all {several} together; accepted: {world.size} "
+            f"model.batch_size = {config.model.batch_size}: the batch is shared by {several}; accepted: {world.size} "
             "or more, or fewer hosts or runtime.processes"
         )
     if world.size > 1 and config.model.batch_norm == "synchronised" and config.runtime.accumulation > 1:
         raise ConfigError(
             f"runtime.accumulation = {config.runtime.accumulation}: not with model.batch_norm = synchronised and "
-            f"{several}, whose shares have unequal numbers of parts; take more processes, or a smaller batch"
+            f"{several}, whose shares may have unequal numbers of micro-batches; take more processes or a smaller batch"
         )
     if world.size > 1 and config.dataset.if_changed == "relist":
         raise ConfigError(f"dataset.if_changed = relist: not with {several}; leave it out, and start again if they do")
     if world.size == 1 and config.model.batch_norm == "synchronised":
-        log.info("model.batch_norm = synchronised: there is one process, whose batches are whole")
+        log.info("model.batch_norm = synchronised: there is one process, which has whole batches")
+
+
+def choose_compute(config: Config, world: World) -> Compute:
+    device = devices.choose_device(config.runtime.device, world.process.local_rank)
+    precision = devices.choose_precision(config.runtime.precision, device)
+    devices.prepare(device, world.process.local_size, world.ranks_on_this_machine())
+    return Compute(device, precision, devices.choose_layout(device, precision), world)
 
 
 def find_tiles(config: Config, container: Container, world: World) -> tuple[TilePairs, Split]:
-    """List both buckets, pair images with masks, and say which of them are trained on."""
+    """List both buckets, pair images with masks, and split the pairs."""
     tiles = TilePairs(
         config.dataset,
         config.channels,
@@ -62,22 +77,39 @@ def find_tiles(config: Config, container: Container, world: World) -> tuple[Tile
     split = tiles.split()
     log.info(
         "pairs: %d (train %d, val %d, holdout %d); without partner: %d images, %d masks",
-        *(len(tiles), len(split.train), len(split.val), len(split.holdout)),
-        *(tiles.pairs.unpaired_images, tiles.pairs.unpaired_masks),
+        len(tiles),
+        len(split.train),
+        len(split.val),
+        len(split.holdout),
+        tiles.pairs.unpaired_images,
+        tiles.pairs.unpaired_masks,
     )
     return tiles, split
 
 
-def build_network(
-    config: Config, start: Start | None, device: torch.device, where: dict[str, Any], is_synchronised: bool = False
-) -> tuple[nn.Module, str | int]:
-    """The experiment's network with weights to begin with, pretrained or random, and the form of its upsampling.
+def inspect_training_tiles(config: Config, tiles: TilePairs, split: Split, world: World) -> list[str]:
+    """What rank 0 notices in some of the training tiles, logged."""
+    remarks: list[str] = world.on_rank_zero(lambda: coverage.look(config, tiles, split.train))
+    for remark in remarks:
+        log.log(logging.WARNING if remark.startswith("warning: ") else logging.INFO, remark)
+    return remarks
 
-    A run goes on with the form that it has begun with: the forms differ in the last bits.
+
+def make_model(
+    config: Config,
+    initial: InitialCheckpoint | None,
+    device: torch.device,
+    store: dict[str, Any],
+    is_synchronised: bool = False,
+) -> tuple[nn.Module, str | int]:
+    """The model, on the CPU, with pretrained or random weights, and its form of upsampling.
+
+    A resumed run keeps its form: the forms differ in the last bits. Pretrained weights are read with the options
+    `store`, unless the initial checkpoint replaces them.
     """
-    pretrained: Any = config.model.pretrained and not start  # nothing is fetched to be replaced
+    pretrained: Any = config.model.pretrained and not initial
     if pretrained and isinstance(config.model.pretrained, str):
-        pretrained = checkpoint.read(config.model.pretrained, **where)
+        pretrained = checkpoint.read(config.model.pretrained, **store)
     model = build_model(
         config.model.name,
         num_classes=config.num_classes,
@@ -87,12 +119,43 @@ def build_network(
         **config.model.options,
     )
     upsampling = settled_upsampling(config.runtime.upsampling, device.type)
-    if start and start.is_whole and config.runtime.upsampling == "auto":
-        upsampling = noted_upsampling(start, upsampling)
+    if initial and initial.is_resume_point and config.runtime.upsampling == "auto":
+        upsampling = saved_upsampling(initial, upsampling)
     choose_execution(model, Execution(upsampling, config.runtime.recompute))
     if is_synchronised:
         synchronise(model)
     return model, upsampling
+
+
+def make_state(model: nn.Module, config: Config, compute: Compute) -> State:
+    """The model on its device, with optimizer and scaler, before the first step."""
+    model.to(compute.device).to(memory_format=compute.memory_format)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.model.lr, weight_decay=config.model.decay, fused=True)
+    scaler = GradScaler(compute.device.type, enabled=compute.precision == torch.float16)
+    return State(model, optimizer, scaler)
+
+
+def make_objective(model: nn.Module, config: Config, compute: Compute) -> Objective:
+    wrapped_model: Any = model
+    if config.runtime.compile:
+        devices.check_compiler(compute.device)
+        wrapped_model = torch.compile(model, dynamic=False)
+        log.info("the network is compiled in the first step: a minute or more on a GPU, some on a CPU, of silence")
+    wrapped_model = compute.world.data_parallel(wrapped_model, compute.device, config.runtime.accumulation)
+    class_weights = [class_.weight for class_ in config.classes]
+    loss = build_loss(config.model.loss, num_classes=config.num_classes, class_weights=class_weights)
+    return Objective(wrapped_model, loss.to(compute.device))
+
+
+def make_data(config: Config, split: Split, loader: TileLoader, device: torch.device, remarks: list[str]) -> Data:
+    mean_and_std = normalisation(config.channels)
+    return Data(
+        split,
+        loader,
+        training_transform=TrainingTransform(*mean_and_std).to(device),
+        evaluation_transform=EvaluationTransform(*mean_and_std).to(device),
+        remarks=tuple(remarks),
+    )
 
 
 def make_loader(
@@ -100,6 +163,6 @@ def make_loader(
 ) -> TileLoader:
     is_gpu = device.type == "cuda"
     batch_size = config.model.batch_size
-    batch_bytes = bytes_of_a_batch(tiles, -(-batch_size // process.size))
+    batch_bytes = bytes_of_a_batch(tiles, math.ceil(batch_size / process.size))
     workers = worker_count(config.runtime.workers, is_gpu, batch_bytes, process.local_size)
     return TileLoader(tiles, batch_size, workers, pin_memory=is_gpu, interrupt=interrupt, process=process)

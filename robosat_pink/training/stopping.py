@@ -1,49 +1,55 @@
-"""When the loop shall stop and when save, decided by all processes together. Made by `train`, asked by `loop`."""
+"""Whether training stops or saves after a step: one decision for all ranks. Made by `run`, asked by `loop`."""
 
 from __future__ import annotations
 
 import time
 from typing import NamedTuple
 
-from robosat_pink.container.contract import Stopped, StopRequest
+from robosat_pink.container.stop_request import Stopped, StopRequest
 from robosat_pink.distributed.process_group import World
-from robosat_pink.training.background_writer import Writer
+from robosat_pink.training.background_writer import BackgroundWriter
 
 
-class Due(NamedTuple):
-    stop: str | None  # why
-    save: bool
+class Decision(NamedTuple):
+    stop_reason: str | None  # None: go on
+    should_save: bool
 
 
-class Watch:
+class LoopControl:
     def __init__(
         self,
         world: World,
         stop: StopRequest,
-        writer: Writer,
+        writer: BackgroundWriter,
         save_every_s: float | None = None,
         max_seconds: float | None = None,
     ) -> None:
-        """`save_every_s` is None where there is no folder for resume points; the time budget counts from here."""
+        """`save_every_s` is None where there is no folder for resume points; `max_seconds` counts from here."""
         self._world, self._stop, self._writer = world, stop, writer
         self._save_every_s, self._max_seconds = save_every_s, max_seconds
         self._started = self._saved = time.monotonic()
 
-    def __call__(self) -> Due:
-        """Asked after each step. Raises what went wrong in the background."""
-        self._writer.check()
+    def after_step(self) -> Decision:
+        """Agreed between all ranks. Raises what the background writer failed with."""
+        self._writer.raise_failure()
         now = time.monotonic()
-        is_asked = self._stop.requested
-        is_over = self._max_seconds is not None and now - self._started >= self._max_seconds
-        is_due = self._save_every_s is not None and now - self._saved >= self._save_every_s
-        is_due = is_due and self._world.is_rank_zero and not self._writer.is_busy()
-        asked, over, saves = self._world.sum_over_ranks(int(is_asked), int(is_over), int(is_due))
+        is_time_over = self._max_seconds is not None and now - self._started >= self._max_seconds
+        signals, times_over, saves = self._world.sum_over_ranks(
+            int(self._stop.requested), int(is_time_over), int(self._is_save_due(now))
+        )
         if saves:
             self._saved = now
-        reason = f"because runtime.max_seconds = {self._max_seconds or 0:g} are over" if over else None
-        return Due(Stopped.BY_SIGNAL if asked else reason, bool(saves))
+        if signals:
+            return Decision(Stopped.BY_SIGNAL, bool(saves))
+        reason = f"because runtime.max_seconds = {self._max_seconds or 0:g} are over" if times_over else None
+        return Decision(reason, bool(saves))
+
+    def _is_save_due(self, now: float) -> bool:
+        if self._save_every_s is None or not self._world.is_rank_zero or self._writer.is_busy():
+            return False
+        return now - self._saved >= self._save_every_s
 
     def interrupt(self) -> None:
-        """Called during a wait for tiles. Alone, a run ends there; several end together, after the step."""
+        """Called while a batch is waited for. A single process stops at once; several stop together after the step."""
         if self._world.size == 1:
             self._stop.raise_if_requested()

@@ -20,7 +20,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from s3_read import BANDS, machine, write_pairs
+from machine import describe_machine
+from noise_tiles import BANDS, write_pairs
 from s3_server import S3Server
 from torch.amp.grad_scaler import GradScaler
 
@@ -34,27 +35,28 @@ from robosat_pink.config import (
     RuntimeConfig,
 )
 from robosat_pink.container import device as devices
-from robosat_pink.container.contract import StopRequest
+from robosat_pink.container.stop_request import StopRequest
 from robosat_pink.datasets import TilePairs
-from robosat_pink.datasets.pairs import normalisation
+from robosat_pink.datasets.batch import Batch
+from robosat_pink.datasets.normalisation import normalisation
 from robosat_pink.datasets.transforms import TrainingTransform
-from robosat_pink.datasets.worker_client import Batch
 from robosat_pink.distributed.launcher import SINGLE_PROCESS
 from robosat_pink.distributed.process_group import World
 from robosat_pink.losses import build_loss
 from robosat_pink.training import progress
-from robosat_pink.training.background_writer import Writer
-from robosat_pink.training.setup import build_network, make_loader
-from robosat_pink.training.state import State, Task
+from robosat_pink.training.background_writer import BackgroundWriter
+from robosat_pink.training.setup import make_loader, make_model
+from robosat_pink.training.state import State
 from robosat_pink.training.step import training_step
-from robosat_pink.training.stopping import Watch
+from robosat_pink.training.stopping import LoopControl
+from robosat_pink.training.task import Compute, Data, Objective, Task
 
 
 def seconds_of(state: State, task: Task, batches: Iterable[Batch]) -> float:
     started = time.perf_counter()
     for batch in batches:
         training_step(state, task, batch, len(batch))
-    if task.device.type == "cuda":
+    if task.compute.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started
 
@@ -95,43 +97,42 @@ def report(options: argparse.Namespace, config: Config) -> str:
     devices.prepare(device)
     tiles = TilePairs(config.dataset, config.channels, config.classes, tile_size=options.size, augmentation=0.75)
     layout = devices.choose_layout(device, precision)
-    model, _ = build_network(config, None, device, {})
+    model, _ = make_model(config, None, device, {})
     model.to(device).to(memory_format=layout).train()  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.parameters(), lr=2.5e-5, fused=True)
     state = State(model, optimizer, GradScaler(device.type, enabled=precision == torch.float16))
     stop = StopRequest()
     transform = TrainingTransform(*normalisation(config.channels)).to(device)
+    split, loader = tiles.split(), make_loader(tiles, config, device, stop.raise_if_requested, SINGLE_PROCESS)
     task = Task(
-        config=config,
-        split=tiles.split(),
-        loader=make_loader(tiles, config, device, stop.raise_if_requested, SINGLE_PROCESS),
-        loss=build_loss("lovasz", num_classes=1).to(device),
-        training_transform=transform,
-        evaluation_transform=transform,
-        device=device,
-        autocast=precision,
-        memory_format=layout,
-        show=progress.lines,
-        watch=Watch(World(), stop, Writer()),
-        network=torch.compile(model, dynamic=False) if options.compiled else model,
+        config,
+        Objective(
+            torch.compile(model, dynamic=False) if options.compiled else model,  # type: ignore[arg-type]
+            build_loss("lovasz", num_classes=1).to(device),
+        ),
+        Data(split, loader, training_transform=transform, evaluation_transform=transform),
+        Compute(device, precision, layout),
+        LoopControl(World(), stop, BackgroundWriter()),
+        progress.lines,
     )
-    rows = task.split.train[: len(task.split.train) // options.batch * options.batch]
+    rows = split.train[: len(split.train) // options.batch * options.batch]
     steps = len(rows) // options.batch
-    seconds_of(state, task, task.loader.training(rows, 1))
-    same = next(iter(task.loader.training(rows, 1)))
-    alone, fed = [], []
+    seconds_of(state, task, loader.training(rows, 1))
+    batch = next(iter(loader.training(rows, 1)))
+    repeated_s, fed_s = [], []
     for number in range(options.rounds):
-        alone.append(seconds_of(state, task, [same] * steps))
-        fed.append(seconds_of(state, task, task.loader.training(rows, 2 + number)))
-    del same
-    task.loader.close()
-    speeds = [len(rows) / statistics.median(each) for each in (alone, fed)]
+        repeated_s.append(seconds_of(state, task, [batch] * steps))
+        fed_s.append(seconds_of(state, task, loader.training(rows, 2 + number)))
+    del batch  # whose memory goes with the loader
+    loader.close()
+    repeated, fed = (len(rows) / statistics.median(seconds) for seconds in (repeated_s, fed_s))
+    compiled = ", compiled" if options.compiled else ""
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     return (
-        f"{options.network}{', compiled' * options.compiled}, {options.size} x {options.size}, batch {options.batch}, "
-        f"{precision or torch.float32}: one "
-        f"batch again and again {speeds[0]:.1f} tiles/s, fed from a warm cache {speeds[1]:.1f} tiles/s, loss "
-        f"{1 - speeds[1] / speeds[0]:.1%}\n{machine()}; {name}, {steps} steps, medians of {options.rounds} rounds"
+        f"{options.network}{compiled}, {options.size} x {options.size}, batch {options.batch}, "
+        f"{precision or torch.float32}: one batch again and again {repeated:.1f} tiles/s, fed from a warm cache "
+        f"{fed:.1f} tiles/s, {1 - fed / repeated:.1%} fewer\n"
+        f"{describe_machine()}; {name}, {steps} steps, medians of {options.rounds} rounds"
     )
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Everything that wants a GPU: what tests cannot show without, the steps of both networks lever by lever, the Lovász
-# loss, the two forms of upsampling, and what the loader costs a step. Some 10 minutes on an H100, 4 of them compiling.
-# An argument replaces the device:
+# Everything that wants a GPU: what tests cannot show without, the steps of both networks lever by lever, torch's ways to
+# recompute and to synchronise batch norm beside ours, the Lovász loss, the two forms of upsampling, and what the loader
+# costs a step. Some 12 minutes on an H100, 4 of them compiling. An argument replaces the device:
 #
 #     bash tests/benchmarks/gpu.sh [cuda | cpu]          # on a cpu with small tiles, to try the script: 6 minutes
 set -euo pipefail
@@ -20,16 +20,18 @@ run() { # run NAME ARGUMENT ...
     local name=$1
     shift
     echo "$name.py $*" >&2
-    "$python" "tests/benchmarks/$name.py" --device "$device" --size "$size" "$@"
+    "$python" "tests/benchmarks/$name.py" --device "$device" "$@"
 }
 
 # shellcheck disable=SC2086 # a flag or none
 {
-    run step --network albunet --batch "$batch" --rounds "$rounds"
-    run step --network albunet --batch $((2 * batch)) --rounds "$rounds" --brief $compiled
-    run step --network ternausnetv2 --batch $((batch / 2)) --rounds "$rounds" --brief
-    run step --batch "$batch" --rounds "$rounds" --losses
-    run step --batch "$batch" --blocks
-    run fed --network albunet --batch "$large" --pairs "$pairs" $compiled
-    run fed --network ternausnetv2 --batch "$batch" --pairs "$pairs"
+    run step --size "$size" --network albunet --batch "$batch" --rounds "$rounds"
+    run step --size "$size" --network albunet --batch $((2 * batch)) --rounds "$rounds" --brief $compiled
+    run step --size "$size" --network ternausnetv2 --batch $((batch / 2)) --rounds "$rounds" --brief
+    run step --size "$size" --network ternausnetv2 --batch $((batch / 2)) --rounds "$rounds" --recomputation
+    run batch_norms --size "$size" --batch "$batch"
+    run lovasz_loop --size "$size" --batch "$batch" --rounds "$rounds"
+    run upsampling --batch "$batch"
+    run fed --size "$size" --network albunet --batch "$large" --pairs "$pairs" $compiled
+    run fed --size "$size" --network ternausnetv2 --batch "$batch" --pairs "$pairs"
 }

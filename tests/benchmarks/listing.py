@@ -10,6 +10,7 @@ Server and client share this machine. Asserts nothing about time.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import time
@@ -17,8 +18,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import obstore
+from machine import describe_machine
 from obstore.store import S3Store
-from s3_read import machine
 from s3_server import PAGE_KEYS, S3Server
 
 from robosat_pink.config import ChannelConfig, DatasetConfig
@@ -84,8 +85,8 @@ def main() -> None:
     print("| keys | pages | ideal, s | client alone, s | ours, s | x ideal | requests | pairs, s | requests |")
     print("|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     for keys in options.keys or KEYS:
-        per_directory = -(-keys // options.directories)
-        pages = options.directories * -(-per_directory // PAGE_KEYS)
+        per_directory = math.ceil(keys / options.directories)
+        pages = options.directories * math.ceil(per_directory / PAGE_KEYS)
         side_by_side = min(options.directories, THREADS)
         ideal = (1 + pages / side_by_side) * options.delay_ms / 1000
         with S3Server(None, dict.fromkeys(BUCKETS, (keys, options.directories)), delay_ms=options.delay_ms) as server:
@@ -99,8 +100,9 @@ def main() -> None:
             flush=True,
         )
     print(
-        f"\n{machine()}; {options.delay_ms:g} ms to the first byte of a page, {options.directories} directories, "
-        f"{THREADS} side by side, medians of {options.rounds} rounds; the last two columns: both buckets, paired"
+        f"\n{describe_machine()}; {options.delay_ms:g} ms to the first byte of a page, "
+        f"{options.directories} directories, {THREADS} side by side, "
+        f"medians of {options.rounds} rounds; the last two columns: both buckets, paired"
     )
 
 

@@ -23,8 +23,10 @@ from botocore.waiter import WaiterModel
 
 from robosat_pink import sagemaker
 from robosat_pink.config import load_config
-from robosat_pink.config.keys import Setting, settings
+from robosat_pink.config.keys import Key
 from robosat_pink.errors import ConfigError
+from robosat_pink.losses import LOSSES
+from robosat_pink.models import MODELS
 from robosat_pink.sample import main as write_sample
 from robosat_pink.train import main as train
 from robosat_pink.training import metrics
@@ -211,26 +213,26 @@ def hyperparameters() -> dict[str, dict[str, Any]]:
     return {each["Name"]: each for each in found}
 
 
-SETTINGS = {setting.name: setting for setting in settings()}
+KEYS = sagemaker.hyperparameter_keys()
 
 
-def is_refused(setting: Setting, value: object) -> bool:
+def is_refused(name: str, key: Key, value: object) -> bool:
     """Whether the key itself refuses the text, whatever other keys have to say about it."""
     try:
-        load_config(EXPERIMENTS / "smoke.yml", {setting.name: str(value)})
+        load_config(EXPERIMENTS / "smoke.yml", {name: str(value)})
     except ConfigError as error:
-        lines = [line for line in str(error).splitlines() if line.startswith(f"hyperparameters.json: {setting.name} ")]
-        return any("no such key" in line or f": accepted: {setting.accepts}" in line for line in lines)
+        lines = [line for line in str(error).splitlines() if line.startswith(f"hyperparameters.json: {name} ")]
+        return any("no such key" in line or f": accepted: {key.accepts}" in line for line in lines)
     return False
 
 
 def test_hyperparameters_are_the_keys_that_stand_once() -> None:
-    assert hyperparameters().keys() == SETTINGS.keys()
+    assert hyperparameters().keys() == KEYS.keys()
     assert {
         *("dataset.train_percent", "dataset.split.from", "model.name", "model.encoder", "model.loss", "model.lr"),
         *("model.batch_size", "model.epochs", "model.tile_size", "model.data_augmentation", "model.decay"),
         *("checkpoint.path", "runtime.seed"),
-    } <= SETTINGS.keys()
+    } <= KEYS.keys()
 
 
 @pytest.mark.parametrize(
@@ -242,8 +244,8 @@ def test_hyperparameters_are_the_keys_that_stand_once() -> None:
         ("model.epochs", "Integer", {"MinValue": "1", "MaxValue": "99999"}),
         ("dataset.split.zoom", "Integer", {"MinValue": "0", "MaxValue": "30"}),
         ("runtime.seed", "Integer", {"MinValue": "0", "MaxValue": "2147483647"}),
-        ("model.name", "Categorical", {"Values": ["ternausnetv2", "albunet"]}),
-        ("model.loss", "Categorical", {"Values": ["lovasz", "bce_jaccard", "cross_entropy"]}),
+        ("model.name", "Categorical", {"Values": list(MODELS)}),
+        ("model.loss", "Categorical", {"Values": list(LOSSES)}),
         ("model.schedule", "Categorical", {"Values": ["constant", "cosine"]}),
         ("model.is_deconv", "Categorical", {"Values": ["true", "false"]}),
         ("model.encoder", "FreeText", None),
@@ -257,23 +259,23 @@ def test_type_and_range_of_a_hyperparameter(name: str, kind: str, limits: dict[s
     assert found.get("Range") == (limits and {f"{kind}ParameterRangeSpecification": limits})
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", KEYS)
 def test_range_holds_what_the_key_accepts_and_nothing_else(name: str) -> None:
-    found, setting = hyperparameters()[name], SETTINGS[name]
+    found, key = hyperparameters()[name], KEYS[name]
     limits = found.get("Range", {}).get(f"{found['Type']}ParameterRangeSpecification", {})
     for value in limits.get("Values", []):
-        assert not is_refused(setting, value)
+        assert not is_refused(name, key, value)
     if found["Type"] in ("Integer", "Continuous"):
         number, widest = (int, 2**31 - 1) if found["Type"] == "Integer" else (float, sys.float_info.max)
         low, high = number(limits["MinValue"]), number(limits["MaxValue"])
         below = low - 1 if number is int else math.nextafter(low, -math.inf)
         above = high + 1 if number is int else math.nextafter(high, math.inf)
-        assert not is_refused(setting, low)
-        assert not is_refused(setting, high)
-        assert is_refused(setting, below) or abs(low) >= widest
-        assert is_refused(setting, above) or high == widest
+        assert not is_refused(name, key, low)
+        assert not is_refused(name, key, high)
+        assert is_refused(name, key, below) or abs(low) >= widest
+        assert is_refused(name, key, above) or high == widest
     elif found["Type"] == "Categorical":
-        assert is_refused(setting, "none of them")
+        assert is_refused(name, key, "none of them")
     else:
         assert "Range" not in found
 

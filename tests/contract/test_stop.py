@@ -226,9 +226,9 @@ def test_signals_are_as_before_once_the_run_is_over(job: Path) -> None:
 def test_second_signal_ends_the_process_at_once(job: Path) -> None:
     script = """
 import os, signal
-from robosat_pink.container.contract import StopRequest
+from robosat_pink.container.stop_request import StopRequest
 with StopRequest() as stop:
-    stop.waits_to_be_asked = True
+    stop.is_polled = True
     os.kill(os.getpid(), signal.SIGTERM)
     assert stop.requested
     os.kill(os.getpid(), signal.SIGTERM)
@@ -317,4 +317,4 @@ def test_process_1_says_in_the_failure_file_that_the_run_was_killed(job: Path) -
     process.communicate(timeout=60)
     assert process.returncode == 137
     cause = (job / "output/failure").read_text().splitlines()[0]
-    assert cause.startswith("the training process was killed by SIGKILL, most likely for want of memory; lower")
+    assert cause.startswith("the training process was killed by SIGKILL, most likely out of memory; lower")

@@ -345,7 +345,7 @@ def test_internal_error_exits_1_with_type_and_text_first_and_its_traceback_in_th
     def run(*arguments: object) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(train, "run", run)
+    monkeypatch.setattr("robosat_pink.training.run.run", run)
     done = run_here()
     assert done.returncode == DEFECT
     failure = (job / "output/failure").read_bytes().decode("ascii")

@@ -187,7 +187,7 @@ def test_panic_below_python_leaves_a_failure_file(job: Path, monkeypatch: pytest
     def panic(*arguments: object) -> None:
         raise Panic("InvalidUri")
 
-    monkeypatch.setattr("robosat_pink.train.run", panic)
+    monkeypatch.setattr("robosat_pink.training.run.run", panic)
     assert cause_of(1, job) == "Panic: InvalidUri"
 
 

@@ -13,6 +13,7 @@ from conftest import SMALL_DATASET, SMALL_MODEL, write_job
 from fingerprint import Fingerprint, relative
 from robosat_pink.config import ChannelConfig, ClassConfig, Config, DatasetConfig, ModelConfig, RuntimeConfig
 from robosat_pink.container import device
+from robosat_pink.container.stop_request import StopRequest
 from robosat_pink.datasets import TilePairs
 from robosat_pink.datasets.transforms import TrainingTransform
 from robosat_pink.distributed.launcher import SINGLE_PROCESS
@@ -22,10 +23,13 @@ from robosat_pink.losses import build_loss
 from robosat_pink.models import build_model
 from robosat_pink.models.blocks import Execution, choose_execution
 from robosat_pink.sample import write_tiles
-from robosat_pink.training import out_of_memory
+from robosat_pink.training import out_of_memory, progress
+from robosat_pink.training.background_writer import BackgroundWriter
 from robosat_pink.training.setup import make_loader
 from robosat_pink.training.state import State
 from robosat_pink.training.step import training_step
+from robosat_pink.training.stopping import LoopControl
+from robosat_pink.training.task import Compute, Data, Objective, Task
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -109,16 +113,15 @@ class Job:
         model.to(where).to(memory_format=layout).train()  # type: ignore[call-overload]
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
         self.state = State(model, optimizer, GradScaler("cuda", enabled=precision == torch.float16))
-        self.task: Any = type("Task", (), {})()
-        self.task.config, self.task.device, self.task.autocast, self.task.memory_format = (
+        transform = TrainingTransform((0.3,) * 4, (0.2,) * 4).to(where)
+        self.task = Task(
             config,
-            where,
-            precision,
-            layout,
+            Objective(model, build_loss("lovasz", num_classes=1).to(where)),
+            Data(self.tiles.split(), self.loader, training_transform=transform, evaluation_transform=transform),
+            Compute(where, precision, layout),
+            LoopControl(World(), StopRequest(), BackgroundWriter()),
+            progress.lines,
         )
-        self.task.loss = build_loss("lovasz", num_classes=1).to(where)
-        self.task.training_transform = TrainingTransform((0.3,) * 4, (0.2,) * 4).to(where)
-        self.task.network, self.task.world = model, World()
 
     def steps(self, epochs: int) -> list[torch.Tensor]:
         rows = self.tiles.split().train
@@ -169,7 +172,7 @@ def test_memory_that_does_not_suffice_is_an_error_that_names_what_fits(tmp_path:
     torch.cuda.reset_peak_memory_stats()
     job.steps(1)
     peak, total = torch.cuda.max_memory_allocated(), torch.cuda.get_device_properties(0).total_memory
-    assert out_of_memory.is_exhausted(torch.OutOfMemoryError())
+    assert out_of_memory.is_out_of_memory(torch.OutOfMemoryError())
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(0.7 * peak / total)
     try:

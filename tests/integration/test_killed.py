@@ -15,13 +15,14 @@ import pytest
 from benchmarks.s3_server import S3Server
 from conftest import pattern
 from robosat_pink.config import CacheConfig
-from robosat_pink.container.atomic_write import TEMPORARY
+from robosat_pink.container.atomic_write import TEMPORARY_SUFFIX
 from robosat_pink.datasets import TilePairs
+from robosat_pink.datasets.batch import Batch
 from robosat_pink.datasets.cache import SUFFIX
 from robosat_pink.datasets.cache_file import PAGE
 from robosat_pink.datasets.loader import TileLoader
 from robosat_pink.datasets.reader import DECODERS
-from robosat_pink.datasets.worker_client import Batch, Worker
+from robosat_pink.datasets.worker_client import Worker
 from robosat_pink.errors import RobosatError
 from robosat_pink.storage import location
 from scenes import pairs_in, write_pair
@@ -53,7 +54,7 @@ def server(process: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Ser
         monkeypatch.setenv(name, value)
     process.set()
     yield process
-    location._client_here.cache_clear()
+    location._client_of_this_process.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +209,7 @@ def test_file_that_a_killed_run_left_half_written_is_no_entry(
     kill(run)
     halves = list(cache.glob(f"*{SUFFIX}*"))
     assert len(halves) == DECODERS
-    assert all(path.name.endswith(TEMPORARY) and path.stat().st_size == PAGE for path in halves)
+    assert all(path.name.endswith(TEMPORARY_SUFFIX) and path.stat().st_size == PAGE for path in halves)
     assert_next_run_is_right(server, cache, expected)
 
 

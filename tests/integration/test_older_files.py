@@ -63,7 +63,7 @@ def test_run_goes_on_from_the_resume_point_at_its_epoch_and_step(
     unpack(f"resume-00001-{step:06d}.pth", opt_ml / "checkpoints")
     state = started(opt_ml, monkeypatch)
     assert (state.epoch, state.step, state.best_epoch, state.skipped) == (1, step, 1, 0)
-    assert (state.tallies is not None) == (step > 0)
+    assert (state.partial_metrics is not None) == (step > 0)
     assert [row["epoch"] for row in state.history] == [1]
     assert_each_has_its_own(state.best_weights, BEST_WEIGHTS)
     log = capsys.readouterr().out

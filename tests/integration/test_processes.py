@@ -166,8 +166,8 @@ def test_when_one_process_is_killed_the_others_end_and_the_failure_file_says_so(
     os.kill(children(run.pid)[rank], signal.SIGKILL)
     out, _ = run.communicate(timeout=60)
     assert run.returncode == 137, out
-    assert f"process {rank} of 2 was killed by SIGKILL" in (job / "output/failure").read_text()
-    assert f"has vanished: process {rank}" in out
+    assert f"rank {rank} of 2 was killed by SIGKILL" in (job / "output/failure").read_text()
+    assert f"has vanished: rank {rank}" in out
 
 
 def test_process_that_is_silent_but_not_gone_is_not_waited_for(job: Path) -> None:
@@ -176,7 +176,7 @@ def test_process_that_is_silent_but_not_gone_is_not_waited_for(job: Path) -> Non
     until(run, "phase=val epoch=1")
     first = children(run.pid)[0]
     os.kill(first, signal.SIGSTOP)
-    until(run, "has vanished: process 0")
+    until(run, "has vanished: rank 0")
     os.kill(first, signal.SIGKILL)
     out, _ = run.communicate(timeout=60)
     assert run.returncode == 137, out
@@ -236,7 +236,7 @@ def test_second_host_does_not_wait_for_the_report_when(job: Path, sent_to: int, 
     hosts[sent_to].send_signal(number)
     out, _ = hosts[1].communicate(timeout=45)
     assert hosts[1].returncode == code, out
-    assert ("has vanished: process 0" in out) == (code == 1)
+    assert ("has vanished: rank 0" in out) == (code == 1)
     hosts[0].send_signal(signal.SIGCONT)
     hosts[0].communicate(timeout=300)
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from chromium import Chromium
 from robosat_pink import checkpoint
-from robosat_pink.container.contract import cause_of
+from robosat_pink.container.failure_file import user_message
 from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import ContractError
 from robosat_pink.report import build, evaluate
@@ -332,7 +332,7 @@ def test_report_that_fails_leaves_the_training_a_success_and_a_traceback_of_defe
     monkeypatch.setattr(evaluate, "inspect", broken)
     assert main(["model.epochs=1"]) == 0
     log = capsys.readouterr().out
-    assert f"warning: no report: {cause_of(error)}; model and metrics are whole" in log
+    assert f"warning: no report: {user_message(error)}; model and metrics are whole" in log
     assert ("Traceback" in log) == (not isinstance(error, ContractError))
     assert not (opt_ml / "output/failure").exists()
     assert (opt_ml / "model/metrics.json").exists()

@@ -140,14 +140,12 @@ def test_new_run_in_a_used_folder_puts_the_results_of_the_earlier_one_aside_and_
 
     assert main(arguments) == 0  # goes on, with nothing left to do
     said = capsys.readouterr().out
-    assert "an earlier run had left" not in said
+    assert "results of an earlier run" not in said
     assert "nothing is left to train: for more, raise model.epochs" in said
 
     shutil.rmtree(job / "checkpoints")
     assert main([*arguments, "model.lr=0.5", "runtime.max_seconds=0.000001"]) == 0
-    assert (
-        f"files that an earlier run had left in {job / 'model'} to {job / 'model/earlier-1'}" in capsys.readouterr().out
-    )
+    assert f"results of an earlier run from {job / 'model'} to {job / 'model/earlier-1'}" in capsys.readouterr().out
     aside = {f"earlier-1/{name}" for name in left}
     assert files_in(*folders) == others | aside | {*known, "best.pth", "checkpoint-00000-of-00001.pth"}
     assert checkpoint.load(job / "model/best.pth")["metadata"]["config"]["model"]["lr"] == 0.5
@@ -155,7 +153,7 @@ def test_new_run_in_a_used_folder_puts_the_results_of_the_earlier_one_aside_and_
     assert [each["model"]["lr"] == 0.5 for each in told] == [False, True]
 
 
-def test_file_that_the_experiment_names_is_not_put_aside(
+def test_file_that_the_experiment_names_is_not_moved_away(
     job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["model.epochs=1"]) == 0
@@ -306,7 +304,7 @@ def test_losses_and_metrics_are_per_tile_whatever_the_batch_size(job: Path, monk
     monkeypatch.setattr(
         loop,
         "train_epoch",
-        lambda state, task, epoch, save: loop.evaluate(state, task, task.split.train, "train", epoch),
+        lambda state, task, epoch, save: loop.evaluate(state, task, task.data.split.train, "train", epoch),
     )
     found = []
     for batch_size in (1, 4, 16):
@@ -448,7 +446,7 @@ def test_run_whose_time_is_over_stops_cleanly_and_goes_on_another_time(
     assert "epoch 1 train: 2 of 4 batches" in log
 
 
-def test_batches_whose_loss_is_no_number_are_named_and_too_many_end_the_run(
+def test_batches_with_a_non_finite_loss_are_named_and_too_many_end_the_run(
     job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     experiment = EXPERIMENT | {"channels": [{"bands": [4, 3, 1], "scale": 1e-44}]}
@@ -456,20 +454,20 @@ def test_batches_whose_loss_is_no_number_are_named_and_too_many_end_the_run(
     assert main(["runtime.skipped_batches=1"]) == 1
     log = capsys.readouterr().out
     ids = (job / "model/train_ids.txt").read_text().split()
-    warning, error = (line for line in log.splitlines() if "the loss is not a number" in line)
+    warning, error = (line for line in log.splitlines() if "the loss is non-finite" in line)
     assert warning.startswith("warning: epoch 1, step(s) 1: ")
     assert "epoch 1, step(s) 2: " in error
-    assert "1 batch(es) have been passed over before (runtime.skipped_batches)" in error
+    assert "only 1 batch(es) may be skipped for that (runtime.skipped_batches)" in error
     assert [sum(each in line for each in ids) for line in (warning, error)] == [3, 3]
     assert not (job / "model/best.pth").exists()
 
 
-def test_epoch_whose_batches_were_all_passed_over_is_no_error_of_the_tiles_masks(job: Path) -> None:
+def test_epoch_whose_batches_were_all_skipped_is_no_error_of_the_tiles_masks(job: Path) -> None:
     experiment = EXPERIMENT | {"channels": [{"bands": [4, 3, 1], "scale": 1e-44}]}
     (job / "input/data/config/experiment.yml").write_text(yaml.safe_dump(experiment))
     assert main(["runtime.skipped_batches=100"]) == 1
     failure = (job / "output/failure").read_text()
-    assert "epoch 1: the loss is not a number in any step; check the tiles that were passed over, channels[]" in failure
+    assert "epoch 1: the loss is non-finite (NaN or inf) in every step; check the tiles named above, chan" in failure
 
 
 def test_checkpoint_of_an_earlier_run_is_resumed_with_its_optimizer_and_epoch(

@@ -10,9 +10,9 @@ from torch.amp.grad_scaler import GradScaler
 
 from robosat_pink.config import ChannelConfig, ClassConfig, Config, DatasetConfig, ModelConfig, RuntimeConfig, to_tree
 from robosat_pink.config.sections import CheckpointConfig
-from robosat_pink.datasets.tiles import Split
-from robosat_pink.training import resume
-from robosat_pink.training.resume import Start
+from robosat_pink.datasets.split import Split
+from robosat_pink.training import tile_ids
+from robosat_pink.training.initial_checkpoint import InitialCheckpoint
 from robosat_pink.training.state import State
 
 
@@ -90,10 +90,10 @@ def original_checkpoint(epoch: int = 2) -> tuple[dict[str, Any], State]:
     return {"epoch": epoch, "state_dict": weights, "optimizer": optimizer}, state
 
 
-def point_of(config: Config) -> Start:
+def point_of(config: Config) -> InitialCheckpoint:
     state = trained(Network())
     content = state.to_content() | {
         "metadata": {"config": to_tree(config), "data_digest": ""},
-        "ids": resume.packed_ids(resume.ids_of(Tiles(), SPLIT)),
+        "ids": tile_ids.compress(tile_ids.tile_ids(Tiles(), SPLIT)),
     }
-    return Start("resume-00001-000000.pth", content, is_resumed=True)
+    return InitialCheckpoint("resume-00001-000000.pth", content, is_resumed=True)

@@ -19,8 +19,8 @@ from robosat_pink import checkpoint
 from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import CheckpointError
 from robosat_pink.training import metrics, resume
+from robosat_pink.training.initial_checkpoint import InitialCheckpoint
 from robosat_pink.training.phase_metrics import PhaseMetrics
-from robosat_pink.training.resume import Start
 from robosat_pink.training.resume_point import PHASE_NUMBERS
 
 
@@ -134,7 +134,7 @@ def test_any_part_of_a_resume_point_that_is_missing_or_odd_is_damage() -> None:
 
 def restore(content: dict[str, Any]) -> None:
     config = dataclasses.replace(experiment(), model=dataclasses.replace(experiment().model, epochs=99))
-    resume.restore(made(Network()), Start("a.pth", content, True), config, Tiles(), SPLIT)  # type: ignore[arg-type]
+    resume.restore(made(Network()), InitialCheckpoint("a.pth", content, True), config, Tiles(), SPLIT)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("key", ["exp_avg", "exp_avg_sq"])
@@ -207,9 +207,9 @@ def test_noted_sums_that_are_none_are_damage(key: str, value: Any) -> None:
     content = PhaseMetrics(experiment(), torch.device("cpu"), "train", 1, 3).content()
     state = made(Network())
     for noted, is_damaged in ((content, False), (content | {key: value}, True)):
-        state.tallies = [noted]
+        state.partial_metrics = [noted]
         with pytest.raises(CheckpointError, match="sums of its epoch") if is_damaged else contextlib.nullcontext():
-            state.enter_phase(PhaseMetrics(experiment(), torch.device("cpu"), "train", 1, 3), World())
+            state.restore_partial_metrics(PhaseMetrics(experiment(), torch.device("cpu"), "train", 1, 3), World())
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": {"check", "checkpoint", "config", "container", "datasets", "distributed", "report", "training"},
     "trained": {"checkpoint", "config", "datasets", "models"},
     "sagemaker": {"config", "training"},
+    "reference": {"config", "models", "sagemaker"},
     "sample": set(),
 }
 
@@ -44,7 +45,7 @@ BELONGS_TO = {
     "imagecodecs": {"datasets.rasters.geotiff"},
     "yaml": {"config.formats", "training.outputs"},
     "tomllib": {"config.formats"},
-    "argparse": {"train", "sample", "sagemaker"},
+    "argparse": {"train", "sample", "sagemaker", "reference"},
 }
 
 WITHOUT_TORCH = (
@@ -55,7 +56,7 @@ WITHOUT_TORCH = (
     ".storage",
     ".datasets",
     ".datasets.rasters.decode",
-    ".datasets.tiles",
+    ".datasets.split",
     ".datasets.worker",
     ".sample",
     ".train",
@@ -168,7 +169,7 @@ def test_library_is_imported_only_where_it_belongs(library: str) -> None:
 
 
 def test_only_config_reads_experiment_files() -> None:
-    assert {name for name, targets in graph().items() if "config.formats" in targets} == {"config.sections"}
+    assert {name for name, targets in graph().items() if "config.formats" in targets} == {"config.loading"}
     nodes = ast.walk(modules()["training.outputs"])
     used = {node.attr for node in nodes if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "yaml"}
     assert used == {"safe_dump"}  # it writes config.yml

@@ -30,7 +30,7 @@ def small(run: Job) -> Job:
     return run
 
 
-# What a user does; the README's own commands are in test_readme.py.
+# What a user does; the commands of docs/docker.md are in test_readme.py.
 
 
 def test_smoke_experiment_trains_without_a_network_in_the_shared_memory_of_a_plain_container(run: Job) -> None:
@@ -207,7 +207,7 @@ def test_run_out_of_memory_says_so_in_the_failure_file(run: Job) -> None:
     run.experiment(model={"tile_size": 1024, "batch_size": 8})
     code, log = run.run("train", "runtime.workers=0", options=("--memory", "700m", "--memory-swap", "700m"))
     assert code != 0, log
-    assert re.search("SIGKILL, most likely for want of memory|not enough memory|can't allocate memory", run.cause)
+    assert re.search("SIGKILL, most likely out of memory|not enough memory|can't allocate memory", run.cause)
     assert not any(each.endswith(".pth") for each in run.model)
 
 

@@ -1,7 +1,7 @@
-"""README's docker commands do what it says, run as they stand there.
+"""The docker commands of docs/docker.md, README's among them, do what the page says, run as they stand there.
 
 Three words differ: builds, and runs that name no network, get the host's, the only one that some engines have;
-`--gpus all` goes, for engines without GPUs; and the demo trains for two epochs, for the gate trains a whole one.
+`--gpus all` goes, for engines without GPUs; and the demo trains for two epochs, because the gate trains a whole one.
 """
 
 import os
@@ -43,8 +43,8 @@ def clone(image: str, tmp_path: Path) -> Path:
     return tmp_path / "clone"
 
 
-def test_docker_commands_of_the_readme_do_what_it_says(clone: Path) -> None:
-    told = commands("README.md", "## Docker")
+def test_docker_commands_of_the_page_do_what_it_says(clone: Path) -> None:
+    told = commands("docs/docker.md", "## Commands")
     assert [" ".join(re.findall(r"docker (?:build|run)|demo|train", line)) for line in told] == [
         "docker build",
         "docker run demo",

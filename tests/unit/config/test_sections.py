@@ -17,7 +17,7 @@ import yaml
 
 import robosat_pink
 from robosat_pink.config import Config, class_values, load_config, shared_groups, to_tree
-from robosat_pink.config.parsing import nested_section, spelling, types_of
+from robosat_pink.config.keys import keys_of, leaf_keys, spelling
 from robosat_pink.errors import ConfigError
 
 REQUIRED = "required"
@@ -186,20 +186,13 @@ def sections() -> Iterator[tuple[str, type]]:
     waiting: list[tuple[str, type]] = [("", Config)]
     for prefix, section in waiting:
         yield prefix, section
-        for field in dataclasses.fields(section):
-            inner, is_list = nested_section(types_of(section)[field.name])
-            if inner is not None:
-                waiting.append((f"{prefix}{spelling(field.name)}{'[]' if is_list else ''}.", inner))
+        nested = [key for key in keys_of(section) if key.section is not None]
+        waiting += [(f"{prefix}{key.name}{'[]' if key.is_list else ''}.", key.section) for key in nested]
 
 
 def test_keys_and_defaults_are_frozen() -> None:
-    found = {
-        prefix + spelling(field.name): REQUIRED if field.default is dataclasses.MISSING else field.default
-        for prefix, section in sections()
-        for field in dataclasses.fields(section)
-        if nested_section(types_of(section)[field.name])[0] is None
-    }
-    assert found == {key: default for key, (default, _) in KEYS.items()}
+    defaults = {name: REQUIRED if key.is_required else key.default for name, key in leaf_keys(Config)}
+    assert defaults == {key: default for key, (default, _) in KEYS.items()}
 
 
 def test_every_key_reaches_the_config_and_is_written_back_as_it_stood(tmp_path: Path) -> None:
@@ -289,7 +282,7 @@ def test_shared_groups_are_those_named_in_both_expressions(tmp_path: Path) -> No
 
 
 # To check a key or to copy it is not to use it.
-NO_USE = {"_check_together", "_point_to_sections", "to_tree", "_plain"}
+NO_USE = {"check", "point_to_sections", "to_tree", "plain"}
 
 
 class Reader(ast.NodeVisitor):
@@ -394,7 +387,7 @@ def read_by(*sources: str) -> set[tuple[str, str]]:
 
 def product_sources() -> list[str]:
     files = sorted(Path(robosat_pink.__path__[0]).rglob("*.py"))
-    return [path.read_text() for path in files if path.name != "schema.py"]
+    return [path.read_text() for path in files]
 
 
 def declared() -> dict[tuple[str, str], str]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from robosat_pink.container.contract import Container, failure_text
+from robosat_pink.container.contract import Container
+from robosat_pink.container.failure_file import failure_text
 from robosat_pink.errors import ContractError, DataError
 
 
@@ -25,13 +26,6 @@ def write_experiments(opt_ml: Path, *names: str) -> Path:
     for name in names:
         (folder / name).write_text("")
     return folder
-
-
-def raised(error: BaseException) -> BaseException:
-    """The error with the traceback of having been raised in here."""
-    with pytest.raises(type(error)) as caught:
-        raise error
-    return caught.value
 
 
 def test_tree_is_in_opt_ml(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,59 +257,9 @@ def test_failure_of_an_earlier_attempt_that_cannot_be_removed_is_an_error_that_n
         Container(opt_ml).prepare()
 
 
-def test_failure_starts_with_the_cause_and_ends_with_the_end_of_the_traceback() -> None:
-    text = failure_text(raised(DataError("no tile matches; check image_bucket")))
-    assert text.startswith("no tile matches; check image_bucket\n\nTraceback (most recent call last):\n")
-    assert ", in raised\n    raise error\n" in text
-    assert text.endswith("DataError: no tile matches; check image_bucket\n")
-
-
-def test_failure_of_an_unforeseen_kind_starts_with_its_type() -> None:
-    text = failure_text(raised(ZeroDivisionError("division by zero")))
-    assert text.startswith("ZeroDivisionError: division by zero\n")
-
-
-def test_failure_of_several_lines_keeps_them_in_order() -> None:
-    assert failure_text(DataError("first\nsecond")).startswith("first\nsecond\n\n")
-
-
-@pytest.mark.parametrize("length", [1, 899, 900, 901, 5000])
-def test_cause_takes_at_most_900_of_at_most_1024_characters(length: int) -> None:
-    cause = "".join(chr(ord("a") + place % 26) for place in range(length))
-    text = failure_text(raised(DataError(cause)))
-    assert text.startswith(f"{cause[:900]}\n\n")
-    assert len(text) <= 1024
-    assert text.endswith(f"{cause[-50:]}\n")
-
-
-def test_deep_traceback_is_cut_from_its_beginning() -> None:
-    def fall(depth: int) -> None:
-        if depth == 0:
-            raise KeyError("snow")
-        stumble(depth)
-
-    def stumble(depth: int) -> None:
-        fall(depth - 1)
-
-    with pytest.raises(KeyError) as caught:
-        fall(100)
-    text = failure_text(caught.value)
-    assert len(text) == 1024
-    assert text.startswith("KeyError: 'snow'\n\n")
-    assert text.endswith("KeyError: 'snow'\n")
-
-
-def test_failure_is_ascii_and_counted_after_escaping() -> None:
-    text = failure_text(raised(DataError("scène ❄ " + "é" * 2000)))
-    assert text.isascii()
-    assert text.startswith(r"sc\xe8ne \u2744 \xe9\xe9")
-    assert len(text) <= 1024
-    assert len(text.split("\n")[0]) == 900
-
-
 def test_failure_file_replaces_an_older_one_and_leaves_nothing_beside_it(opt_ml: Path) -> None:
     for cause in ("first cause", "second cause"):
-        error = raised(DataError(cause))
+        error = DataError(cause)
         Container.here().write_failure(error)
         assert (opt_ml / "output/failure").read_text(encoding="ascii") == failure_text(error)
     assert sorted(entry.name for entry in (opt_ml / "output").iterdir()) == ["data", "failure"]

@@ -11,9 +11,9 @@ from rasterio.enums import ColorInterp
 
 from robosat_pink.config import CacheConfig, ChannelConfig, ClassConfig, Config, DatasetConfig, ModelConfig
 from robosat_pink.datasets import TilePairs, coverage
+from robosat_pink.datasets.image_kinds import MOST_KINDS
 from robosat_pink.datasets.loader import TileLoader
 from robosat_pink.datasets.pair_decoder import HIDDEN
-from robosat_pink.datasets.pairs import MOST_KINDS
 from scenes import mask_pattern, pairs_in, write_pair
 
 ROAD_AND_HOUSE = tuple(ClassConfig(name=name) for name in ("ground", "road", "house"))

@@ -1,6 +1,7 @@
 """Batches: which rows, in which order, in one tensor, by whatever number of processes."""
 
 import contextlib
+import dataclasses
 import mmap
 import os
 import re
@@ -18,22 +19,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from conftest import pattern
 from robosat_pink.config import CacheConfig
 from robosat_pink.container import hardware
 from robosat_pink.datasets import TilePairs, cache_file, worker_client
+from robosat_pink.datasets.batch import NO_TILES, Batch, batch_in
 from robosat_pink.datasets.loader import LEAST_AHEAD, TileLoader, worker_count
+from robosat_pink.datasets.packing import Packing
 from robosat_pink.datasets.pair_decoder import Notes
 from robosat_pink.datasets.pairs import TrainingCrop
 from robosat_pink.datasets.reader import REQUESTS, ReadRequest, Sample
 from robosat_pink.datasets.tile_file import Changed
-from robosat_pink.datasets.worker import Memory, Packing
-from robosat_pink.datasets.worker_client import NO_TILES, Batch, Worker, batch_in
+from robosat_pink.datasets.worker import SharedMemory
+from robosat_pink.datasets.worker_client import Worker
 from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.errors import DataError, RobosatError
 from scenes import mask_pattern, mask_that_belongs_to, pairs_in, write_pair
 
+TENSORS = ("image", "mask", "scale")
 ROWS = np.array([0, 1, 3, 4, 5, 6, 8, 9])
 
 
@@ -50,11 +55,10 @@ def rows_of(batches: Iterable[Batch]) -> list[tuple[int, ...]]:
 
 
 def identical(first: Batch, second: Batch) -> bool:
-    return (
-        first.image.dtype == second.image.dtype
-        and all(torch.equal(one, other) for one, other in zip(first[:3], second[:3], strict=True))
-        and first[3:] == second[3:]
-    )
+    if first.image.dtype != second.image.dtype:
+        return False
+    pairs = ((getattr(first, field.name), getattr(second, field.name)) for field in dataclasses.fields(Batch))
+    return all(torch.equal(one, other) if isinstance(one, Tensor) else one == other for one, other in pairs)
 
 
 def test_epoch_of_training_has_every_row_exactly_once(tiles: TilePairs) -> None:
@@ -233,7 +237,7 @@ def test_worker_that_is_killed_is_an_error_that_says_what_to_do(tiles: TilePairs
     (source,) = loader._sources
     assert isinstance(source, Worker)
     os.kill(source._process.pid or 0, signal.SIGKILL)
-    with pytest.raises(RobosatError, match=r"reads tiles died \(killed by signal 9\)\. .*lower runtime\.workers"):
+    with pytest.raises(RobosatError, match=r"died \(killed by signal 9\), .*out of memory; lower .*runtime\.workers"):
         list(batches)
 
 
@@ -243,11 +247,10 @@ def test_workers_end_when_the_main_process_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "main.py"
     script.write_text(f"""
 import os, signal, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+sys.path[:0] = [{str(Path(__file__).parents[1])!r}, {str(Path(__file__).parents[2])!r}]
 import numpy as np
 from pathlib import Path
-from robosat_pink.loader import TileLoader
+from robosat_pink.datasets.loader import TileLoader
 from scenes import pairs_in
 if __name__ == "__main__":
     loader = TileLoader(pairs_in(Path({str(tmp_path)!r})), 3, 2)
@@ -357,7 +360,7 @@ def test_what_is_kept_of_a_batch_is_the_whole_tile_as_it_was(tmp_path: Path, wor
     assert [batch.cached for batch in again + whole] == [3, 3, 3, 3]
     for found, expected in ((again, training), (whole, evaluation)):
         for one, other in zip(found, expected, strict=True):
-            assert all(torch.equal(one[part], other[part]) for part in range(3))
+            assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in TENSORS)
             assert (one.rows, one.sizes, one.symmetry) == (other.rows, other.sizes, other.symmetry)
 
 
@@ -368,7 +371,7 @@ def test_batch_is_not_finished_while_its_tiles_are_written_to_the_disk_from_it(
         write_pair(tmp_path, x, size=64)
     tiles = pairs_in(tmp_path, dataset={"cache": CacheConfig(dir=str(tmp_path / "cache"), max_gb=1.0)})
     written: list[Sequence[memoryview]] = []
-    goes_on, memory, write = threading.Event(), Memory(), cache_file.write
+    goes_on, memory, write = threading.Event(), SharedMemory(), cache_file.write
 
     def write_later(path: str, parts: Sequence[memoryview]) -> None:
         written.append(parts)
@@ -388,7 +391,7 @@ def test_batch_is_not_finished_while_its_tiles_are_written_to_the_disk_from_it(
 
 def copied(batch: Batch) -> Batch:
     """In memory of its own, which no later batch gets."""
-    return Batch(*(part.clone() for part in batch[:3]), *batch[3:])
+    return dataclasses.replace(batch, **{name: getattr(batch, name).clone() for name in TENSORS})
 
 
 class Given:
@@ -397,9 +400,9 @@ class Given:
     def __init__(self, samples: Sequence[Sample]) -> None:
         self.samples = samples
 
-    def begin(self, orders: Sequence[ReadRequest], use: Callable[[int, Sample], None]) -> list[Future[None]]:
-        for number, sample in enumerate(self.samples):
-            use(number, sample)
+    def begin(self, requests: Sequence[ReadRequest], on_sample: Callable[[int, Sample], None]) -> list[Future[None]]:
+        for slot, sample in enumerate(self.samples):
+            on_sample(slot, sample)
         done: Future[None] = Future()
         done.set_result(None)
         return [done]

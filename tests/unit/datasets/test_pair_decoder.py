@@ -10,7 +10,9 @@ import rasterio
 
 from conftest import pattern, write_tile
 from robosat_pink.config import ChannelConfig, ClassConfig
-from robosat_pink.datasets.pair_decoder import BESIDE, FROM_THE_SOUTH, PairDecoder, scales_of, ways_to_agree
+from robosat_pink.datasets.image_kinds import ways_to_agree
+from robosat_pink.datasets.normalisation import scales_of
+from robosat_pink.datasets.pair_decoder import BESIDE, FROM_THE_SOUTH, PairDecoder
 from robosat_pink.errors import DataError
 
 SNOW = (ClassConfig(name="snow"),)

@@ -21,8 +21,10 @@ from torch.utils.data import DataLoader
 from conftest import S3Server, pattern, write_tile
 from robosat_pink.config import CacheConfig, ChannelConfig, ClassConfig, DatasetConfig, SplitConfig
 from robosat_pink.datasets import TilePairs
+from robosat_pink.datasets.normalisation import normalisation
 from robosat_pink.datasets.pair_decoder import Decoded
-from robosat_pink.datasets.pairs import Sample, TrainingCrop, normalisation
+from robosat_pink.datasets.pairs import TrainingCrop
+from robosat_pink.datasets.reader import Sample
 from robosat_pink.errors import DataError
 from scenes import FIVE_CLASSES, SNOW, TWO_BANDS, mask_pattern, mask_that_belongs_to, pairs_in, write_pair
 

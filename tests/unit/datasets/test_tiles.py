@@ -7,20 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robosat_pink.datasets import tiles
+from robosat_pink import datasets
 from robosat_pink.datasets.file_names import parse_names, version_of
-from robosat_pink.datasets.tiles import (
-    Pairs,
-    Split,
-    Tile,
-    TileFiles,
-    pair,
-    parents,
-    refuse_crossings,
-    seeming_cause,
-    split_pairs,
-    tile_id,
-)
+from robosat_pink.datasets.pairing import Pairs, pair, seeming_cause
+from robosat_pink.datasets.split import Split, refuse_crossings, split_pairs
+from robosat_pink.datasets.tiles import Tile, TileFiles, parents, tile_id
 from robosat_pink.errors import DataError
 
 
@@ -349,7 +340,7 @@ def test_by_block_keeps_the_tiles_of_one_parent_together() -> None:
     places = [f"5/{x}/{y}" for x in range(8) for y in range(4)]
     pairs = pairs_at(*places)
     split = split_pairs(pairs, 0.5, by="block", zoom=4)  # 4 x 2 blocks of 2 x 2 tiles
-    blocks = [{(x // 2, y // 2) for _, x, y in map(pairs.images.tile, part)} for part in (split.train, split.val)]
+    blocks = [{(x // 2, y // 2) for x, y, _ in map(pairs.images.tile, part)} for part in (split.train, split.val)]
     assert [len(part) for part in blocks] == [4, 4]
     assert not blocks[0] & blocks[1]
     assert (len(split.train), len(split.val)) == (16, 16)
@@ -394,9 +385,9 @@ def test_by_group_ranks_a_group_by_what_it_matched_so_that_more_days_do_not_resh
 @pytest.mark.parametrize(
     ("by", "zoom", "holdout_percent", "message"),
     [
-        ("tile", None, 0.3, r"lie on 2 ground tile\(s\), too few to split into 3 parts"),
-        ("block", 3, 0.0, r"lie on 1 block\(s\), too few to split into 2 parts; .*higher zoom, at most 5, or by: tile"),
-        ("group", None, 0.0, r"lie on 1 group\(s\), too few to split into 2 parts; .*by: tile"),
+        ("tile", None, 0.3, r"lie on 2 ground tile\(s\), too few for 3 splits"),
+        ("block", 3, 0.0, r"lie on 1 block\(s\), too few for 2 splits; .*higher zoom, at most 5, or by: tile"),
+        ("group", None, 0.0, r"lie on 1 group\(s\), too few for 2 splits; .*by: tile"),
     ],
 )
 def test_too_few_units_are_refused_with_another_way_to_split(
@@ -483,8 +474,9 @@ def test_tile_id_is_that_of_the_original_id_files() -> None:
     assert tile_id("bucket/pre/fix/scene", tile) == "bucket_pre_fix_scene-654-1583-12"
 
 
-def test_tile_arithmetic_imports_neither_torch_nor_anything_that_reads() -> None:
-    tree = ast.parse(Path(tiles.__file__).read_text())
+@pytest.mark.parametrize("module", ["tiles", "pairing", "split"])
+def test_tile_arithmetic_imports_neither_torch_nor_anything_that_reads(module: str) -> None:
+    tree = ast.parse((Path(datasets.__path__[0]) / f"{module}.py").read_text())
     found = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     found |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     allowed = {
@@ -496,6 +488,8 @@ def test_tile_arithmetic_imports_neither_torch_nor_anything_that_reads() -> None
         "numpy",
         "robosat_pink.errors",
         "robosat_pink.datasets.file_names",
+        "robosat_pink.datasets.pairing",
+        "robosat_pink.datasets.tiles",
     }
     assert found <= allowed
     assert "open" not in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}

@@ -1,4 +1,4 @@
-"""Who of the processes of a run waits for whom at its end. Here they are threads that share a store."""
+"""Which rank waits for which at the end of a run. Here ranks are threads that share a store."""
 
 import socket
 import threading
@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from robosat_pink.container.contract import Container, Stopped, StopRequest
+from robosat_pink.container.contract import Container
+from robosat_pink.container.stop_request import Stopped, StopRequest
 from robosat_pink.distributed import heartbeat
 from robosat_pink.distributed.heartbeat import Heartbeat
 from robosat_pink.distributed.launcher import ProcessRank
@@ -28,7 +29,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def two(opt_ml: Path) -> Iterator[Callable[[float], list[Heartbeat]]]:
-    """Two processes, by rank, that wait so long for each other."""
+    """Two ranks that wait so long for each other."""
     container = Container(opt_ml)
     made: list[Heartbeat] = []
     stores: list[dist.TCPStore] = []
@@ -53,7 +54,7 @@ def two(opt_ml: Path) -> Iterator[Callable[[float], list[Heartbeat]]]:
 
 
 class Ending(threading.Thread):
-    """A process at the end of its run."""
+    """A rank at the end of its run."""
 
     def __init__(self, process: Heartbeat, error: BaseException | None = None) -> None:
         super().__init__(daemon=True)
@@ -70,7 +71,7 @@ class Ending(threading.Thread):
 
 
 @pytest.mark.parametrize("error", [None, Stopped("because the time is over", is_agreed=True)], ids=["done", "stopped"])
-def test_process_waits_for_the_end_of_the_first(
+def test_process_waits_for_the_end_of_rank_zero(
     two: Callable[[float], list[Heartbeat]], error: BaseException | None
 ) -> None:
     first, second = two(60)
@@ -85,7 +86,7 @@ def test_process_waits_for_the_end_of_the_first(
     assert (one.raised, other.raised) == (error, error)
 
 
-def test_stop_request_ends_the_wait_for_the_first(two: Callable[[float], list[Heartbeat]]) -> None:
+def test_stop_request_ends_the_wait_for_rank_zero(two: Callable[[float], list[Heartbeat]]) -> None:
     first, second = two(60)
     other = Ending(second)
     assert not other.has_ended(0.5)
@@ -95,16 +96,16 @@ def test_stop_request_ends_the_wait_for_the_first(two: Callable[[float], list[He
     assert Ending(first).has_ended(20)
 
 
-def test_failure_of_the_first_ends_the_wait_for_it(two: Callable[[float], list[Heartbeat]]) -> None:
+def test_failure_of_rank_zero_ends_the_wait_for_it(two: Callable[[float], list[Heartbeat]]) -> None:
     first, second = two(60)
     other = Ending(second)
     assert not other.has_ended(0.5)
     Ending(first, RobosatError("no room for metrics.json"))
     assert other.has_ended(20)
-    assert str(other.raised) == "process 0 on host algo-1 failed: no room for metrics.json"
+    assert str(other.raised) == "rank 0 on host algo-1 failed: no room for metrics.json"
 
 
-def test_first_is_not_waited_for_beyond_the_timeout(
+def test_rank_zero_is_not_waited_for_beyond_the_timeout(
     two: Callable[[float], list[Heartbeat]], caplog: pytest.LogCaptureFixture
 ) -> None:
     _, second = two(2)
@@ -113,10 +114,10 @@ def test_first_is_not_waited_for_beyond_the_timeout(
     assert other.has_ended(30)
     assert time.monotonic() - began > 2
     assert other.raised is None
-    assert "process 0 has not ended within runtime.peer_timeout_s = 2" in caplog.text
+    assert "rank 0 has not ended within runtime.peer_timeout_s = 2" in caplog.text
 
 
-def test_first_goes_on_alone_when_the_others_vanish_after_the_work_is_done(
+def test_rank_zero_continues_alone_when_the_others_vanish_after_the_work_is_done(
     two: Callable[[float], list[Heartbeat]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[BaseException] = []

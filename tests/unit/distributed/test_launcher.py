@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from robosat_pink.config import RuntimeConfig
-from robosat_pink.container.contract import Container, StopRequest
+from robosat_pink.container.contract import Container
+from robosat_pink.container.stop_request import StopRequest
 from robosat_pink.distributed import launcher
 from robosat_pink.distributed.launcher import ProcessRank, rank_from_environment, ranks_of_this_host
 from robosat_pink.errors import ConfigError

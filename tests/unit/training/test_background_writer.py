@@ -1,4 +1,4 @@
-"""What is written beside the network is what was there, one thing at a time, and trouble is told."""
+"""Writes in the background are of a snapshot, one at a time, and their failures are raised."""
 
 import threading
 import time
@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from robosat_pink.errors import ContractError
-from robosat_pink.training.background_writer import Writer, snapshot
+from robosat_pink.training.background_writer import BackgroundWriter, snapshot
 
 
-def test_snapshot_does_not_change_with_what_it_is_of() -> None:
+def test_snapshot_does_not_change_with_the_original() -> None:
     weight = torch.ones(2)
     content = {"state": {0: {"exp_avg": weight}}, "rows": [{"loss": weight}], "name": "adam"}
     copy = snapshot(content)
@@ -21,7 +21,7 @@ def test_snapshot_does_not_change_with_what_it_is_of() -> None:
     assert copy["name"] == "adam"
 
 
-def test_writer_writes_one_thing_at_a_time_and_the_latest_of_what_waits() -> None:
+def test_writer_runs_one_write_at_a_time_and_the_latest_of_those_that_wait() -> None:
     begun, may_end, order = threading.Event(), threading.Event(), []
 
     def slow() -> None:
@@ -29,39 +29,39 @@ def test_writer_writes_one_thing_at_a_time_and_the_latest_of_what_waits() -> Non
         assert may_end.wait(60)
         order.append("slow")
 
-    with Writer() as writer:
-        writer.begin(slow)
+    with BackgroundWriter() as writer:
+        writer.submit(slow)
         assert begun.wait(60)
-        writer.begin(lambda: order.append("overtaken"))
-        writer.begin(lambda: order.append("latest"))
-        writer.check()
+        writer.submit(lambda: order.append("overtaken"))
+        writer.submit(lambda: order.append("latest"))
+        writer.raise_failure()
         assert writer.is_busy()
         assert order == []
         may_end.set()
         writer.wait()
         assert order == ["slow", "latest"]
         assert not writer.is_busy()
-        writer.begin(lambda: order.append("after"))
+        writer.submit(lambda: order.append("after"))
     assert order == ["slow", "latest", "after"]
 
 
-@pytest.mark.parametrize("ask", ["check", "begin", "wait", "end"])
+@pytest.mark.parametrize("ask", ["raise_failure", "submit", "wait", "end"])
 def test_write_that_fails_is_an_error_at_the_next_call(ask: str) -> None:
     def fail() -> None:
         raise ContractError("the disk is full")
 
     def write_and_ask() -> None:
-        with Writer() as writer:
-            writer.begin(fail)
-            if ask == "begin":
+        with BackgroundWriter() as writer:
+            writer.submit(fail)
+            if ask == "submit":
                 while writer.is_busy():
                     time.sleep(0.01)
-                writer.begin(lambda: None)
+                writer.submit(lambda: None)
             elif ask == "wait":
                 writer.wait()
-            elif ask == "check":
+            elif ask == "raise_failure":
                 while True:
-                    writer.check()
+                    writer.raise_failure()
                     time.sleep(0.01)
 
     with pytest.raises(ContractError, match="the disk is full"):
@@ -73,8 +73,8 @@ def test_write_that_fails_does_not_hide_what_went_wrong_before(caplog: pytest.Lo
         raise ContractError("the disk is full")
 
     def write_and_break() -> None:
-        with Writer() as writer:
-            writer.begin(fail)
+        with BackgroundWriter() as writer:
+            writer.submit(fail)
             raise ValueError("the network")
 
     with pytest.raises(ValueError, match="the network"):

@@ -27,7 +27,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_new_best_is_marked_and_the_end_estimated_from_the_epochs_so_far(clock: Clock) -> None:
     history = [row(1, 0.5), row(2, 0.6, seconds=40), row(3, 0.7, seconds=3000)]
-    assert progress.epoch_line(history, 12, 3) == "epoch 3 of 12: new best, val IoU 0.7000; 6 min left, until 08:06 UTC"
+    assert (
+        progress.epoch_line(history, 12, 3)
+        == "epoch 3 of 12: new best, val IoU 0.7000; 6 min 00 s left, until 08:06 UTC"
+    )
     history.append(row(4, 0.65))
     told = progress.epoch_line(history, 12, 3)
     assert told.startswith("epoch 4 of 12: best so far, val IoU 0.7000 of epoch 3; ")
@@ -40,10 +43,18 @@ def test_line_of_an_epoch_is_taken_for_no_metric(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0.4, "0 s"), (89, "89 s"), (600, "10 min"), (5399, "90 min"), (36000, "10.0 h")]
+    ("seconds", "words"),
+    [
+        (0.42, "0.4 s"),
+        (59.9, "59.9 s"),
+        (60, "1 min 00 s"),
+        (605, "10 min 05 s"),
+        (5399, "1 h 29 min"),
+        (36000, "10 h 00 min"),
+    ],
 )
-def test_times_are_spelt_as_people_say_them(seconds: float, words: str) -> None:
-    assert progress.spelt(seconds) == words
+def test_duration_has_two_units(seconds: float, words: str) -> None:
+    assert progress.duration(seconds) == words
 
 
 def test_end_on_another_day_has_its_date(clock: Clock) -> None:
@@ -56,13 +67,13 @@ def test_long_phase_tells_once_a_minute_where_it_is(clock: Clock, caplog: pytest
     for _ in progress.lines(iter("abcdefghij"), 10, "epoch 1 train"):
         clock.now += 25
     assert caplog.messages == [
-        "epoch 1 train: 3 of 10 batches, 3 min left, until 08:04 UTC",
-        "epoch 1 train: 6 of 10 batches, 2 min left, until 08:04 UTC",
-        "epoch 1 train: 9 of 10 batches, 25 s left, until 08:04 UTC",
+        "epoch 1 train: 3 of 10 batches, 2 min 55 s left, until 08:04 UTC",
+        "epoch 1 train: 6 of 10 batches, 1 min 40 s left, until 08:04 UTC",
+        "epoch 1 train: 9 of 10 batches, 25.0 s left, until 08:04 UTC",
     ]
 
 
-def test_phase_that_goes_on_counts_what_was_done_before_and_its_own_time_only(
+def test_resumed_phase_counts_earlier_batches_and_its_own_time_only(
     clock: Clock, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -70,10 +81,10 @@ def test_phase_that_goes_on_counts_what_was_done_before_and_its_own_time_only(
         for _ in show(iter(["tile"] * 10), 100, "epoch 1 train", first=90):
             clock.now += 30
     assert caplog.messages == [
-        "epoch 1 train: 92 of 100 batches, 4 min left, until 08:05 UTC",
-        "epoch 1 train: 94 of 100 batches, 3 min left, until 08:05 UTC",
-        "epoch 1 train: 96 of 100 batches, 2 min left, until 08:05 UTC",
-        "epoch 1 train: 98 of 100 batches, 60 s left, until 08:05 UTC",
+        "epoch 1 train: 92 of 100 batches, 4 min 00 s left, until 08:05 UTC",
+        "epoch 1 train: 94 of 100 batches, 3 min 00 s left, until 08:05 UTC",
+        "epoch 1 train: 96 of 100 batches, 2 min 00 s left, until 08:05 UTC",
+        "epoch 1 train: 98 of 100 batches, 1 min 00 s left, until 08:05 UTC",
     ]
     assert "90%|" in capsys.readouterr().err
 
@@ -82,7 +93,7 @@ def test_bar_shows_loss_iou_and_tiles_and_passes_everything_on(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class PhaseMetrics:
-        def so_far(self) -> tuple[float, float]:
+        def current(self) -> tuple[float, float]:
             return 0.25, 0.75
 
     seen = []

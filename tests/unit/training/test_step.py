@@ -1,6 +1,7 @@
-"""One batch at a time: in parts, in fewer bits, and where the memory does not suffice."""
+"""One batch at a time: in micro-batches, in fewer bits, and when the memory does not suffice."""
 
 import contextlib
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from robosat_pink.config import ModelConfig, RuntimeConfig
+from robosat_pink.datasets.batch import Batch
 from robosat_pink.datasets.transforms import EvaluationTransform
-from robosat_pink.datasets.worker_client import Batch
 from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import ContractError
@@ -55,14 +56,11 @@ def setup(model: nn.Module, accumulation: int = 1, autocast: torch.dtype | None 
     transform = EvaluationTransform((0.0, 0.0), (1.0, 1.0))
     task = SimpleNamespace(
         config=Experiment(accumulation),
-        loss=build_loss("lovasz", num_classes=1),
-        training_transform=transform,
-        evaluation_transform=transform,
-        device=torch.device("cpu"),
-        autocast=autocast,
-        memory_format=torch.contiguous_format,
-        network=model,
-        world=World(),
+        objective=SimpleNamespace(wrapped_model=model, loss=build_loss("lovasz", num_classes=1)),
+        data=SimpleNamespace(training_transform=transform, evaluation_transform=transform),
+        compute=SimpleNamespace(
+            device=torch.device("cpu"), precision=autocast, memory_format=torch.contiguous_format, world=World()
+        ),
     )
     return State(model, optimizer, scaler), task
 
@@ -79,17 +77,17 @@ def batch_of(image: Tensor, mask: Tensor) -> Batch:
     return Batch(image, mask, torch.ones(len(image), image.shape[1]), (0,) * len(image), rows, sizes, 0, 0, 0, 0)
 
 
-@pytest.mark.parametrize("parts", [2, 3, 5, 7, 20])
-def test_batch_in_parts_has_the_loss_logits_and_gradients_of_the_whole(parts: int) -> None:
+@pytest.mark.parametrize("micro_batches", [2, 3, 5, 7, 20])
+def test_micro_batches_have_the_loss_logits_and_gradients_of_the_whole(micro_batches: int) -> None:
     torch.manual_seed(0)
     model = Small()
     found = []
-    for number in (1, parts):
+    for number in (1, micro_batches):
         state, task = setup(model)
         loss, logits = step.backward(state, task, *batch(), 7, number)
         assert model.conv.weight.grad is not None
         found.append((loss, logits, model.conv.weight.grad))
-    assert max(model.seen[1:]) == -(-7 // min(parts, 7))
+    assert max(model.seen[1:]) == math.ceil(7 / min(micro_batches, 7))
     for part, whole in zip(found[1], found[0], strict=True):
         torch.testing.assert_close(part, whole, rtol=1e-5, atol=1e-6)
 
@@ -118,7 +116,7 @@ def test_several_processes_are_told_of_what_they_may_do_where_memory_does_not_su
 ) -> None:
     state, task = setup(Small(2), 2)
     task.config.model = replace(task.config.model, batch_norm=batch_norm)
-    task.world = World(ProcessRank(0, 2))
+    task.compute.world = World(ProcessRank(0, 2))
     with pytest.raises(ContractError, match=f"for 4 tile.* at a time; try {way}, or more processes; ") as caught:
         step.training_step(state, task, batch_of(*batch()), 14)
     assert ("accumulation" in str(caught.value)) == (batch_norm == "batch")
@@ -155,14 +153,17 @@ def test_memory_that_does_not_suffice_for_whole_tiles_is_explained_by_their_size
     with pytest.raises(
         ContractError, match=r"for 7 tile\(s\) of 16 x 32 at a time; 2 fit: set runtime\.accumulation = 4,"
     ):
-        step.evaluation_step(state, task, batch_of(image, mask))
+        step.evaluation_step(state.model, task, batch_of(image, mask))
 
 
-@pytest.mark.parametrize("parts", [2, 3, 7, 20])
-def test_evaluation_in_parts_has_the_loss_logits_and_mask_of_the_whole(parts: int) -> None:
+@pytest.mark.parametrize("micro_batches", [2, 3, 7, 20])
+def test_evaluation_in_micro_batches_has_the_loss_logits_and_mask_of_the_whole(micro_batches: int) -> None:
     model = Small().eval()
-    whole, found = (step.evaluation_step(*setup(model, each), batch_of(*batch())) for each in (1, parts))
-    assert max(model.seen[1:]) == -(-7 // min(parts, 7))
+    whole, found = (
+        step.evaluation_step(model, setup(model, accumulation)[1], batch_of(*batch()))
+        for accumulation in (1, micro_batches)
+    )
+    assert max(model.seen[1:]) == math.ceil(7 / min(micro_batches, 7))
     for one, other in zip(found, whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
@@ -171,7 +172,7 @@ def test_other_errors_of_the_network_are_not_taken_for_a_lack_of_memory() -> Non
     state, task = setup(nn.Conv2d(3, 1, 1))
     with pytest.raises(RuntimeError, match="expected input"):
         step.training_step(state, task, batch_of(*batch()), 7)
-    assert out_of_memory.is_exhausted(
+    assert out_of_memory.is_out_of_memory(
         RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
     )
 
@@ -243,7 +244,7 @@ class Normed(nn.Module):
 @pytest.mark.parametrize("autocast", [None, torch.float16])
 @pytest.mark.parametrize("where", ["image", "loss"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_batch_whose_loss_is_no_number_changes_neither_weights_nor_moments_nor_statistics(
+def test_batch_with_a_non_finite_loss_changes_neither_weights_nor_moments_nor_statistics(
     autocast: torch.dtype | None, where: str, value: float
 ) -> None:
     """Where it comes from the loss alone, gradients are numbers all the same."""
@@ -251,8 +252,8 @@ def test_batch_whose_loss_is_no_number_changes_neither_weights_nor_moments_nor_s
     model = Normed()
     state, task = setup(model, autocast=autocast)
     image, mask = batch()
-    *_, is_number = step.training_step(state, task, batch_of(image, mask), 7)
-    assert is_number
+    *_, is_finite = step.training_step(state, task, batch_of(image, mask), 7)
+    assert is_finite
 
     def everything() -> list[Tensor]:
         moments = [each for entry in state.optimizer.state_dict()["state"].values() for each in entry.values()]
@@ -260,16 +261,16 @@ def test_batch_whose_loss_is_no_number_changes_neither_weights_nor_moments_nor_s
         return [each.clone() for each in (*floats, *moments)]
 
     before = everything()
-    broken, loss = image.clone(), task.loss
+    broken, loss = image.clone(), task.objective.loss
     if where == "image":
         broken[3, 1, 5, 5] = value
     else:
-        task.loss = lambda logits, mask: loss(logits, mask) + value
-    *_, counted, is_number = step.training_step(state, task, batch_of(broken, mask), 7)
-    assert not is_number
+        task.objective.loss = lambda logits, mask: loss(logits, mask) + value
+    *_, counted, is_finite = step.training_step(state, task, batch_of(broken, mask), 7)
+    assert not is_finite
     assert (counted == 255).all()
     assert all(torch.equal(one, other) for one, other in zip(everything(), before, strict=True))
-    task.loss = loss
+    task.objective.loss = loss
     step.training_step(state, task, batch_of(image, mask), 7)
     assert not any(torch.equal(one, other) for one, other in zip(everything(), before, strict=True))
 
@@ -278,7 +279,7 @@ def test_step_without_a_tile_of_its_own_adds_no_gradient_and_no_statistics() -> 
     model = Normed()
     state, task = setup(model)
     before = {name: each.clone() for name, each in model.named_buffers()}
-    step.backward_of_nothing(state, task)
+    step.backward_without_tiles(state, task)
     assert all((each.grad == 0).all() for each in model.parameters() if each.grad is not None)
     assert all(torch.equal(each, before[name]) for name, each in model.named_buffers())
     assert model.norm.training
@@ -286,9 +287,9 @@ def test_step_without_a_tile_of_its_own_adds_no_gradient_and_no_statistics() -> 
 
 def test_frozen_batch_norm_keeps_its_statistics_while_the_rest_trains() -> None:
     model = Normed()
-    step.set_training(model, is_frozen=True)
+    step.set_training_mode(model, is_frozen=True)
     assert (model.training, model.norm.training) == (True, False)
-    step.set_training(model, is_frozen=False)
+    step.set_training_mode(model, is_frozen=False)
     assert model.norm.training
 
 
@@ -314,10 +315,10 @@ def test_network_is_compiled_for_the_numbers_of_samples_that_most_steps_have(
     monkeypatch.setattr(torch.compiler, "set_stance", contextlib.nullcontext)
     _, task = setup(Small(), accumulation)
     task.config.model = replace(task.config.model, batch_size=batch_size)
-    task.world, task.split = World(place), SimpleNamespace(train=range(tiles))
+    task.compute.world, task.data.split = World(place), SimpleNamespace(train=range(tiles))
 
     def stance(samples: int) -> Any:
-        with step.compiled_or_not(task, samples) as found:
+        with step.compile_stance(task, samples) as found:
             return found
 
     assert {stance(samples) for samples in range(10)} == {None}

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from robosat_pink.container.contract import Stopped, StopRequest
+from robosat_pink.container.stop_request import Stopped, StopRequest
 from robosat_pink.distributed.process_group import World
 from robosat_pink.training import stopping
-from robosat_pink.training.background_writer import Writer
-from robosat_pink.training.stopping import Due, Watch
+from robosat_pink.training.background_writer import BackgroundWriter
+from robosat_pink.training.stopping import Decision, LoopControl
 
 
 class Clock:
@@ -21,14 +21,14 @@ class Clock:
         return self.now
 
 
-class Others(World):
-    """Another process that asks for these."""
+class TwoRanks(World):
+    """With another rank that asks for these."""
 
     def __init__(self, stops: int, saves: int) -> None:
         super().__init__()
         self.asked = stops, 0, saves
 
-    def total(self, *numbers: int) -> tuple[int, ...]:
+    def sum_over_ranks(self, *numbers: int) -> tuple[int, ...]:
         return tuple(number + other for number, other in zip(numbers, self.asked, strict=True))
 
 
@@ -37,64 +37,64 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def watching(world: World | None = None, **settings: Any) -> tuple[Watch, StopRequest]:
+def control_of(world: World | None = None, **settings: Any) -> tuple[LoopControl, StopRequest]:
     stop = StopRequest()
-    return Watch(world or World(), stop, Writer(), settings.get("every"), settings.get("most")), stop
+    return LoopControl(world or World(), stop, BackgroundWriter(), settings.get("every"), settings.get("most")), stop
 
 
 def test_a_save_is_due_again_and_again_after_the_interval(clock: Clock) -> None:
-    ask, _ = watching(every=600.0)
+    control, _ = control_of(every=600.0)
     found = []
     for clock.now in (1000, 1599, 1600, 1601, 2199, 2201):
-        found.append(ask().save)
+        found.append(control.after_step().should_save)
     assert found == [False, False, True, False, False, True]
 
 
 def test_without_a_folder_for_resume_points_no_save_is_due(clock: Clock) -> None:
-    ask, _ = watching()
+    control, _ = control_of()
     clock.now += 1e6
-    assert ask() == Due(None, save=False)
+    assert control.after_step() == Decision(None, should_save=False)
 
 
 def test_no_save_is_due_while_the_one_before_is_written(clock: Clock) -> None:
-    ask, _ = watching(every=10.0)
-    writer = ask._writer
-    writer.begin(lambda: time.sleep(0.3))
+    control, _ = control_of(every=10.0)
+    writer = control._writer
+    writer.submit(lambda: time.sleep(0.3))
     clock.now += 11
-    assert not ask().save
+    assert not control.after_step().should_save
     writer.wait()
-    assert ask().save
+    assert control.after_step().should_save
 
 
 def test_time_that_is_over_stops_the_run_and_says_so(clock: Clock) -> None:
-    ask, _ = watching(most=30.0)
+    control, _ = control_of(most=30.0)
     clock.now += 29
-    assert ask().stop is None
+    assert control.after_step().stop_reason is None
     clock.now += 1
-    assert ask().stop == "because runtime.max_seconds = 30 are over"
+    assert control.after_step().stop_reason == "because runtime.max_seconds = 30 are over"
 
 
 def test_signal_stops_the_run(clock: Clock) -> None:
-    ask, stop = watching()
+    control, stop = control_of()
     stop.requested = True
-    assert ask().stop == "by a signal"
+    assert control.after_step().stop_reason == "by a signal"
     with pytest.raises(Stopped):
-        ask.interrupt()
+        control.interrupt()
 
 
-def test_what_one_process_wants_all_do(clock: Clock) -> None:
-    assert watching(Others(1, 0))[0]() == Due("by a signal", save=False)
-    assert watching(Others(0, 1))[0]() == Due(None, save=True)
+def test_all_ranks_do_what_one_asks_for(clock: Clock) -> None:
+    assert control_of(TwoRanks(1, 0))[0].after_step() == Decision("by a signal", should_save=False)
+    assert control_of(TwoRanks(0, 1))[0].after_step() == Decision(None, should_save=True)
 
 
-def test_what_went_wrong_in_the_background_is_raised(clock: Clock) -> None:
-    ask, _ = watching()
+def test_failure_in_the_background_is_raised(clock: Clock) -> None:
+    control, _ = control_of()
 
     def fail() -> None:
         raise ValueError("the disk")
 
-    ask._writer.begin(fail)
-    while ask._writer.is_busy():
+    control._writer.submit(fail)
+    while control._writer.is_busy():
         time.sleep(0.01)
     with pytest.raises(ValueError, match="the disk"):
-        ask()
+        control.after_step()

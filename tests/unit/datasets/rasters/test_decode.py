@@ -15,7 +15,7 @@ from PIL import Image
 from rasterio.enums import ColorInterp
 
 from conftest import pattern, write_tile
-from robosat_pink.datasets.rasters import decode
+from robosat_pink.datasets.rasters import decode, gdal_bands
 from robosat_pink.errors import DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -552,7 +552,7 @@ def test_vrt_named_as_a_tile_is_refused_and_what_it_points_to_is_not_asked_for(
     assert received == []
 
     # Were it not for the list of drivers, the request would go out: the assertion above could fail.
-    monkeypatch.setattr(decode, "DRIVERS", ["VRT", "GTiff"])
+    monkeypatch.setattr(gdal_bands, "DRIVERS", ["VRT", "GTiff"])
     with pytest.raises(DataError):
         read_image(vrt(f"/vsicurl/{address}/secret.tif"), [1], NAME)
     assert set(received) == {"/secret.tif"}

@@ -15,8 +15,8 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader, MemoryFile
 
 from conftest import pattern, write_tile
-from robosat_pink.datasets.rasters import decode, geotiff
-from robosat_pink.datasets.rasters.decode import MAX_PIXELS
+from robosat_pink.datasets.rasters import gdal_bands, geotiff
+from robosat_pink.datasets.rasters.gdal import MAX_PIXELS
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -71,7 +71,7 @@ def gdal_georeference(file: DatasetReader) -> tuple[object, tuple[float, ...]] |
 def assert_is_what_gdal_reads(data: bytes) -> None:
     plain = geotiff.decode(data, MAX_PIXELS)
     assert plain is not None
-    with MemoryFile(data) as memory, memory.open(driver=decode.DRIVERS) as file:
+    with MemoryFile(data) as memory, memory.open(driver=gdal_bands.DRIVERS) as file:
         values = file.read()
         assert (plain.values.dtype, plain.values.shape) == (values.dtype, values.shape)
         assert plain.values.tobytes() == values.tobytes()
@@ -239,7 +239,7 @@ def test_what_is_not_plain_is_left_to_gdal(
     if change:
         change(path)
     assert geotiff.decode(path.read_bytes(), MAX_PIXELS) is None
-    with MemoryFile(path.read_bytes()) as memory, memory.open(driver=decode.DRIVERS) as file:
+    with MemoryFile(path.read_bytes()) as memory, memory.open(driver=gdal_bands.DRIVERS) as file:
         assert file.read().shape == (bands, 40, 50)
 
 
@@ -279,7 +279,7 @@ def test_what_is_no_tiff_is_left_to_gdal(data: bytes) -> None:
 def gdal_values(data: bytes) -> np.ndarray | None:
     """What GDAL reads; None where it refuses."""
     try:
-        with MemoryFile(data) as memory, memory.open(driver=decode.DRIVERS) as file:
+        with MemoryFile(data) as memory, memory.open(driver=gdal_bands.DRIVERS) as file:
             return file.read()
     except RasterioError:
         return None

@@ -1,0 +1,43 @@
+"""One experiment file and what overrides it, as a Config; and a Config as a tree again. Called through `config`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from robosat_pink.config.formats import read_tree
+from robosat_pink.config.hints import point_to_sections
+from robosat_pink.config.keys import sections_of
+from robosat_pink.config.overrides import override
+from robosat_pink.config.parsing import build, plain
+from robosat_pink.config.problems import Problems
+from robosat_pink.config.sections import Config
+
+
+def load_config(
+    path: str | Path,
+    hyperparameters: Mapping[str, str] | None = None,
+    arguments: Mapping[str, str] | None = None,
+) -> Config:
+    """The experiment of a file, overridden by hyperparameters and then by command-line arguments (dotted keys).
+
+    Raises ConfigError that lists every problem, one a line: where, key, value, what is accepted, the nearest name.
+    """
+    path = Path(path)
+    problems = Problems(path.name)
+    sections = sections_of(Config)
+    tree = read_tree(path, sections)
+    override(tree, hyperparameters or {}, "hyperparameters.json", problems)
+    override(tree, arguments or {}, "command line", problems)
+    point_to_sections(tree, sections, problems)
+    config = build(Config, tree, problems)
+    problems.raise_if_any()
+    assert config is not None
+    return config
+
+
+def to_tree(config: Config) -> dict[str, Any]:
+    """The experiment as nested dicts and lists, keys spelt as in the file."""
+    tree: dict[str, Any] = plain(config)
+    return tree

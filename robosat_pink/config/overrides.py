@@ -1,0 +1,87 @@
+"""Values given as text, by hyperparameters or the command line: put into the tree, and read by what a key may hold."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from robosat_pink.config.problems import Problems
+
+MOST_DIGITS = 9  # of a position in a list
+
+
+class Text(str):
+    """A value given as text, by a source other than the file."""
+
+
+def override(tree: dict[str, Any], values: Mapping[str, str], source: str, problems: Problems) -> None:
+    """Put text values into a tree by dotted key; numbers in a key are positions in a list."""
+    for dotted, text in values.items():
+        problems.sources.pop(dotted, None)
+        problems.sources[dotted] = source
+        *parents, last = dotted.split(".")
+        parent: Any = tree
+        for name in parents:
+            parent = _child(parent, name)
+        if isinstance(parent, list) and _is_position(last, parent):
+            parent[int(last)] = Text(text)
+        elif isinstance(parent, dict):
+            parent[last] = Text(text)
+        else:
+            problems.add(dotted, Text(text), "there is nothing at this key to set")
+
+
+def _child(parent: Any, name: str) -> Any:
+    """The dict or list at a key, made where it is missing and opened where it was given as text."""
+    key: Any = name
+    if isinstance(parent, list):
+        if not _is_position(name, parent):
+            return None
+        key = int(name)
+    elif not isinstance(parent, dict):
+        return None
+    elif parent.get(name) is None:
+        parent[name] = {}
+    parent[key] = from_json(parent[key])
+    return parent[key]
+
+
+def _is_position(name: str, entries: list[Any]) -> bool:
+    return name.isdecimal() and len(name) <= MOST_DIGITS and int(name) < len(entries)
+
+
+def from_json(value: Any) -> Any:
+    """A section, or a list of them, that was given as text; everything else as it is."""
+    if isinstance(value, Text):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value
+
+
+def readings(value: Any) -> list[Any]:
+    """What a value may mean, most literal first: of a text several things, of all others itself.
+
+    SageMaker's estimators encode values as JSON, numbers that were text already as text; other clients do not.
+    """
+    if not isinstance(value, Text):
+        return [value]
+    plain = str(value)
+    meanings: list[Any] = [plain]
+    try:
+        decoded = json.loads(plain)
+    except (ValueError, RecursionError):
+        pass
+    else:
+        if isinstance(decoded, str):
+            return [decoded, *(readings(Text(decoded)) if decoded != plain else [])]
+        meanings.append(decoded)
+        if isinstance(decoded, float) and decoded.is_integer():
+            meanings.append(int(decoded))
+    lowered = plain.strip().lower()
+    if lowered in ("true", "false", "none"):
+        meanings.append({"true": True, "false": False, "none": None}[lowered])
+    with contextlib.suppress(ValueError):
+        meanings.append(float(plain))
+    return meanings

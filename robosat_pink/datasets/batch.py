@@ -1,0 +1,78 @@
+"""A batch of tiles as tensors: their axes and types are checked once, here.
+
+Made by `worker_client`, used by `training` and `report`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robosat_pink.datasets.packing import PackedBatch
+
+AXES = {"image": "NCHW", "mask": "NHW", "scale": "NC", "symmetry": "N", "rows": "N", "sizes": "N"}
+DTYPES = {"mask": torch.uint8, "scale": torch.float32}
+ACCEPTED = "accepted: image (N, C, H, W), mask (N, H, W) uint8 with 255 = ignore, scale (N, C) float32"
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Samples that have at least one valid pixel. Raises ValueError where an axis or a type is not as said here.
+
+    The tensors may be views of memory that is used again when the last of them is gone, not before.
+    """
+
+    image: Tensor  # (N, C, H, W), in memory (N, H, W, C); the tiles' own type
+    mask: Tensor  # (N, H, W) uint8, 255 = ignore
+    scale: Tensor  # (N, C) float32, what the numbers of a band are divided by
+    symmetry: tuple[int, ...]  # (N,) 0 to 7, to be applied to image and mask
+    rows: tuple[int, ...]  # (N,) of the pairs
+    sizes: tuple[tuple[int, int], ...]  # (N,) heights and widths before they were padded to H and W
+    empty: int = 0  # samples left out, which have no valid pixel
+    cached: int = 0  # of all samples, those that the cache had; the others took two requests each
+    fetched_bytes: int = 0
+    retries: int = 0  # of all requests together
+    kinds: Mapping[str, int] = field(default_factory=dict)  # what files say of their bands: a row of each
+
+    def __post_init__(self) -> None:
+        lengths: dict[str, int] = {}  # by axis
+        for name, axes in AXES.items():
+            value = getattr(self, name)
+            shape = tuple(value.shape) if isinstance(value, Tensor) else (len(value),)
+            if len(shape) != len(axes):
+                raise ValueError(f"batch: {name} {shape} has {len(shape)} axes, not {', '.join(axes)}; {ACCEPTED}")
+            for axis, length in zip(axes, shape, strict=True):
+                if length != lengths.setdefault(axis, length):
+                    raise ValueError(
+                        f"batch: {name} {shape} has {length} along {axis}, not {lengths[axis]} as before it; {ACCEPTED}"
+                    )
+        for name, dtype in DTYPES.items():
+            if getattr(self, name).dtype != dtype:
+                raise ValueError(f"batch: {name} is of type {getattr(self, name).dtype}, not {dtype}; {ACCEPTED}")
+        for row, (height, width) in zip(self.rows, self.sizes, strict=True):
+            if height > lengths["H"] or width > lengths["W"]:
+                raise ValueError(
+                    f"batch: row {row} is {height} high and {width} wide, more than H = {lengths['H']} or "
+                    f"W = {lengths['W']}; {ACCEPTED}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+NO_TILES = Batch(
+    torch.empty(0, 0, 0, 0), torch.empty(0, 0, 0, dtype=torch.uint8), torch.empty(0, 0), symmetry=(), rows=(), sizes=()
+)
+
+
+def batch_in(memory: np.ndarray, packed: PackedBatch) -> Batch:
+    """The batch that lies in this memory, not copied."""
+    image, mask = packed.layout.arrays(memory)
+    fields = packed._asdict()
+    del fields["layout"]
+    scale = fields.pop("scale")
+    return Batch(torch.from_numpy(image), torch.from_numpy(mask), torch.from_numpy(scale), **fields)

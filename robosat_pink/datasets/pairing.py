@@ -1,0 +1,114 @@
+"""Which image belongs to which mask: the one of its tile and of equal named groups. Called by `pairs`; no I/O."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from robosat_pink.datasets.tiles import TileFiles, compact_range, zooms_in_words
+from robosat_pink.errors import DataError
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Row i of `images` and row i of `masks` show the same tile; `group[i]` numbers what the named groups matched."""
+
+    images: TileFiles
+    masks: TileFiles
+    group: np.ndarray  # (N,) of the smallest unsigned type that holds all
+    group_values: tuple[Hashable, ...]  # by number
+    unpaired_images: int
+    unpaired_masks: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def pair(
+    images: TileFiles,
+    masks: TileFiles,
+    image_groups: Sequence[Hashable],
+    mask_groups: Sequence[Hashable],
+) -> Pairs:
+    """Join images and masks on the tile and on the value of the named groups that both expressions share.
+
+    The groups are given per directory. Raises DataError where two masks claim one image, or two files one tile of one
+    directory: whichever were taken, the other's pixels would be wrong.
+    """
+    _refuse_twins(images, "images")
+    _refuse_twins(masks, "masks")
+    numbers: dict[Hashable, int] = {}
+    for value in (*image_groups, *mask_groups):
+        numbers.setdefault(value, len(numbers))
+    group_numbers = compact_range(len(numbers))
+    image_group = group_numbers[[numbers[value] for value in image_groups]][images.directory]
+    mask_group = group_numbers[[numbers[value] for value in mask_groups]][masks.directory]
+    keys = _keys(np.concatenate([image_group, mask_group]), np.concatenate([images.zxy, masks.zxy]))
+    image_keys, mask_keys = keys[: len(images)], keys[len(images) :]
+
+    mask_row = np.full(len(keys), -1, dtype=np.int32)  # by key
+    mask_row[mask_keys[::-1]] = np.arange(len(masks))[::-1]  # the first of several, to be named below
+    _refuse_second_masks(images, masks, image_keys, mask_keys, mask_row)
+    rows = np.flatnonzero(mask_row[image_keys] >= 0)
+    paired_images = images.take(rows)
+    paired_masks = masks.take(mask_row[image_keys[rows]])
+    return Pairs(
+        images=paired_images,
+        masks=dataclasses.replace(paired_masks, zxy=paired_images.zxy),  # equal, and not held twice
+        group=image_group[rows],
+        group_values=tuple(numbers),
+        unpaired_images=len(images) - len(rows),
+        unpaired_masks=int((~np.isin(mask_keys, image_keys)).sum()),
+    )
+
+
+def _keys(group: np.ndarray, zxy: np.ndarray) -> np.ndarray:
+    """A number (N,) for each different (group, z, x, y), by two sorts of plain integers."""
+    _, lower = np.unique(zxy[:, 1].astype(np.int64) << 32 | zxy[:, 2], return_inverse=True)
+    _, upper = np.unique(group.astype(np.int64) << 32 | zxy[:, 0], return_inverse=True)
+    _, keys = np.unique(upper * len(group) + lower, return_inverse=True)
+    return keys.astype(np.int32)
+
+
+def _refuse_second_masks(
+    images: TileFiles, masks: TileFiles, image_keys: np.ndarray, mask_keys: np.ndarray, mask_row: np.ndarray
+) -> None:
+    """DataError where an image has a mask beside that of `mask_row`."""
+    second = np.flatnonzero(mask_row[mask_keys] != np.arange(len(masks)))
+    second = second[np.isin(mask_keys[second], image_keys)]
+    if len(second):
+        key = mask_keys[second[0]]
+        image = images.path(int(np.flatnonzero(image_keys == key)[0]))
+        raise DataError(
+            f"two masks for the image {image}: {masks.path(int(mask_row[key]))} and {masks.path(int(second[0]))} "
+            f"({len(second)} such masks in all); narrow mask_directory_regex, or tell the masks apart by a named group "
+            r"in both expressions, such as (?P<day>\d{8}), which must then match the same text in the image's and the "
+            "mask's directory"
+        )
+
+
+def _refuse_twins(files: TileFiles, kind: str) -> None:
+    keys = np.column_stack([files.directory, files.zxy])
+    if len(keys) < 2:
+        return
+    same = np.flatnonzero((keys[1:] == keys[:-1]).all(axis=1))  # rows are sorted by directory and tile
+    if len(same):
+        row = int(same[0])
+        raise DataError(f"two {kind} of one tile: {files.path(row)} and {files.path(row + 1)}; remove one of them")
+
+
+def seeming_cause(images: np.ndarray, masks: np.ndarray) -> str:
+    """Why tiles (N, 3) and (M, 3) have none in common, where that shows; empty where it does not."""
+    if not np.isin(images[:, 0], masks[:, 0]).any():
+        return (
+            f". The images are of zoom {zooms_in_words(images)}, the masks of {zooms_in_words(masks)}: tile both alike"
+        )
+    from_south = masks.copy()
+    from_south[:, 2] = (1 << masks[:, 0].astype(np.int64)) - 1 - masks[:, 2]
+    keys = _keys(np.zeros(len(images) + len(masks), dtype=np.uint8), np.concatenate([images, from_south]))
+    if np.isin(keys[: len(images)], keys[len(images) :]).any():
+        return ". One side's y seems to count from the south (TMS): rename its files, y to 2^z - 1 - y"
+    return ""

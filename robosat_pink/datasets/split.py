@@ -1,0 +1,129 @@
+"""Which pairs are trained on, which are evaluated each epoch, and which are held out. No I/O, no torch.
+
+Called by `pairs`. A split is decided by a hash of seed and ground tile, so that it is the same everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from robosat_pink.datasets.pairing import Pairs
+from robosat_pink.datasets.tiles import parents, zooms_in_words
+from robosat_pink.errors import DataError
+
+By = Literal["tile", "block", "group"]
+
+
+class Split(NamedTuple):
+    """Rows of the pairs, rising; each row is in one of the three."""
+
+    train: np.ndarray
+    val: np.ndarray
+    holdout: np.ndarray
+
+
+def split_pairs(
+    pairs: Pairs,
+    train_percent: float,
+    *,
+    by: By = "tile",
+    seed: int = 0,
+    zoom: int | None = None,
+    holdout_percent: float = 0.0,
+) -> Split:
+    """Rank the ground tiles by a hash and cut: the first share trains, the last is held out, val lies between.
+
+    All images of a unit fall on one side. A unit is the ground tile; by block, its parent tile at `zoom`, so that
+    neighbours stay together; by group, what the shared named groups matched. train, val and, if asked for, holdout get
+    at least one unit each. The hash depends on seed and unit alone, so that more data does not reshuffle the old.
+    """
+    _refuse_several_zooms(pairs.images.zxy, by)
+    unit_of_pair = pairs.group[:, None] if by == "group" else pairs.images.zxy
+    if by == "block":
+        unit_of_pair = parents(unit_of_pair, zoom or 0)
+    units, unit_number = np.unique(unit_of_pair, axis=0, return_inverse=True)
+    if len(units) < (3 if holdout_percent else 2):
+        raise DataError(_too_few_units(pairs, len(units), by, zoom or 0, 3 if holdout_percent else 2))
+    names = (pairs.group_values[number] for (number,) in _rows(units)) if by == "group" else _rows(units)
+    hashes = np.fromiter(_hashes(names, seed), dtype=np.uint64, count=len(units))  # type: ignore[arg-type]
+    train, val, holdout = _counts(len(units), train_percent, holdout_percent)
+    split_of_unit = np.empty(len(units), dtype=np.uint8)
+    split_of_unit[np.argsort(hashes, kind="stable")] = np.repeat([0, 1, 2], [train, val, holdout])
+    split_of_pair = split_of_unit[unit_number.reshape(-1)]
+    return Split(*(np.flatnonzero(split_of_pair == number).astype(np.int32) for number in range(3)))
+
+
+def _too_few_units(pairs: Pairs, units: int, by: By, zoom: int, splits: int) -> str:
+    zooms = np.unique(pairs.images.zxy[:, 0]).tolist()
+    ways = []
+    if by == "block" and zoom < zooms[0]:
+        ways.append(f"a higher zoom, at most {zooms[0]}")
+    if by != "tile" and len(zooms) == 1:
+        ways.append("by: tile")
+    if by != "group" and len(pairs.group_values) > 1:
+        ways.append("by: group (of the expressions' named groups)")
+    advice = f"try dataset.split: {', or '.join(ways)}, or add tiles" if ways else "add tiles"
+    unit = "ground tile" if by == "tile" else by
+    return f"the {len(pairs)} pairs lie on {units} {unit}(s), too few for {splits} splits; {advice}"
+
+
+def _hashes(names: Iterable[Iterable[object]], seed: int) -> Iterator[int]:
+    """64 bits for each unit by its name: z, x and y, or what the named groups matched."""
+    for name in names:
+        text = "/".join(map(str, (seed, *name)))
+        yield int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+
+
+def _counts(units: int, train_percent: float, holdout_percent: float) -> tuple[int, int, int]:
+    """How many units go to train, val and holdout: at least one to each, if holdout is asked for."""
+    holdout = max(1, round(holdout_percent * units)) if holdout_percent else 0
+    train = min(max(1, round(train_percent * units)), units - holdout - 1)
+    train = max(train, 1)
+    holdout = min(holdout, units - train - 1)
+    return train, units - train - holdout, holdout
+
+
+def _rows(table: np.ndarray) -> Iterator[list[int]]:
+    """Row by row as plain numbers, a thousand in memory at a time."""
+    for start in range(0, len(table), 1024):
+        yield from table[start : start + 1024].tolist()
+
+
+def _refuse_several_zooms(zxy: np.ndarray, by: str) -> None:
+    """DataError where a tile of val might show ground that is trained on at another zoom."""
+    zooms = np.unique(zxy[:, 0])
+    if by != "block" and len(zooms) > 1:
+        raise DataError(
+            f"the pairs are of several zooms: {zooms_in_words(zxy)}; by dataset.split.by = {by}, ground of val tiles "
+            "would be trained on at another zoom. Take one zoom, by buckets and expressions that name no other, or set "
+            f"dataset.split: {{by: block, zoom: {zooms[0]}}}, or a lower zoom, which keeps a block's tiles together"
+        )
+
+
+def refuse_crossings(pairs: Pairs, split: Split, source: str) -> None:
+    """DataError where tiles that are not trained on cover ground of training tiles of another zoom, or lie in it."""
+    zxy = pairs.images.zxy
+    train, others = zxy[split.train], zxy[np.concatenate([split.val, split.holdout])]
+    is_crossing = np.zeros(len(others), dtype=bool)
+    for zoom in np.unique(zxy[:, 0])[:-1].tolist():
+        is_coarse, is_fine = others[:, 0] == zoom, others[:, 0] > zoom
+        coarse_train, fine_train = train[train[:, 0] == zoom], train[train[:, 0] > zoom]
+        is_crossing[is_coarse] |= np.isin(_ground(others[is_coarse], zoom), _ground(fine_train, zoom))
+        is_crossing[is_fine] |= np.isin(_ground(others[is_fine], zoom), _ground(coarse_train, zoom))
+    if is_crossing.any():
+        raise DataError(
+            f"dataset.split.from: {source}: the pairs are of several zooms: {zooms_in_words(zxy)}; "
+            f"{is_crossing.sum()} of the {len(others)} tiles to evaluate or hold out cover ground of training tiles of "
+            "another zoom, or lie in it. Take one zoom, by buckets and expressions that name no other, or the ids of a "
+            "run that split by block"
+        )
+
+
+def _ground(zxy: np.ndarray, zoom: int) -> np.ndarray:
+    """A number (N,) for the tile at `zoom` that contains each."""
+    _, x, y = parents(zxy, zoom).astype(np.int64).T
+    return x << 32 | y

@@ -1,0 +1,66 @@
+"""Moves the results of an earlier run out of the way of a new one, into folders earlier-N. Called by `outputs`.
+
+Only files with names that this package writes are moved, and none that the experiment itself names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import re
+from pathlib import Path
+
+from robosat_pink.checkpoint import EPOCH_FILE
+from robosat_pink.config import Config
+from robosat_pink.container.contract import Container
+from robosat_pink.errors import ContractError
+
+log = logging.getLogger(__name__)
+
+IN_MODEL = ("best.pth", "metrics.json", "history.csv", "MODEL_CARD.md")
+BESIDE_A_MODEL = ("config.yml", "train_ids.txt", "test_ids.txt", "holdout_ids.txt")  # moved only with one of IN_MODEL
+IN_OUTPUT = ("report.html", "scenes.csv", "curves.png", "precision_recall.png")
+TILE_PICTURE = re.compile(r"(best|median|worst)-\d+-.+\.png")  # in the folder tiles
+
+
+def move_away(container: Container, config: Config) -> None:
+    """Raises ContractError if a file cannot be moved."""
+    inputs = (config.checkpoint.path, config.checkpoint.resume, config.dataset.split.from_, config.model.pretrained)
+    input_files = {os.path.realpath(path.removeprefix("file://")) for path in inputs if isinstance(path, str)}
+    results = {container.model: _in_model(container.model), container.output_data: _in_output(container.output_data)}
+    names = (f"earlier-{number}" for number in itertools.count(1))
+    name = next(name for name in names if not any(os.path.lexists(folder / name) for folder in results))
+    for folder, paths in results.items():
+        # realpath, not resolve: a file may be a link to itself.
+        paths = [path for path in paths if os.path.realpath(path) not in input_files]
+        for path in paths:
+            _move(path, folder / name / path.relative_to(folder))
+        if paths:
+            log.info("moved %d results of an earlier run from %s to %s", len(paths), folder, folder / name)
+    with contextlib.suppress(OSError):  # missing, or not empty
+        (container.output_data / "tiles").rmdir()
+
+
+def _in_model(folder: Path) -> list[Path]:
+    paths = [path for path in folder.iterdir() if path.name in IN_MODEL or EPOCH_FILE.fullmatch(path.name)]
+    if paths:
+        paths += [folder / name for name in BESIDE_A_MODEL if (folder / name).exists()]
+    return paths
+
+
+def _in_output(folder: Path) -> list[Path]:
+    pictures = [path for path in (folder / "tiles").glob("*.png") if TILE_PICTURE.fullmatch(path.name)]
+    return [path for path in folder.iterdir() if path.name in IN_OUTPUT] + pictures
+
+
+def _move(path: Path, target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    except OSError as error:
+        raise ContractError(
+            f"{path}, of an earlier run, cannot be moved to {target.parent}: {error.strerror}; check the folder "
+            "and who may write to it"
+        ) from error

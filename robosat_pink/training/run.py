@@ -1,0 +1,140 @@
+"""A training run, from the checked experiment to the held-out metrics. Called by `train`, in each process."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import logging
+from typing import Any, NamedTuple
+
+import torch
+
+from robosat_pink.checkpoint import ResumePoints
+from robosat_pink.config import Config, to_tree
+from robosat_pink.container import hardware
+from robosat_pink.container.contract import Container
+from robosat_pink.container.redaction import redacted_tree
+from robosat_pink.container.stop_request import Stopped, StopRequest
+from robosat_pink.datasets.store_options import store_options
+from robosat_pink.datasets.tile_file import Changed
+from robosat_pink.distributed.process_group import World
+from robosat_pink.training import initial_checkpoint, loop, progress, resume, setup
+from robosat_pink.training.background_writer import BackgroundWriter, snapshot
+from robosat_pink.training.channel_scales import resolve_scales
+from robosat_pink.training.outputs import NoOutputs, Outputs
+from robosat_pink.training.state import State
+from robosat_pink.training.stopping import LoopControl
+from robosat_pink.training.task import Task
+
+log = logging.getLogger(__name__)
+
+MOST_LISTINGS = 10  # in one run, of tiles that change meanwhile
+
+
+class RunOutcome(NamedTuple):
+    """Of a run with at least one finished epoch."""
+
+    state: State
+    task: Task
+    holdout: dict[str, Any] | None  # metrics of held-out tiles; None without any, or if the run stopped before
+    stopped: Stopped | None  # by runtime.max_seconds
+
+
+def run(config: Config, container: Container, stop: StopRequest, world: World) -> RunOutcome:
+    """Find the tiles, build the model, resume if there is a resume point, train and evaluate."""
+    for line in hardware.report(container):
+        log.info(line)
+    setup.check_world_size(config, world)
+    points = ResumePoints(container.checkpoints) if container.checkpoints else None
+    store = store_options(config.dataset, container.channels())
+    initial = world.on_rank_zero(lambda: initial_checkpoint.find(config, points, store))
+    config = resolve_scales(config, initial)
+    log.info("experiment: %s", json.dumps(redacted_tree(to_tree(config))))
+
+    torch.manual_seed(config.runtime.seed)
+    compute = setup.choose_compute(config, world)
+    tiles, split = setup.find_tiles(config, container, world)
+    remarks = setup.inspect_training_tiles(config, tiles, split, world)
+    is_synchronised = config.model.batch_norm == "synchronised" and world.size > 1
+    model, upsampling = setup.make_model(config, initial, compute.device, store, is_synchronised)
+    state = setup.make_state(model, config, compute)
+    objective = setup.make_objective(model, config, compute)
+    if initial:
+        resume.restore(state, initial, config, tiles, split)
+    del initial  # it takes three times the memory of the weights
+
+    with BackgroundWriter() as writer:
+        save_every_s = 60 * config.checkpoint.every_minutes if points else None
+        control = LoopControl(world, stop, writer, save_every_s, config.runtime.max_seconds)
+        loader = setup.make_loader(tiles, config, compute.device, control.interrupt, world.process)
+        data = setup.make_data(config, split, loader, compute.device, remarks)
+        show_progress = progress.bar if container.is_interactive() and world.is_rank_zero else progress.lines
+        task = Task(config, objective, data, compute, control, show_progress)
+        outputs = NoOutputs()
+        if world.is_rank_zero:
+            outputs = Outputs(container, config, tiles, split, writer, points, upsampling)
+        log.info("training on %s in %s", compute.device, compute.precision or torch.float32)
+        log.info(progress.summary(model, len(split.train), config.model.batch_size, config.model.epochs))
+        world.on_rank_zero(lambda: outputs.begin(state))
+        stop.is_polled = True
+        outcome = train_and_evaluate(state, task, outputs, container, stop)
+    log.info("model and metrics are in %s; best epoch %d of %d", container.model, state.best_epoch, state.epoch)
+    return outcome
+
+
+def train_and_evaluate(
+    state: State, task: Task, outputs: NoOutputs, container: Container, stop: StopRequest
+) -> RunOutcome:
+    """Train to the last epoch or until runtime.max_seconds, evaluate held-out tiles, write the outputs.
+
+    Tiles that change meanwhile are listed again, if dataset.if_changed says so. Raises Stopped after a signal, or if no
+    epoch is finished.
+    """
+    for listings in itertools.count(1):
+        try:
+            stop.raise_if_requested()
+            loop.fit(state, task, outputs.save, outputs.save_epoch)
+            outputs.complete(state)
+            holdout = evaluate_holdout(state, task)
+            outputs.finish(state, holdout)
+            return RunOutcome(state, task, holdout, stopped=None)
+        except Stopped as stopped:
+            outputs.save_stopped(state, stopped.reason)
+            if stopped.reason == Stopped.BY_SIGNAL or not state.history:
+                raise
+            return RunOutcome(state, task, None, stopped)
+        except Changed as error:
+            if task.config.dataset.if_changed == "error" or listings > MOST_LISTINGS:
+                raise
+            log.warning("warning: %s", error)
+            task = list_again(state, task, outputs, container, stop)
+    raise AssertionError
+
+
+def list_again(state: State, task: Task, outputs: NoOutputs, container: Container, stop: StopRequest) -> Task:
+    """The task with today's tiles; the unfinished epoch restarts."""
+    config, compute = task.config, task.compute
+    if state.epoch == config.model.epochs:
+        log.warning("listing again; the held-out tiles are evaluated again")
+    else:
+        log.warning("listing again; epoch %d restarts", state.epoch + 1)
+    task.data.loader.close()
+    tiles, split = setup.find_tiles(config, container, compute.world)
+    loader = setup.make_loader(tiles, config, compute.device, stop.raise_if_requested, compute.world.process)
+    outputs.replace_tiles(tiles, split)
+    state.restart_epoch()
+    return dataclasses.replace(task, data=dataclasses.replace(task.data, split=split, loader=loader))
+
+
+def evaluate_holdout(state: State, task: Task) -> dict[str, Any] | None:
+    """The metrics of the best weights on held-out tiles, if there are any. The model keeps its last weights."""
+    rows = task.data.split.holdout
+    if not len(rows):
+        return None
+    last_weights = snapshot(state.model.state_dict())
+    state.model.load_state_dict(state.best_weights)
+    try:
+        return loop.evaluate(state, task, rows, "holdout", state.best_epoch)
+    finally:
+        state.model.load_state_dict(last_weights)
