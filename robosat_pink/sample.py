@@ -1,6 +1,7 @@
-"""A synthetic mountain scene in tiles, for `start.sh demo` and the tests. Imports neither torch nor our modules.
+"""A synthetic mountain scene in tiles, for `start.sh demo` and the tests.
 
-`python -m robosat_pink.sample FOLDER` writes a folder shaped like /opt/ml; `write_tiles` writes tiles only.
+`python -m robosat_pink.sample FOLDER` writes a folder shaped like /opt/ml; `write_tiles` writes tiles only. It imports
+neither torch nor our other modules.
 """
 
 import argparse

@@ -45,7 +45,7 @@ from robosat_pink.distributed.process_group import World
 from robosat_pink.losses import build_loss
 from robosat_pink.training import progress
 from robosat_pink.training.background_writer import BackgroundWriter
-from robosat_pink.training.setup import build_network, make_loader
+from robosat_pink.training.setup import make_loader, make_model
 from robosat_pink.training.state import State
 from robosat_pink.training.step import training_step
 from robosat_pink.training.stopping import LoopControl
@@ -97,7 +97,7 @@ def report(options: argparse.Namespace, config: Config) -> str:
     devices.prepare(device)
     tiles = TilePairs(config.dataset, config.channels, config.classes, tile_size=options.size, augmentation=0.75)
     layout = devices.choose_layout(device, precision)
-    model, _ = build_network(config, None, device, {})
+    model, _ = make_model(config, None, device, {})
     model.to(device).to(memory_format=layout).train()  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.parameters(), lr=2.5e-5, fused=True)
     state = State(model, optimizer, GradScaler(device.type, enabled=precision == torch.float16))
