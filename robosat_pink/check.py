@@ -31,12 +31,12 @@ from robosat_pink.distributed import launcher
 from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.distributed.process_group import World
 from robosat_pink.losses import build_loss
-from robosat_pink.report.scenes import truths
+from robosat_pink.report.scenes import confusion_labels
 from robosat_pink.survey import Survey, survey
 from robosat_pink.training import initial_checkpoint, out_of_memory, resume
 from robosat_pink.training.channel_scales import resolve_scales
 from robosat_pink.training.progress import duration
-from robosat_pink.training.setup import build_network, check_world_size, find_tiles
+from robosat_pink.training.setup import check_world_size, find_tiles, make_model
 from robosat_pink.training.state import State
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def check(config: Config, container: Container) -> None:
     if config.model.pretrained is True:
         log.info("the encoder's ImageNet weights are not downloaded for this")
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=False))
-    model, _ = build_network(config, initial, torch.device("cpu"), store)
+    model, _ = make_model(config, initial, torch.device("cpu"), store)
     if initial:
         state = State(model, torch.optim.Adam(model.parameters()), GradScaler("cpu", enabled=False))
         resume.restore(state, initial, config, tiles, split)
@@ -100,7 +100,7 @@ def directory_lines(tiles: TilePairs, split: Split) -> Iterator[str]:
 
 def class_lines(config: Config, tiles: TilePairs, surveyed: Survey) -> Iterator[str]:
     """Each class's share of pixels."""
-    names = truths([class_.name for class_ in config.classes])
+    names = confusion_labels([class_.name for class_ in config.classes])
     covered = surveyed.coverage
     shares = ", ".join(f"{name} {share:.2%}" for name, share in zip(names, surveyed.shares, strict=True))
     yield (

@@ -1,9 +1,7 @@
-"""A small mountain scene made by arithmetic: what `start.sh demo` and the tests train on, without a download.
+"""A synthetic mountain scene in tiles, for `start.sh demo` and the tests.
 
-`python -m robosat_pink.sample FOLDER` lays out an /opt/ml-shaped folder; tests that need tiles only call `write_tiles`.
-The scene is hard where real ones are: granite and cloud are as bright as snow, and the light on the slopes varies
-fourfold, so no threshold on one band finds the snow. The ratio of near infrared to visible does, in sun and in shade.
-It shows that training works and says nothing about real snow. It must not import torch or anything else of ours.
+`python -m robosat_pink.sample FOLDER` writes a folder shaped like /opt/ml; `write_tiles` writes tiles only. It imports
+neither torch nor our other modules.
 """
 
 import argparse
@@ -16,14 +14,17 @@ import numpy as np
 import rasterio
 from rasterio.transform import from_bounds
 
+# Granite and cloud are as bright as snow, and light on slopes varies fourfold: no threshold on one band finds the snow,
+# but the ratio of near infrared to visible does. The scene shows that training works, and nothing about real snow.
+
 ZOOM = 15
 FIRST_X, FIRST_Y = 5524, 12666  # north-west tile of the block: around Mount Lyell, Sierra Nevada, 37.8 N 119.3 W
 MERCATOR_HALF_M = 20037508.342789244  # pi * 6378137: half the side of the EPSG:3857 square
 SCENE = "20180528_sierra"
 BANDS = ("blue", "green", "red", "near infrared")
 DN_PER_REFLECTANCE = 10000
-SNOW_SHARE = 0.38  # of the valid pixels, and so the IoU of a mask that is all snow
-LIGHT_RANGE = (0.3, 1.2)  # on slopes that face away from the sun and towards it
+SNOW_SHARE = 0.38  # of the valid pixels: the IoU of predicting snow everywhere
+LIGHT_RANGE = (0.3, 1.2)  # on slopes facing away from the sun and towards it
 
 # Reflectance in flat light, in the order of BANDS. Snow alone falls from visible to near infrared. Granite and cloud
 # match it in visible brightness on purpose, and sunlit forest is as bright as shaded snow in near infrared.
@@ -53,9 +54,9 @@ def smooth_field(random: np.random.Generator, side: int, scale_px: float) -> np.
 
 
 def cover(score: np.ndarray, among: np.ndarray, share: float) -> np.ndarray:
-    """Cover 0..1 of each pixel (H, W): above 0.5 in the highest `share` of the scores of the pixels `among`.
+    """Cover 0..1 of each pixel (H, W): above 0.5 for the highest `share` of the scores within `among` (H, W) bool.
 
-    A share and not a fixed threshold, so that a scene of four tiles keeps the same balance of classes.
+    By share, not by a fixed threshold, so that scenes of any size have the same balance of classes.
     """
     threshold = np.quantile(score[among], 1 - share)
     amount: np.ndarray = 0.5 + 0.5 * np.tanh((score - threshold) / 0.1)
@@ -65,22 +66,22 @@ def cover(score: np.ndarray, among: np.ndarray, share: float) -> np.ndarray:
 def make_scene(side: int, wedge_px: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Image (4, side, side) uint16 digital numbers, 0 = no data, and mask (side, side) uint8, 1 = snow.
 
-    The north-west corner has no data, up to wedge_px pixels along the northern edge. Lengths are in pixels whatever
-    the side, and outlines bend over 8 or more: a decoder whose finest skip is at 1/4 resolution can follow them.
+    The north-west corner has no data, up to wedge_px pixels along the northern edge. Features have the same size in
+    pixels for any `side`, at least 8, which a decoder whose finest skip connection is at 1/4 resolution can follow.
     """
     random = np.random.default_rng(seed)
     row, column = np.mgrid[:side, :side]
     valid = column + 0.8 * row >= wedge_px
 
-    # Folding a smooth field at zero makes ridges; an octave below it wrinkles their slopes.
+    # The absolute value of a smooth field has ridges at its zeros; a field of half the scale roughens their slopes.
     ridges = sum(scale_px * np.abs(smooth_field(random, side, scale_px)) for scale_px in (64, 32))
     height_px = -0.55 * ridges + 30 * smooth_field(random, side, 90) + 2 * smooth_field(random, side, 10)
     slope_south, slope_east = np.gradient(height_px)
-    light = np.clip(0.75 + 0.55 * (slope_south + slope_east), *LIGHT_RANGE)  # the sun stands in the north-west
+    light = np.clip(0.75 + 0.55 * (slope_south + slope_east), *LIGHT_RANGE)  # the sun is in the north-west
     altitude = (height_px - height_px.mean()) / height_px.std()
 
     cloud = cover(smooth_field(random, side, 24), valid, 0.08)
-    light *= 1 - 0.4 * np.roll(cloud, (22, 16), axis=(0, 1))  # and so the shadows fall to the south-east
+    light *= 1 - 0.4 * np.roll(cloud, (22, 16), axis=(0, 1))  # shadows fall to the south-east
     clear = valid & (cloud < 0.5)
     snow = cover(0.6 * altitude + smooth_field(random, side, 22), clear, SNOW_SHARE * valid.sum() / clear.sum())
     granite = cover(0.8 * altitude + smooth_field(random, side, 18), clear & (snow < 0.5), 0.5)
@@ -93,15 +94,15 @@ def make_scene(side: int, wedge_px: float, seed: int) -> tuple[np.ndarray, np.nd
     reflectance *= light
     cloud_light = 0.6 + 0.5 * light
     reflectance += cloud * (np.reshape(CLOUD, (-1, 1, 1)) * cloud_light - reflectance)
-    # Grain darkens or brightens all bands alike; sensor noise is each band's own.
+    # Grain scales all bands alike; sensor noise is independent in each band.
     reflectance *= 1 + 0.04 * smooth_field(random, side, 0.7) + 0.02 * random.standard_normal(reflectance.shape)
-    # From 1, because 0 says that there is no data.
+    # At least 1, because 0 means no data.
     image = np.clip(np.rint(DN_PER_REFLECTANCE * reflectance), 1, DN_PER_REFLECTANCE).astype(np.uint16)
     return image * valid, (clear & (snow > 0.5)).astype(np.uint8)
 
 
 def write_tile(path: Path, pixels: np.ndarray, bounds: tuple[float, float, float, float], nodata: int | None) -> None:
-    """Write pixels (C, H, W) as a deflated GeoTIFF in EPSG:3857; its folder is made."""
+    """Write pixels (C, H, W) as a deflated GeoTIFF in EPSG:3857, and make its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     bands, height, width = pixels.shape
     with rasterio.open(
@@ -113,11 +114,11 @@ def write_tile(path: Path, pixels: np.ndarray, bounds: tuple[float, float, float
 
 
 def write_tiles(folder: Path | str, tiles: int = 8, size: int = 128, seed: int = 0) -> list[tuple[int, int, int]]:
-    """Write a block of `tiles` by `tiles` pairs of `size` by `size` pixels, and return their (x, y, z).
+    """Write `tiles` x `tiles` pairs of `size` x `size` pixels, and return their (x, y, z).
 
     Images are `folder/imagery/SCENE/z/x/y.tif` (4 bands uint16, 0 = no data), masks the same below `folder/mask`
-    (uint8, 1 = snow, 0 where there is no data).
-    The north-west tile holds no data at all and its neighbours hold some. Equal arguments give equal bytes.
+    (uint8, 1 = snow, 0 where the image has no data).
+    The north-west tile has no data at all, its neighbours have some. Equal arguments give equal bytes.
     """
     if tiles < 2 or size < 32:
         raise ValueError(f"tiles = {tiles}, size = {size}: the least is 2 tiles a side, of 32 pixels")
@@ -135,9 +136,9 @@ def write_tiles(folder: Path | str, tiles: int = 8, size: int = 128, seed: int =
 
 
 def write_folder(folder: Path, experiment: Path | None = None, tiles: int = 8, size: int = 128) -> int:
-    """Lay out `folder` as SageMaker lays out /opt/ml for a job with two channels, and return the number of tile pairs.
+    """Write `folder` as SageMaker writes /opt/ml for a job with image and mask channels; return the number of pairs.
 
-    FileExistsError where an earlier run left something, for the trainer would resume from it.
+    FileExistsError if it holds results of an earlier run, from which training would resume.
     """
     config = folder / "input/config"
     experiments = folder / "input/data/config"

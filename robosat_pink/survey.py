@@ -1,4 +1,4 @@
-"""What some of an experiment's tiles hold: statistics of bands and classes, exact for those read. Called by `check`."""
+"""Statistics of bands and classes over a sample of an experiment's training tiles. Called by `check`."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from robosat_pink.datasets import TilePairs, coverage
 from robosat_pink.datasets.coverage import Coverage
 from robosat_pink.losses import IGNORE
 
-SAMPLED = 4096  # pixels of a tile that the percentiles are taken from
+SAMPLED_PIXELS = 4096  # of a tile, for the percentiles
 EXTREMES = (2, 98)  # percentiles
 
 
 @dataclass(frozen=True)
 class Survey:
-    """Of the valid pixels of the tiles read: bands as the network sees them, numbers divided by their scale."""
+    """Of the valid pixels of the tiles read. Statistics are of digital numbers divided by their scale."""
 
     coverage: Coverage
-    scales: tuple[np.ndarray, ...]  # (C,) what the numbers are divided by: as many as there are among the tiles
+    scales: tuple[np.ndarray, ...]  # each (C,), the distinct ones among the tiles
     mean: np.ndarray  # (C,)
     std: np.ndarray  # (C,)
     low: np.ndarray  # (C,)
     high: np.ndarray  # (C,)
     side: int  # pixels, of the median tile
-    padded_side: int  # the same, as it is evaluated
+    padded_side: int  # as it is evaluated
     seconds: float
     fetched_bytes: int  # 0 where the cache had all
     decoded_bytes: int
@@ -41,9 +41,9 @@ class Survey:
 
 
 class Moments:
-    """Mean and deviation of what is added, band by band.
+    """Mean and standard deviation of each band.
 
-    By pairwise sums, Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances",
+    By pairwise sums: Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances",
     1979, equation 2.1.
     """
 
@@ -51,16 +51,16 @@ class Moments:
         self.count, self.mean, self._squares = 0, np.zeros(bands), np.zeros(bands)
 
     def add(self, values: np.ndarray) -> None:
-        """values (C, N)"""
+        """values (C, N), float"""
         count = values.shape[1]
         if not count:
             return
         values = values.astype(np.float64)
         mean = values.mean(axis=1)
-        apart = mean - self.mean
+        delta = mean - self.mean
         total = self.count + count
-        self._squares += ((values - mean[:, None]) ** 2).sum(axis=1) + apart**2 * (self.count * count / total)
-        self.mean = self.mean + apart * (count / total)
+        self._squares += ((values - mean[:, None]) ** 2).sum(axis=1) + delta**2 * (self.count * count / total)
+        self.mean = self.mean + delta * (count / total)
         self.count = total
 
     @property
@@ -69,7 +69,7 @@ class Moments:
 
 
 def survey(config: Config, tiles: TilePairs, rows: np.ndarray) -> Survey:
-    """Read some whole tiles, evenly spread over `rows`; raises what a training would raise at them."""
+    """Read whole tiles, evenly spread over `rows`. Raises what training would raise for them."""
     started = time.monotonic()
     counting, moments = coverage.Counting(config.num_classes), Moments(config.num_channels)
     scales: dict[bytes, np.ndarray] = {}
@@ -81,14 +81,14 @@ def survey(config: Config, tiles: TilePairs, rows: np.ndarray) -> Survey:
         height, width = sample.size
         values = sample.image[:, sample.mask != IGNORE] / sample.scale[:, None].astype(np.float64)
         moments.add(values)
-        sampled.append(values[:, :: max(1, values.shape[1] // SAMPLED)])
+        sampled.append(values[:, :: max(1, values.shape[1] // SAMPLED_PIXELS)])
         sides.append((height, len(sample.mask)))
         scales.setdefault(sample.scale.tobytes(), sample.scale)
         fetched += sample.fetched_bytes
         decoded += height * width * (len(sample.image) * sample.image.itemsize + 1)
     side, padded_side = np.median(sides, axis=0).astype(int).tolist()
-    some = np.concatenate(sampled, axis=1)
-    low, high = np.percentile(some, EXTREMES, axis=1) if some.size else np.zeros((2, config.num_channels))
+    pixels = np.concatenate(sampled, axis=1)
+    low, high = np.percentile(pixels, EXTREMES, axis=1) if pixels.size else np.zeros((2, config.num_channels))
     return Survey(
         coverage=counting.finish(len(rows)),
         scales=tuple(scales.values()),

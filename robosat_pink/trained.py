@@ -1,4 +1,4 @@
-"""A trained network from its file, applied to images. Nothing of a run calls it: people do, as the model card shows."""
+"""A trained network from its checkpoint, applied to images. Called by users, as the model card shows, not by a run."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from robosat_pink.models import build_model
 
 
 def load_model(path: str | Path, device: str = "cpu", **where: Any) -> TrainedModel:
-    """From best.pth or a checkpoint that a run has left: a local file or s3://bucket/key.
+    """The model of best.pth or another checkpoint of a run: a local file or s3://bucket/key.
 
-    Raises CheckpointError for a file that does not say how it was trained, as weights of other programs do not.
+    Raises CheckpointError for a file without the experiment it was trained by, such as weights of other programs.
     """
     content = checkpoint.read(str(path), **where)
     tree = checkpoint.metadata_of(content).get("config")
@@ -34,6 +34,8 @@ def load_model(path: str | Path, device: str = "cpu", **where: Any) -> TrainedMo
 
 
 class TrainedModel:
+    """`bands` are the bands of an image file that `probabilities` and `classify` take, in order."""
+
     def __init__(self, config: Config, content: dict[str, Any], name: str, device: torch.device) -> None:
         self.config, self.device = config, device
         self.bands = [band for channel in config.channels for band in channel.bands]
@@ -50,10 +52,10 @@ class TrainedModel:
 
     @torch.inference_mode()
     def probabilities(self, image: np.ndarray) -> np.ndarray:
-        """Of one class (1, H, W), of several (K, H, W), float32, from digital numbers (C, H, W) of `bands` in order.
+        """Digital numbers (C, H, W) of `bands` to probabilities (K, H, W) float32; K = 1 for a single class.
 
-        What is not finite is fed as 0, as in training. Where a channel's scale is `tags`, the numbers of its bands are
-        those that the file's own scale and offset give. Raises DataError for another number of bands.
+        NaN and inf count as 0, as in training. For channels with `scale: tags`, apply the file's scale and offset
+        first. Raises DataError for another number of bands.
         """
         if image.ndim != 3 or len(image) != len(self.bands):
             raise DataError(f"image {image.shape}: accepted: (C, H, W) with the bands {self.bands} of a file, in order")
@@ -65,11 +67,12 @@ class TrainedModel:
         pixels = torch.from_numpy(numbers)[None].to(self.device)
         pixels, _ = self._transform(pixels, torch.empty(0), scale, ())
         logits = self.network(pixels)[0, :, :height, :width].float()
-        found: np.ndarray = (logits.sigmoid() if len(logits) == 1 else logits.softmax(dim=0)).cpu().numpy()
-        return found
+        probs = logits.sigmoid() if len(logits) == 1 else logits.softmax(dim=0)
+        array: np.ndarray = probs.cpu().numpy()
+        return array
 
     def classify(self, image: np.ndarray) -> np.ndarray:
-        """(H, W) uint8: 1 where the only class is, 0 elsewhere; or the number of the class."""
-        probabilities = self.probabilities(image)
-        classes = probabilities[0] > 0.5 if len(probabilities) == 1 else probabilities.argmax(axis=0)
+        """Digital numbers (C, H, W) to class numbers (H, W) uint8. A single class is 1, the background 0."""
+        probs = self.probabilities(image)
+        classes = probs[0] > 0.5 if len(probs) == 1 else probs.argmax(axis=0)
         return classes.astype(np.uint8)

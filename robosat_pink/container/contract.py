@@ -142,7 +142,7 @@ class Container:
 
     def write_failure(self, error: BaseException) -> None:
         """Write the failure file. What another rank of this host wrote about its own error stays: it is the cause."""
-        if getattr(error, "is_of_another", False) and self._failure_file.exists():
+        if getattr(error, "is_of_another_rank", False) and self._failure_file.exists():
             return
         text = failure_text(error)
         try:

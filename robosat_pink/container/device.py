@@ -1,4 +1,4 @@
-"""The device that a run computes on, and in which types and layout. Called by `train`."""
+"""The device of a run, its precision and its memory layout. Called by `train` and `check`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 
 
 def choose_device(setting: str, local_rank: int = 0) -> torch.device:
-    """The GPU where there is one, for each process of this host another one.
+    """The GPU with the number of the local rank, else the CPU.
 
-    ContractError for one that is there or asked for, and cannot be used.
+    ContractError if a GPU is asked for, or was given to this machine, and cannot be used.
     """
     is_usable = torch.cuda.is_available()
     if setting == "cuda" and not is_usable:
@@ -39,10 +39,10 @@ def choose_device(setting: str, local_rank: int = 0) -> torch.device:
 
 
 def choose_precision(setting: str, device: torch.device) -> torch.dtype | None:
-    """The type to compute in under autocast, None for float32.
+    """The dtype of autocast; None for float32.
 
-    `auto` takes bfloat16 where the hardware has it, float16 on older GPUs with tensor cores (Volta, Turing), which are
-    fast in that alone, and float32 otherwise.
+    `auto` is bfloat16 where the hardware supports it, float16 on older GPUs with tensor cores (Volta, Turing), which
+    speed up float16 alone, and float32 elsewhere.
     """
     if setting == "auto":
         setting = _fastest_on_gpu() if device.type == "cuda" else _fastest_on_cpu()
@@ -50,7 +50,7 @@ def choose_precision(setting: str, device: torch.device) -> torch.dtype | None:
 
 
 def choose_layout(device: torch.device, precision: torch.dtype | None) -> torch.memory_format:
-    """channels_last but for float32 on a CPU, where it depends: on two cores with AVX2 it took 1.2 times as long."""
+    """channels_last, except for float32 on a CPU: on two cores with AVX2 it took 1.2 times as long."""
     return torch.channels_last if precision or device.type == "cuda" else torch.contiguous_format
 
 
@@ -59,17 +59,17 @@ def autocast(device: torch.device, precision: torch.dtype | None) -> torch.autoc
 
 
 def prepare(device: torch.device, processes: int = 1, neighbours: int = 1) -> None:
-    """What holds for the whole process: threads, memory, how float32 is multiplied.
+    """Set threads, memory allocation and float32 multiplication of this process.
 
-    It is one of so many `processes` of its host, and of so many `neighbours` in all containers of its machine.
+    `processes` run on this host, `neighbours` in all containers of this machine.
     """
-    hardware.spare_later_processes_tunables()
-    threads = min(torch.get_num_threads(), hardware.thread_count(processes, neighbours))  # torch sees no limit
+    hardware.drop_glibc_tunables()
+    threads = min(torch.get_num_threads(), hardware.thread_count(processes, neighbours))  # torch ignores control groups
     torch.set_num_threads(threads)
     if neighbours > processes:
         log.info("%d processes of this run are on one machine: %d thread(s) each", neighbours, threads)
     if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = True  # where float32 is asked for: on Ampere and later, 10 bits of it
+        torch.backends.cuda.matmul.allow_tf32 = True  # float32 products with a 10-bit mantissa, on Ampere and later
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
     else:
@@ -77,9 +77,9 @@ def prepare(device: torch.device, processes: int = 1, neighbours: int = 1) -> No
 
 
 def check_compiler(device: torch.device) -> None:
-    """ContractError where torch.compile would not find what it needs: Triton, on a GPU, builds its launcher in C."""
-    chosen, usual = ("CC", ("gcc", "clang")) if device.type == "cuda" else ("CXX", ("g++",))
-    compilers = (os.environ[chosen],) if chosen in os.environ else usual  # as Triton and torch take them
+    """ContractError if torch.compile would find no compiler: it builds C++ on a CPU, Triton's C launcher on a GPU."""
+    variable, defaults = ("CC", ("gcc", "clang")) if device.type == "cuda" else ("CXX", ("g++",))
+    compilers = (os.environ[variable],) if variable in os.environ else defaults  # as Triton and torch choose
     missing = ""
     if not any(map(shutil.which, compilers)):
         missing = f"a compiler ({' or '.join(compilers)})"

@@ -1,6 +1,6 @@
-"""The machine a run has got: cores, memory, shared memory, disk, GPU. Called by `train`, `loader` and `report`.
+"""The hardware of a run: cores, memory, shared memory, disk, GPU driver. Called by every room above `config`.
 
-Containers see the whole machine and may use a part of it: limits of control groups count.
+A container sees the whole machine; the limits of its control group (cgroup v1 or v2) say what it may use.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CGROUP = Path("/sys/fs/cgroup")
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - measured, not written to
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")  # the host's, shown in any container
 DEVICES = Path("/dev")
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # the same in all containers of a machine
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 TUNABLES = "glibc.malloc.tcache_count=0"  # as start.sh sets GLIBC_TUNABLES
 PACKAGES = ("torch", "torchvision", "rasterio", "obstore", "numpy")
 GIB = 2**30
@@ -36,30 +36,27 @@ KILLED_ADVICE = (  # after "was killed by SIGKILL"
 
 
 def cpu_count() -> int:
-    """Cores this process may use, at least one: its affinity, and the share its control group allows."""
+    """Cores this process may use, at least 1: the smaller of its CPU affinity and its control group's quota."""
     cores = len(os.sched_getaffinity(0))
-    quota, period = (
-        _numbers(CGROUP / "cpu.max")
-        or (
-            *_numbers(CGROUP / "cpu/cpu.cfs_quota_us"),
-            *_numbers(CGROUP / "cpu/cpu.cfs_period_us"),
-        )
-        or (math.inf, 1.0)
-    )
-    return max(1, min(cores, math.ceil(quota / period) if 0 < quota < math.inf else cores))
+    quota_and_period = _numbers(CGROUP / "cpu.max")
+    if not quota_and_period:
+        quota_and_period = _numbers(CGROUP / "cpu/cpu.cfs_quota_us") + _numbers(CGROUP / "cpu/cpu.cfs_period_us")
+    quota, period = quota_and_period or (math.inf, 1.0)
+    is_limited = 0 < quota < math.inf
+    return max(1, min(cores, math.ceil(quota / period))) if is_limited else cores
 
 
 def thread_count(processes: int, neighbours: int) -> int:
-    """Of each of so many processes that share what this one may use, and of so many that share the whole machine.
+    """Threads for each of `processes` in this container and `neighbours` in all containers of this machine.
 
-    More threads than cores spin while they wait for each other's turn: in two containers on two cores, a step of
-    TernausNetV2 with two tiles of 64 x 64 took 4.1 s with two threads each, and takes 2.0 s with one.
+    More threads than cores spin while they wait for each other: in two containers on two cores, a step of TernausNetV2
+    with two tiles of 64 x 64 took 4.1 s with two threads each, and 2.0 s with one.
     """
     return max(1, min(cpu_count() // processes, (os.cpu_count() or 1) // neighbours))
 
 
 def boot_id() -> str:
-    """What tells this machine from others, or nothing."""
+    """The kernel's id of this boot, equal in all containers of a machine; "" if unknown."""
     try:
         return BOOT_ID.read_text().strip()
     except OSError:
@@ -67,10 +64,10 @@ def boot_id() -> str:
 
 
 def memory_bytes() -> int:
-    """Memory this process may use: the machine's, or what its control group allows."""
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Memory this process may use: the smaller of the machine's and its control group's limit."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = _numbers(CGROUP / "memory.max") or _numbers(CGROUP / "memory/memory.limit_in_bytes")
-    return int(min(there, *limits)) if limits else there
+    return int(min(physical, *limits)) if limits else physical
 
 
 def resident_bytes() -> int:
@@ -79,19 +76,18 @@ def resident_bytes() -> int:
 
 
 def process_seconds() -> float:
-    """Since this process was started."""
+    """Seconds since this process was started."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # after the machine's start; field 22 of proc(5), 3 the first
+    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # s after boot; starttime, field 22 of proc(5)
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what this process frees, for its next allocation of that size.
+    """Have glibc reuse freed memory instead of returning it to the kernel. No effect with another C library.
 
-    glibc maps every block of more than 32 MiB anew, and the kernel clears each of its pages: a quarter of the time of
-    a step of AlbuNet in float32 on two cores. Small blocks kept at hand would lie between what is freed and keep it
-    from being joined: fastbins are turned off here, and by start.sh, as only an environment can, what threads keep.
-    With another C library nothing happens.
+    glibc maps every block above 32 MiB afresh, and the kernel clears its pages: a quarter of a step of AlbuNet in
+    float32 on two cores. Cached small blocks would keep freed neighbours from being merged into large ones: fastbins
+    are turned off here, and thread caches by start.sh (GLIBC_TUNABLES), since only the environment can.
     """
     mxfast, trim_threshold, mmap_max = 1, -1, -4  # malloc.h
     with contextlib.suppress(AttributeError, OSError):
@@ -101,8 +97,8 @@ def keep_freed_memory() -> None:
         library.mallopt(mxfast, 0)
 
 
-def spare_later_processes_tunables() -> None:
-    """Keep what start.sh asks of glibc for this process from those that it starts: decoding is slower with it."""
+def drop_glibc_tunables() -> None:
+    """Remove start.sh's GLIBC_TUNABLES from the environment of child processes: decoding is slower with them."""
     if os.environ.get("GLIBC_TUNABLES") == TUNABLES:
         del os.environ["GLIBC_TUNABLES"]
 
@@ -118,12 +114,12 @@ def is_in_memory(folder: Path) -> bool:
 
 
 def free_shared_memory_bytes() -> int:
-    """What is left of /dev/shm, through which the GPUs of one host talk; 64 MiB in a plain container."""
+    """Free space of /dev/shm, through which NCCL connects the GPUs of a host; 64 MiB in a plain container."""
     return shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
 
 
 def check_gpu(is_usable: bool) -> None:
-    """ContractError where this machine was given an NVIDIA GPU and torch cannot use it: not a silent run on the CPU."""
+    """ContractError if this container has an NVIDIA GPU that torch cannot use: no silent run on the CPU."""
     if is_usable or not NVIDIA_DRIVER.exists():
         return
     if not any(DEVICES.glob("nvidia[0-9]*")):
@@ -139,10 +135,10 @@ def check_gpu(is_usable: bool) -> None:
 
 
 def check_disk(folder: Path, needed_bytes: int, what: str) -> None:
-    """ContractError with the numbers where a folder has no room for the checkpoints that will stand there."""
+    """ContractError if a folder has no room for `needed_bytes` of checkpoints. Those it holds now will be replaced."""
     replaced = 0
     for path in folder.glob("*.pth"):
-        with contextlib.suppress(OSError):  # it has just gone, or is a link to nowhere or to itself
+        with contextlib.suppress(OSError):  # removed meanwhile, or a broken or circular link
             replaced += path.stat().st_size
     free = shutil.disk_usage(folder).free + replaced
     if free < needed_bytes:
@@ -153,7 +149,7 @@ def check_disk(folder: Path, needed_bytes: int, what: str) -> None:
 
 
 def report(container: Container) -> list[str]:
-    """Lines that say what this run runs on, for the log."""
+    """Lines for the log: versions, hardware, channels and hosts."""
     import torch
 
     lines = [
@@ -175,7 +171,7 @@ def report(container: Container) -> list[str]:
 
 
 def _numbers(path: Path) -> tuple[float, ...]:
-    """The numbers in a control group's file; `max` is none: infinite."""
+    """The numbers in a control group's file, `max` as infinity; empty if it cannot be read."""
     try:
         return tuple(math.inf if word == "max" else float(word) for word in path.read_text().split())
     except (OSError, ValueError):

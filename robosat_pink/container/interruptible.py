@@ -1,4 +1,7 @@
-"""Waiting that a signal ends, for code that looks at none: a store's client, torch. Called by `storage` and others."""
+"""Waits that a signal can interrupt, around native code that checks for none (obstore, torch.distributed).
+
+Called by `storage` and `distributed`.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,14 @@ T = TypeVar("T")
 
 
 def interruptibly(work: Callable[[], T]) -> T:
-    """What the work gives, which a thread does. Who is stopped leaves it there: the process ends without it."""
+    """The result of `work`, done in a daemon thread. A signal ends the wait; the thread ends with the process."""
     outcome: Future[T] = Future()
 
     def run() -> None:
         try:
             outcome.set_result(work())
-        except BaseException as error:  # a panic of obstore's, too, which is no Exception
+        except BaseException as error:  # obstore's panics are no Exception
             outcome.set_exception(error)
 
-    threading.Thread(target=run, name="waited for", daemon=True).start()
+    threading.Thread(target=run, name="interruptible", daemon=True).start()
     return outcome.result()

@@ -1,7 +1,6 @@
-"""What the first process of a container has to do besides: pass signals on, reap orphans, and say who was killed.
+"""The duties of a container's process 1: forward signals, reap orphans, report a killed child. Called by `train`.
 
-`exec` makes Python the container's process number 1, which the kernel treats apart: signals without a handler are
-dropped, and every orphan becomes its child.
+`exec` makes Python process 1. The kernel drops signals to it that have no handler, and makes every orphan its child.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signa
 
 
 def run_as_init(main: Callable[[], int]) -> int:
-    """The exit code of `main`; if this is process 1, of a child that runs it. To be called before any thread starts."""
+    """The exit code of `main`, which process 1 runs in a child. To be called before any thread starts."""
     if os.getpid() != 1:
         return main()
     child = os.fork()
@@ -26,7 +25,7 @@ def run_as_init(main: Callable[[], int]) -> int:
         return main()
     for number in FORWARDED:
         signal.signal(number, lambda number, frame: os.kill(child, number))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)  # start.sh has had them wait; in the child `StopRequest` does
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)  # start.sh blocks them; in the child `StopRequest` unblocks
     pid, status = os.wait()
     while pid != child:
         pid, status = os.wait()

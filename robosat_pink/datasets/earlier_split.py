@@ -12,7 +12,7 @@ from robosat_pink.datasets.split import Split
 from robosat_pink.errors import DataError
 from robosat_pink.storage import location
 from robosat_pink.storage.error_advice import NotFound
-from robosat_pink.storage.location import IDS_BYTES
+from robosat_pink.storage.location import MAX_IDS_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +23,11 @@ def split_from(path: str, ids: Sequence[str], options: Mapping[str, Any]) -> Spl
     `ids` are this run's, a row each; `options` are those of `store_options`.
     """
     rows = {tile_id: row for row, tile_id in enumerate(ids)}
-    val = _rows_of(location.read_file(path, most_bytes=IDS_BYTES, **options), rows, path)
+    val = _rows_of(location.read_file(path, max_bytes=MAX_IDS_BYTES, **options), rows, path)
     holdout_path = path.rpartition("/")[0] + "/holdout_ids.txt"
     content = b""
     try:
-        content = location.read_file(holdout_path, most_bytes=IDS_BYTES, **options)
+        content = location.read_file(holdout_path, max_bytes=MAX_IDS_BYTES, **options)
     except DataError as error:  # S3 says 403, not 404, to who may not list the bucket
         if not isinstance(error, NotFound):
             log.warning("warning: %s; no tiles are held out", error)

@@ -149,7 +149,7 @@ class TilePairs(Dataset[Sample]):
         """Rows to train on, to evaluate each epoch, and to hold out, as `dataset.split` says."""
         settings = self.config.split
         if settings.from_ is not None:
-            path = location.local_or(settings.from_)
+            path = location.local_path_or(settings.from_)
             split = split_from(path, self.ids, self._store_options)
             refuse_crossings(self.pairs, split, path)
             return split

@@ -78,8 +78,8 @@ class _Scanning:
         self._memory.check()
         for number, last_page in list(self._last_page.items()):
             location, directory = self._directories[number]
-            if location.bucket and time.monotonic() - last_page > listings.PAGE_S:
-                raise listings.silence(f"{location}/{directory}")
+            if location.bucket and time.monotonic() - last_page > listings.PAGE_TIMEOUT_S:
+                raise listings.stalled(f"{location}/{directory}")
 
 
 def side_by_side(

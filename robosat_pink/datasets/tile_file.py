@@ -51,8 +51,8 @@ def read(location: Location, entry: Entry, is_listed_here: bool) -> TileFile:
     )
 
 
-def _fetch(location: Location, path: str, size: int | None, most_bytes: int | None = None) -> Fetched:
-    limit = {} if most_bytes is None else {"most_bytes": most_bytes}
+def _fetch(location: Location, path: str, size: int | None, max_bytes: int | None = None) -> Fetched:
+    limit = {} if max_bytes is None else {"max_bytes": max_bytes}
     try:
         return location.fetch(path, size, **limit)
     except NotFound as error:

@@ -35,7 +35,7 @@ GONE = float("inf")  # the last beat of a rank that has said goodbye
 class RankFailed(RobosatError):
     """Another rank has failed or vanished. Its own error says more."""
 
-    is_of_another = True
+    is_of_another_rank = True
 
 
 class Heartbeat:

@@ -1,9 +1,7 @@
-"""The losses by name. To add one: a file beside this one and a line in LOSSES.
+"""The losses by name. To add a loss: one file beside this one and one line in LOSSES.
 
-Like the networks, they are named here and imported when built, so that the table can be read without torch. Each is
-called with logits (N, K, H, W) and mask (N, H, W) uint8, 255 = ignore, computes in float32 and returns the mean over
-the N samples of a loss per sample, so that it does not depend on how samples are grouped; a sample without a valid
-pixel counts 0.
+loss(logits (N, K, H, W), mask (N, H, W) uint8 with 255 = ignore) is a scalar, computed in float32: the mean over the N
+samples of a loss per sample, which is 0 without a valid pixel. `config` reads LOSSES, so nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -18,12 +16,12 @@ from robosat_pink.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
-IGNORE = 255  # mask value of pixels that count in no loss and no metric
+IGNORE = 255  # in a mask: pixels that count in no loss and no metric
 
 
 @dataclass(frozen=True)
 class LossEntry:
-    class_path: str
+    class_path: str  # module:class; the class takes num_classes
     takes_class_weights: bool = False
 
 
@@ -37,16 +35,15 @@ LOSSES = {
 def build_loss(
     name: str | Mapping[str, float], *, num_classes: int, class_weights: Sequence[float] | None = None
 ) -> nn.Module:
-    """The loss of that name, or the weighted sum of several: {"lovasz": 0.5, "cross_entropy": 1}.
+    """The loss of that name, or a weighted sum of losses: {"lovasz": 0.5, "cross_entropy": 1}.
 
-    `class_weights`, one a class, go to those that take them. Raises ConfigError for a name that does not exist.
+    `class_weights`, one per class, go to the losses that take them. Raises ConfigError for an unknown name.
     """
     if isinstance(name, Mapping):
         from robosat_pink.losses.weighted_sum import WeightedSum
 
-        return WeightedSum(
-            {each: build_loss(each, num_classes=num_classes, class_weights=class_weights) for each in name}, dict(name)
-        )
+        losses = {part: build_loss(part, num_classes=num_classes, class_weights=class_weights) for part in name}
+        return WeightedSum(losses, name)
     if name not in LOSSES:
         raise ConfigError(f"loss = {name!r}: accepted: {', '.join(LOSSES)}")
     entry = LOSSES[name]

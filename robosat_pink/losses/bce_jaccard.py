@@ -9,17 +9,18 @@ from torch import Tensor, nn
 from robosat_pink.losses import IGNORE
 from robosat_pink.losses.cross_entropy import pixel_cross_entropy
 
-SMOOTH_PIXELS = 1.0  # added above and below: a class that is neither there nor predicted has a Jaccard index of 1
+SMOOTH_PIXELS = 1.0  # added to both: a class neither present nor predicted has a Jaccard index of 1
 
 
 class BCEJaccard(nn.Module):
-    """BCE - log J per sample, J over its valid pixels; several classes: cross entropy less the mean of their log J."""
+    """Per sample, over its valid pixels: cross entropy - mean over classes of log J. One class: BCE - log J."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """logits (N, K, H, W), mask (N, H, W) with 255 = ignore: the scalar mean over the N samples."""
         logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
         valid = mask != IGNORE
         truth = torch.where(valid, mask, 0).long()
@@ -27,12 +28,12 @@ class BCEJaccard(nn.Module):
         entropy = per_pixel.sum(dim=1) / valid.flatten(1).sum(dim=1).clamp(min=1)
 
         if self.num_classes == 1:
-            probs, there = logits.sigmoid(), truth[:, None] == 1
+            probs, foreground = logits.sigmoid(), truth[:, None] == 1
         else:
             classes = torch.arange(self.num_classes, device=mask.device)[:, None, None]
-            probs, there = logits.softmax(dim=1), truth[:, None] == classes
+            probs, foreground = logits.softmax(dim=1), truth[:, None] == classes
         probs = (probs * valid[:, None]).flatten(2)  # (N, K, H*W)
-        present = (there & valid[:, None]).flatten(2)
+        present = (foreground & valid[:, None]).flatten(2)
         intersection = (probs * present).sum(dim=2)
         union = probs.sum(dim=2) + present.sum(dim=2) - intersection
         jaccard = (intersection + SMOOTH_PIXELS) / (union + SMOOTH_PIXELS)

@@ -10,9 +10,9 @@ from robosat_pink.losses import IGNORE
 
 
 class CrossEntropy(nn.Module):
-    """Per sample the weighted mean over its valid pixels, sum(w l) / sum(w); the mean over samples.
+    """Per sample, the weighted mean over its valid pixels: sum(w l) / sum(w).
 
-    One class: `class_weights` holds the weight of its pixels, those of the background weigh 1.
+    With one class, `class_weights` is the weight of its pixels; background pixels weigh 1.
     """
 
     weights: Tensor
@@ -25,17 +25,21 @@ class CrossEntropy(nn.Module):
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """logits (N, K, H, W), mask (N, H, W) with 255 = ignore: the scalar mean over the N samples."""
         valid = mask != IGNORE
         truth = torch.where(valid, mask, 0).long()
         per_pixel = pixel_cross_entropy(logits, truth)
         weight = self.weights.to(per_pixel.dtype)[truth] * valid
         total = (per_pixel * weight).flatten(1).sum(dim=1)
-        # Weights may be zero; then, as without a valid pixel, the sample has nothing to be judged by.
+        # A sample without a valid pixel, or with weights of 0 alone, has a loss of 0.
         return (total / weight.flatten(1).sum(dim=1).clamp(min=torch.finfo(weight.dtype).tiny)).mean()
 
 
 def pixel_cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
-    """logits (N, K, H, W), truth (N, H, W) of valid classes: (N, H, W), at least float32; one class is binary."""
+    """Loss per pixel (N, H, W), at least float32, of logits (N, K, H, W) and truth (N, H, W) without ignored values.
+
+    K = 1 is binary.
+    """
     logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
     if logits.shape[1] == 1:
         return functional.binary_cross_entropy_with_logits(logits[:, 0], truth.to(logits.dtype), reduction="none")

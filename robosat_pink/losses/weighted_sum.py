@@ -1,4 +1,4 @@
-"""Several losses as one."""
+"""A weighted sum of losses. Called by `build_loss`."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class WeightedSum(nn.Module):
-    """weights[a] * losses[a] + weights[b] * losses[b] + …; logits and mask as each of them takes them."""
+    """weights[a] * losses[a] + weights[b] * losses[b] + …, of logits (N, K, H, W) and mask (N, H, W)."""
 
     def __init__(self, losses: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:
         super().__init__()

@@ -1,7 +1,6 @@
-"""The networks by name. To add one: a file beside this one and a line in MODELS.
+"""The networks by name. To add a network: one file beside this one and one line in MODELS.
 
-The table is read before torch is imported (a misspelt key must not wait seconds for it), so it names
-classes instead of importing them.
+`config` reads MODELS before torch is imported, so that a misspelt key is reported at once: nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelEntry:
-    class_path: str
-    size_multiple: int  # height and width must be multiples of this, in pixels
+    class_path: str  # module:class; the class takes num_classes, num_channels, encoder and the options
+    size_multiple: int  # pixels; height and width must be multiples of it
     encoders: tuple[str, ...]  # the first is the default
     options: tuple[str, ...]
-    pretrained_part: str | None  # the module that ImageNet weights of torchvision fit into
+    pretrained_part: str | None  # the submodule that takes torchvision's ImageNet weights
 
 
 MODELS = {
@@ -53,11 +52,11 @@ def build_model(
     pretrained: bool | Mapping[str, Any] = False,
     **options: object,
 ) -> nn.Module:
-    """A network: images (N, num_channels, H, W) to logits (N, num_classes, H, W).
+    """A network: images (N, num_channels, H, W) float to logits (N, num_classes, H, W).
 
-    One class is binary: a single logit, positive above 0. Weights are random, but for the encoder's where `pretrained`
-    is a state dict of it, or true: then torchvision's ImageNet weights. Raises ConfigError for a name, an encoder or
-    an option that does not exist, CheckpointError where pretrained weights cannot be had or do not fit.
+    One class is binary: a single logit, positive above 0. Weights are random, except for the encoder's if `pretrained`
+    is true (torchvision's ImageNet weights) or a state dict of the encoder. Raises ConfigError for an unknown name,
+    encoder or option, CheckpointError if pretrained weights cannot be loaded or do not fit.
     """
     entry = MODELS.get(name)
     if entry is None:

@@ -25,7 +25,7 @@ class AlbuNet(Block):
     def __init__(self, num_classes: int, num_channels: int, encoder: str = "resnet50", num_filters: int = 32) -> None:
         super().__init__()
         self.resnet = torchvision.models.get_model(encoder, weights=None)
-        del self.resnet.fc  # never used; without gradient it would stop DistributedDataParallel
+        del self.resnet.fc  # unused: DistributedDataParallel fails on parameters without a gradient
         self.resnet.conv1 = nn.Conv2d(num_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(self.resnet.conv1.weight, mode="fan_out", nonlinearity="relu")
 
@@ -65,7 +65,7 @@ class AlbuNet(Block):
         return features
 
     def _residual(self, block: Any, features: Tensor) -> Tensor:
-        """What torchvision's block computes: a bottleneck of three convolutions, or a basic block of two."""
+        """The forward pass of torchvision's bottleneck (three convolutions) or basic block (two)."""
         execution = self.execution
         residual = execution.conv(block.conv1, features)
         residual = execution.norm_act_conv(residual, block.bn1, 0.0, block.conv2)

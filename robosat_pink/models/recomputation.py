@@ -1,10 +1,6 @@
-"""Convolutions that keep less for backward: what leads up to them is computed again there. Called by the networks.
+"""Convolutions that keep less for backward and compute the rest again there. Called by the networks, by `Execution`.
 
-Automatic differentiation keeps the input of every convolution. Where that is an activated norm, a concatenation or an
-upsampled tensor, it is cheap to make again from what is kept anyway, and so are a kernel derived from the parameter
-and a copy of it in half precision. The values are those of the plain modules; gradients are exact. What the norm of
-ResNets and of activated batch norm keep in memory is halved; compare Rota Bulò, Porzi, Kontschieder, "In-Place
-Activated BatchNorm", arXiv 1712.02616, which inverts activation and norm instead and so needs weights of its own kind.
+Values are those of the plain modules, gradients are exact, and norm + activation keep half the memory.
 """
 
 from __future__ import annotations
@@ -22,16 +18,21 @@ from torch.utils.checkpoint import checkpoint
 
 from robosat_pink.models.synchronisation import synchronised_batch_norm
 
+# Autograd keeps the input of every convolution. An activated norm, a concatenation or an upsampled tensor is cheap to
+# compute again from tensors that are kept anyway; so are a derived kernel and a half-precision copy.
+# Compare Rota Bulò, Porzi, Kontschieder, "In-Place Activated BatchNorm", arXiv 1712.02616: it inverts activation and
+# norm instead, which needs weights of another form.
+
 Recompute = Literal["none", "norms", "blocks"]
 Upsampling = Literal["none", "plain", "transposed"]
 
-_is_second_time: ContextVar[bool] = ContextVar("_is_second_time", default=False)
+_is_recomputing: ContextVar[bool] = ContextVar("_is_recomputing", default=False)
 
 
 def batch_norm(features: Tensor, norm: Any) -> Tensor:
-    """What nn.BatchNorm2d computes, but that running statistics are updated once, however often it is computed.
+    """nn.BatchNorm2d's forward on (N, C, H, W), except that recomputation does not update running statistics again.
 
-    A norm that `synchronise` has marked takes its statistics from the batches of all processes.
+    A norm marked by `synchronise` takes its statistics over all ranks.
     """
     if norm.training and getattr(norm, "is_synchronised", False):
         return synchronised_batch_norm(features, norm, *_running_statistics(norm))
@@ -45,42 +46,42 @@ def norm_act_conv(features: Tensor, norm: Any, slope: float, conv: nn.Conv2d) ->
         return cat_conv((functional.leaky_relu(batch_norm(features, norm), slope, inplace=True),), conv)
     settings = norm.training, norm.momentum, norm.eps, slope, conv.stride, conv.padding
     statistics = _running_statistics(norm)
-    found: Tensor = _NormActConv.apply(features, norm.weight, norm.bias, *statistics, conv.weight, conv.bias, settings)  # type: ignore[no-untyped-call]
-    return found
+    result: Tensor = _NormActConv.apply(features, norm.weight, norm.bias, *statistics, conv.weight, conv.bias, settings)  # type: ignore[no-untyped-call]
+    return result
 
 
 def cat_conv(parts: tuple[Tensor, ...], conv: nn.Conv2d, upsampling: Upsampling = "none") -> Tensor:
-    """conv of parts (N, C, H, W) laid side by side along C, and upsampled by 2 to the nearest or not."""
-    found: Tensor = _CatConv.apply(conv.weight, conv.bias, (upsampling, conv.stride, conv.padding), *parts)  # type: ignore[no-untyped-call]
-    return found
+    """conv of parts (N, C, H, W), concatenated along C and, unless `upsampling` is none, upsampled by 2 (nearest)."""
+    result: Tensor = _CatConv.apply(conv.weight, conv.bias, (upsampling, conv.stride, conv.padding), *parts)  # type: ignore[no-untyped-call]
+    return result
 
 
-def once_more_in_backward(block: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """block(*inputs), of which only the inputs are kept: the whole block is computed again in backward."""
+def recomputed_in_backward(block: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """block(*inputs), which keeps only the inputs: backward computes the whole block again."""
     if not torch.is_grad_enabled():
         return block(*inputs)
-    found: Tensor = checkpoint(
-        block, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=_first_and_second_time
+    result: Tensor = checkpoint(
+        block, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=_forward_contexts
     )
-    return found
+    return result
 
 
 @contextlib.contextmanager
-def counting_nothing(model: nn.Module) -> Iterator[None]:
-    """For a step of a process that has no tile, its backward included: no statistics are taken from it.
+def without_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch norms take no statistics: for a step, backward included, of a rank that has no tile.
 
-    The norms themselves know: a GPU's backward, which computes some of them again, runs in a thread of its own.
+    The flag is kept on the norms, not in a context variable: on a GPU backward runs in another thread.
     """
-    norms: list[Any] = [each for each in model.modules() if hasattr(each, "running_mean")]
-    training = [each.training for each in norms]
+    norms: list[Any] = [module for module in model.modules() if hasattr(module, "running_mean")]
+    training = [norm.training for norm in norms]
     try:
-        for each in norms:
-            each.counts = False
-            each.training &= getattr(each, "is_synchronised", False)  # all processes take part in these
+        for norm in norms:
+            norm.counts = False
+            norm.training &= getattr(norm, "is_synchronised", False)  # all ranks take part in these
         yield
     finally:
-        for each, was_training in zip(norms, training, strict=True):
-            each.training, each.counts = was_training, True
+        for norm, was_training in zip(norms, training, strict=True):
+            norm.training, norm.counts = was_training, True
 
 
 def conv_of(
@@ -91,10 +92,10 @@ def conv_of(
     stride: tuple[int, int],
     padding: tuple[int, int],
 ) -> Tensor:
-    """A convolution, which after upsampling is one of 3 x 3, padded, in either of two forms.
+    """A convolution of (N, C, H, W); with `upsampling`, a padded 3 x 3 one of the input upsampled by 2 (nearest).
 
-    Each output pixel then sees 2 x 2 input pixels, some of them more than once. The transposed form adds up the
-    weights of those beforehand: 4 products instead of 9, and no upsampled tensor. The forms differ in the last bits.
+    After upsampling, each output pixel sees 2 x 2 input pixels, some of them more than once. The transposed form adds
+    the weights of equal pixels beforehand: 4 products instead of 9, and no upsampled tensor. It differs in last bits.
     """
     assert upsampling == "none" or (weight.shape[2:], stride, padding) == ((3, 3), (1, 1), (1, 1))
     if upsampling == "transposed":
@@ -126,10 +127,10 @@ class _NormActConv(torch.autograd.Function):
             if not training:
                 mean, invstd = running_mean, (running_var + eps).rsqrt()
             functional.leaky_relu_(activated, slope)
-            found = functional.conv2d(activated.to(dtype), weight.to(dtype), _to(bias, dtype), stride, padding)
+            result = functional.conv2d(activated.to(dtype), weight.to(dtype), _to(bias, dtype), stride, padding)
         ctx.save_for_backward(features, gamma, beta, mean, invstd, weight)
         ctx.settings, ctx.has_bias = settings, bias is not None
-        return found
+        return result
 
     @staticmethod
     @once_differentiable
@@ -159,20 +160,20 @@ class _CatConv(torch.autograd.Function):
     ) -> Tensor:
         dtype = _compute_dtype(parts[0])
         with _autocast_off(parts[0]):
-            found = conv_of(_side_by_side(parts, dtype), weight.to(dtype), _to(bias, dtype), *settings)
+            result = conv_of(_concatenated(parts, dtype), weight.to(dtype), _to(bias, dtype), *settings)
         ctx.save_for_backward(weight, *parts)
         ctx.settings, ctx.has_bias = settings, bias is not None
-        return found
+        return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, *parts = ctx.saved_tensors
         upsampling, stride, padding = ctx.settings
-        features = _side_by_side(parts, grad.dtype)
+        features = _concatenated(parts, grad.dtype)
         wanted = (any(ctx.needs_input_grad[3:]), ctx.needs_input_grad[0], ctx.has_bias)
         if upsampling == "transposed":
-            kernel = _boxed(weight.to(grad.dtype))  # kept, AlbuNet's kernels would take 98 MB of float32
+            kernel = _boxed(weight.to(grad.dtype))  # keeping AlbuNet's would take 98 MB in float32
             grad_features, grad_weight, grad_bias = _conv_backward(grad, features, kernel, wanted, (2, 2), (1, 1), True)
             grad_weight = _unboxed(grad_weight.to(weight.dtype)) if wanted[1] else None
         else:
@@ -187,7 +188,7 @@ class _CatConv(torch.autograd.Function):
             grad_weight,
             grad_bias,
             None,
-            *(_to(each, part.dtype) for each, part in zip(grad_parts, parts, strict=True)),
+            *(_to(grad_part, part.dtype) for grad_part, part in zip(grad_parts, parts, strict=True)),
         )
 
 
@@ -200,7 +201,7 @@ def _conv_backward(
     padding: tuple[int, int],
     is_transposed: bool = False,
 ) -> tuple[Tensor, Any, Any]:
-    """Gradients of features, weight and bias, computed in the type of `grad`; of parameters, in theirs."""
+    """Gradients of features, weight and bias, computed in the dtype of `grad`; those of parameters in theirs."""
     dtype = grad.dtype
     num_out = weight.shape[1 if is_transposed else 0]
     grad_features, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
@@ -220,7 +221,7 @@ def _conv_backward(
 
 
 def _boxed(weight: Tensor) -> Tensor:
-    """The kernel (C, O, 4, 4) of the transposed form: (O, C, 3, 3) turned round and convolved with a box of 2 x 2."""
+    """The kernel (C, O, 4, 4) of the transposed form: (O, C, 3, 3) rotated by 180° and convolved with a 2 x 2 box."""
     for axis in (2, 3):
         first, middle, last = weight.unbind(axis)
         weight = torch.stack([last, middle + last, first + middle, first], axis)
@@ -228,7 +229,7 @@ def _boxed(weight: Tensor) -> Tensor:
 
 
 def _unboxed(grad: Tensor) -> Tensor:
-    """The gradient (O, C, 3, 3) of what `_boxed` was given, from that of what it returned."""
+    """The backward of `_boxed`: the gradient (C, O, 4, 4) of its result to that (O, C, 3, 3) of its argument."""
     grad = grad.transpose(0, 1)
     for axis in (3, 2):
         first, second, third, fourth = grad.unbind(axis)
@@ -237,15 +238,15 @@ def _unboxed(grad: Tensor) -> Tensor:
 
 
 def _running_statistics(norm: Any) -> tuple[Tensor, Tensor]:
-    """Mean and variance, to be used in evaluation or updated in training; the second time, copies to be dropped."""
-    if norm.training and not torch.compiler.is_compiling() and _is_second_time.get():
+    """Mean and variance, used in evaluation and updated in training; copies during recomputation."""
+    if norm.training and not torch.compiler.is_compiling() and _is_recomputing.get():
         return norm.running_mean.clone(), norm.running_var.clone()
     if norm.training and hasattr(norm, "num_batches_tracked"):
         norm.num_batches_tracked.add_(1)
     return norm.running_mean, norm.running_var
 
 
-def _side_by_side(parts: Any, dtype: torch.dtype) -> Tensor:
+def _concatenated(parts: Any, dtype: torch.dtype) -> Tensor:
     return torch.cat([part.to(dtype) for part in parts], dim=1) if len(parts) > 1 else parts[0].to(dtype)
 
 
@@ -262,14 +263,14 @@ def _autocast_off(features: Tensor) -> torch.autocast:
     return torch.autocast(features.device.type, enabled=False)
 
 
-def _first_and_second_time() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
-    return contextlib.nullcontext(), _second_time()
+def _forward_contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
+    return contextlib.nullcontext(), _recomputing()
 
 
 @contextlib.contextmanager
-def _second_time() -> Iterator[None]:
-    token = _is_second_time.set(True)
+def _recomputing() -> Iterator[None]:
+    token = _is_recomputing.set(True)
     try:
         yield
     finally:
-        _is_second_time.reset(token)
+        _is_recomputing.reset(token)

@@ -1,6 +1,6 @@
-"""Batch norm whose statistics are those of all processes' batches together. Called by `recomputation`.
+"""Batch norm with statistics over the batches of all ranks. Called by `recomputation`; `setup` marks the norms.
 
-On any device, unlike torch's SyncBatchNorm, and for any batch norm with the usual names.
+Unlike torch's SyncBatchNorm it works on any device, and for any module with nn.BatchNorm2d's attributes.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ AXES = (0, 2, 3)
 
 
 def synchronise(model: nn.Module) -> None:
-    """Have every batch norm of a network take its statistics from all processes."""
+    """Mark every batch norm of a network: its statistics are taken over all ranks."""
     for module in model.modules():
         if hasattr(module, "running_mean"):
             module.is_synchronised = module.counts = True  # type: ignore[assignment]
 
 
 def synchronised_batch_norm(features: Tensor, norm: Any, running_mean: Tensor, running_var: Tensor) -> Tensor:
-    """(N, C, H, W) in training mode; where the norm does not count, nothing is added to the statistics from here.
+    """Normalises (N, C, H, W) in training mode. A norm with `counts` false adds nothing to the statistics.
 
-    Updates the running statistics as nn.BatchNorm2d does: the variance without bias.
+    Updates the running statistics as nn.BatchNorm2d does, with the unbiased variance.
     """
-    found: Tensor = _SynchronisedNorm.apply(  # type: ignore[no-untyped-call]
+    result: Tensor = _SynchronisedNorm.apply(  # type: ignore[no-untyped-call]
         features, norm.weight, norm.bias, running_mean, running_var, norm.momentum, norm.eps, norm.counts
     )
-    return found
+    return result
 
 
 class _SynchronisedNorm(torch.autograd.Function):
@@ -52,7 +52,7 @@ class _SynchronisedNorm(torch.autograd.Function):
         ours = torch.stack([local_mean, local_var, torch.full_like(local_mean, number)])
         gathered = [torch.empty_like(ours) for _ in range(dist.get_world_size())]
         dist.all_gather(gathered, ours)
-        means, variances, numbers = torch.stack(gathered).unbind(1)  # (processes, C) each
+        means, variances, numbers = torch.stack(gathered).unbind(1)  # (world size, C) each
         total = numbers.sum(0)
         mean = (means * numbers).sum(0) / total
         var = ((variances + (means - mean).square()) * numbers).sum(0) / total
@@ -75,7 +75,7 @@ class _SynchronisedNorm(torch.autograd.Function):
         sums = torch.stack([grad_beta, grad_gamma])
         dist.all_reduce(sums)
         mean_grad, mean_product = sums / total
-        if not ctx.counts:  # the statistics do not depend on what did not count
+        if not ctx.counts:  # the statistics do not depend on these features
             mean_grad, mean_product = torch.zeros_like(sums)
         grad_features = (grad - _wide(mean_grad) - normed * _wide(mean_product)) * _wide(gamma * invstd)
         return grad_features.to(features.dtype), grad_gamma, grad_beta, None, None, None, None, None

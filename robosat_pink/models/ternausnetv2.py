@@ -71,7 +71,7 @@ class TernausNetV2(Block):
 
 
 class ConvRelu(Block):
-    """3 x 3 convolution with bias, then ReLU: parts (N, C, H, W), side by side, to (N, num_out, H, W)."""
+    """3 x 3 convolution with bias, then ReLU: parts (N, C, H, W), concatenated, to (N, num_out, H, W)."""
 
     def __init__(self, num_in: int, num_out: int) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class ConvRelu(Block):
 
 
 class UpsampleDecoderBlock(Block):
-    """Nearest upsampling by 2, then two ConvRelu: parts (N, C, H, W), side by side, to (N, num_out, 2H, 2W)."""
+    """Nearest upsampling by 2, then two ConvRelu: parts (N, C, H, W), concatenated, to (N, num_out, 2H, 2W)."""
 
     def __init__(self, num_in: int, num_middle: int, num_out: int) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class UpsampleDecoderBlock(Block):
 
 
 class DeconvDecoderBlock(Block):
-    """ConvRelu of parts (N, C, H, W), side by side, then a transposed convolution of stride 2 with ReLU.
+    """ConvRelu of parts (N, C, H, W), concatenated, then a transposed convolution of stride 2 with ReLU.
 
     To (N, num_out, 2H, 2W).
     """

@@ -17,7 +17,7 @@ SLOPE = 0.01  # of leaky ReLU below 0
 
 
 class BatchNorm(nn.Module):
-    """Batch norm over (N, C, H, W). Without a count of batches, which the reference does not keep."""
+    """Batch norm over (N, C, H, W). Like the reference, without num_batches_tracked."""
 
     running_mean: Tensor
     running_var: Tensor

@@ -1,4 +1,4 @@
-"""Object storage: list, read and write, with the same calls for s3:// and folders."""
+"""Object storage: list and read, with the same calls for s3:// and folders. `location` is the entry."""
 
 from robosat_pink.storage.location import Fetched, Location, Page, Resized, StoredFile, read_file
 

@@ -1,8 +1,7 @@
-"""Who this run is to an object store: a named profile, the environment, a role, or nobody.
+"""The credentials of requests: a profile, the environment, a role, or none. Called by `location` and `datasets`.
 
-Called by `storage`, and by `datasets` for the profile that the experiment file names. obstore itself knows environment
-variables, web identities, container roles (SageMaker, ECS) and instance roles, and renews what expires. Profiles and
-the files below ~/.aws are boto3's, an extra: `pip install robosat_pink[profile]`.
+obstore handles environment variables, web identities, container roles (SageMaker, ECS) and instance roles, and renews
+them. Profiles and the files below ~/.aws need boto3, an extra: `pip install robosat_pink[profile]`.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from robosat_pink.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-ANONYMOUS = ("AWS_NO_SIGN_REQUEST", "AWS_SKIP_SIGNATURE")  # GDAL's name and obstore's
-FRESH = timedelta(minutes=10)  # boto3 gives out nothing that expires sooner (obstore's own provider counts on 30)
-SETTINGS = ("endpoint_url", "ca_bundle", "addressing_style")  # of a profile
-FILES = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
+ANONYMOUS_VARIABLES = ("AWS_NO_SIGN_REQUEST", "AWS_SKIP_SIGNATURE")  # GDAL's name and obstore's
+VALIDITY = timedelta(minutes=10)  # boto3 returns no credentials that expire sooner (obstore's provider assumes 30)
+PROFILE_SETTINGS = ("endpoint_url", "ca_bundle", "addressing_style")
+SHARED_FILES = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
 
 
 @functools.cache  # one warning a process
 def usable_profile(profile: str | None) -> str | None:
-    """The profile, or None with a warning where this machine does not have it: then the default credentials serve."""
+    """The profile; None, with a warning, where this machine does not have it: the default credentials are used."""
     if profile is None:
         return None
     if find_spec("boto3") is None:
@@ -41,34 +40,32 @@ def usable_profile(profile: str | None) -> str | None:
         return None
     from botocore.session import Session
 
-    with _files_told():
-        there = Session().available_profiles
-    if profile not in there:
+    with _file_errors_explained():
+        profiles = Session().available_profiles
+    if profile not in profiles:
         log.warning(
             "warning: there is no aws_profile %r on this machine (there are: %s); using the default credentials",
             profile,
-            ", ".join(there) or "none",
+            ", ".join(profiles) or "none",
         )
         return None
     return profile
 
 
-def forget_empty_variables() -> None:
-    """AWS_* variables that are set and empty, which botocore takes for absent, and obstore, which reads them itself,
-    for keys and addresses.
-    """
+def unset_empty_variables() -> None:
+    """Remove empty AWS_* variables from the environment: obstore would take them for keys and addresses."""
     for name, value in list(os.environ.items()):
         if name.startswith("AWS_") and not value.strip():
             del os.environ[name]
 
 
 def profile_settings(profile: str | None) -> dict[str, str]:
-    """What the profile, else the default one, says beside who it is: endpoint_url, ca_bundle and addressing_style.
+    """endpoint_url, ca_bundle and addressing_style of the profile, else of the default profile.
 
-    An endpoint_url of its `services` for S3 goes before its own, as botocore has it. boto3, which is slow to load, is
-    asked only where the files have such words.
+    As in botocore, an endpoint_url of its `services` for S3 goes before its own. boto3, slow to import, is used only
+    if the files contain such a setting.
     """
-    if find_spec("boto3") is None or not any(name in _shared_text() for name in SETTINGS):
+    if find_spec("boto3") is None or not any(name in _shared_text() for name in PROFILE_SETTINGS):
         return {}
     from botocore.exceptions import BotoCoreError
     from botocore.session import Session
@@ -76,22 +73,22 @@ def profile_settings(profile: str | None) -> dict[str, str]:
     try:
         session = Session(profile=profile)
         scoped, services = session.get_scoped_config(), _table(session.full_config.get("services"))
-    except BotoCoreError:  # who asks for credentials is told
+    except BotoCoreError:  # `identity` reports it
         return {}
     of_s3 = _table(_table(services.get(scoped.get("services"))).get("s3"))
-    found = {
+    settings = {
         "endpoint_url": of_s3.get("endpoint_url") or scoped.get("endpoint_url"),
         "ca_bundle": scoped.get("ca_bundle"),
         "addressing_style": _table(scoped.get("s3")).get("addressing_style"),
     }
     if os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
-        del found["endpoint_url"]
-    return {name: value for name, value in found.items() if value}
+        del settings["endpoint_url"]
+    return {name: value for name, value in settings.items() if value}
 
 
 def identity(profile: str | None) -> dict[str, Any]:
-    """What an S3Store needs to know: `region` always, and `credential_provider` or `skip_signature` if they matter."""
-    forget_empty_variables()
+    """Arguments of obstore's S3Store: `region`, and `credential_provider` or `skip_signature` where needed."""
+    unset_empty_variables()
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if is_anonymous():
         return {"skip_signature": True, "region": region or "us-east-1"}
@@ -99,7 +96,7 @@ def identity(profile: str | None) -> dict[str, Any]:
         return {"region": region or "us-east-1"}
     import boto3
 
-    with _files_told():
+    with _file_errors_explained():
         session = boto3.Session(profile_name=profile)
         provider = _Provider(session, profile) if session.get_credentials() else None  # files may name a region alone
     options: dict[str, Any] = {"region": region or session.region_name or "us-east-1"}
@@ -107,8 +104,8 @@ def identity(profile: str | None) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _files_told() -> Iterator[None]:
-    """ConfigError for what is wrong with a profile or its files; not its cause, which may quote a damaged line."""
+def _file_errors_explained() -> Iterator[None]:
+    """Turns botocore's errors into ConfigError, without their cause, which may quote a line with a secret."""
     from botocore.exceptions import BotoCoreError
 
     try:
@@ -120,26 +117,26 @@ def _files_told() -> Iterator[None]:
 
 
 def is_anonymous() -> bool:
-    """Whether requests go unsigned, as public buckets want it."""
-    return any(os.environ.get(name, "").lower() in ("yes", "true", "1") for name in ANONYMOUS)
+    """Whether requests are unsigned, for public buckets."""
+    return any(os.environ.get(name, "").lower() in ("yes", "true", "1") for name in ANONYMOUS_VARIABLES)
 
 
-def carries_token(who: Mapping[str, Any]) -> bool:
-    """Whether requests of this `identity` carry a session token, as far as is known: a role's always do."""
-    if "skip_signature" in who:
+def carries_token(options: Mapping[str, Any]) -> bool:
+    """Whether requests with these arguments of S3Store carry a session token. Those of a role always do."""
+    if "skip_signature" in options:
         return False
-    is_static = "credential_provider" not in who and "AWS_ACCESS_KEY_ID" in os.environ
+    is_static = "credential_provider" not in options and "AWS_ACCESS_KEY_ID" in os.environ
     return not is_static or "AWS_SESSION_TOKEN" in os.environ or "AWS_TOKEN" in os.environ
 
 
 class _Provider:
-    """The credentials of a profile, as they are now: who renews them during a run may write the files anew."""
+    """The current credentials of a profile, whose files may be rewritten during a run."""
 
     def __init__(self, session: Any, profile: str | None) -> None:
         self.session, self.profile = session, profile
 
     def __call__(self) -> dict[str, Any]:
-        """What obstore asks for, again before it expires."""
+        """Credentials as obstore wants them. It calls again before they expire."""
         import boto3
         from botocore.credentials import RefreshableCredentials
 
@@ -150,7 +147,7 @@ class _Provider:
             "access_key_id": frozen.access_key,
             "secret_access_key": frozen.secret_key,
             "token": frozen.token,
-            "expires_at": datetime.now(UTC) + FRESH,
+            "expires_at": datetime.now(UTC) + VALIDITY,
         }
 
 
@@ -168,4 +165,4 @@ def _shared_text() -> str:
 
 
 def _shared_files() -> list[str]:
-    return [os.path.expanduser(os.environ.get(name) or default) for name, default in FILES.items()]
+    return [os.path.expanduser(os.environ.get(name) or default) for name, default in SHARED_FILES.items()]

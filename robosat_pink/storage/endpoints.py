@@ -1,6 +1,6 @@
-"""Where a store is and how it is spoken to: its address, whose certificates it may show, how its buckets are named.
+"""The endpoint of an object store: its address, its certificate authorities, its style of bucket names.
 
-Called by `storage`. What the experiment says goes before the environment, and that before the profile.
+Called by `location`. Precedence: experiment file, environment, profile.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from urllib.parse import urlsplit
 
 from robosat_pink.config.constraints import web_address
 from robosat_pink.errors import ConfigError
-from robosat_pink.storage.credentials import forget_empty_variables, profile_settings
+from robosat_pink.storage.credentials import profile_settings, unset_empty_variables
 
-VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")  # the first that is set counts
-VIRTUAL = "AWS_VIRTUAL_HOSTED_STYLE_REQUEST"
-CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
+URL_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")  # the first that is set counts
+VIRTUAL_VARIABLE = "AWS_VIRTUAL_HOSTED_STYLE_REQUEST"
+PEM_MARK = b"-----BEGIN CERTIFICATE-----"
 
 
 class Endpoint(NamedTuple):
-    url: str | None  # None: Amazon's, of the bucket's region
+    url: str | None  # None: Amazon's for the region
     is_virtual: bool  # https://bucket.store.example/key, not https://store.example/bucket/key
-    certificates: bytes | None  # of authorities that are trusted beside the system's; PEM
+    certificates: bytes | None  # PEM, of authorities that are trusted beside the system's
 
     def options(self, bucket: str) -> dict[str, Any]:
-        """What an S3Store is told of it."""
+        """Arguments of obstore's S3Store."""
         options: dict[str, Any] = {"virtual_hosted_style_request": True} if self.is_virtual else {}
         if self.url:
             options["endpoint"] = self.bucket_url(bucket) if self.is_virtual else self.url
-        if os.environ.get(VARIABLES[0]):  # which the client would take instead
+        if os.environ.get(URL_VARIABLES[0]):  # the client would prefer this variable
             options["aws_endpoint_url_s3"] = options["endpoint"]
         return options
 
     def bucket_url(self, bucket: str) -> str:
-        """Where the bucket is, if an address is given."""
+        """The address of a bucket, for an endpoint with a url."""
         url = (self.url or "").rstrip("/")
         host = urlsplit(url).netloc
         if not self.is_virtual:
@@ -43,17 +43,17 @@ class Endpoint(NamedTuple):
 
 
 def endpoint(given: str | None, profile: str | None) -> Endpoint:
-    """Raises ConfigError for what is no address, and for a file that holds no certificates."""
-    forget_empty_variables()
+    """The endpoint for `dataset.endpoint_url` and a profile. ConfigError for a bad address or certificate file."""
+    unset_empty_variables()
     settings = profile_settings(profile)
     return Endpoint(_url(given, settings), _is_virtual(settings), _certificates(settings))
 
 
 def _url(given: str | None, settings: dict[str, str]) -> str | None:
-    said = {"dataset.endpoint_url": given or ""}
-    said |= {f"environment: {name}": os.environ.get(name, "") for name in VARIABLES}
-    said["profile: endpoint_url"] = settings.get("endpoint_url", "")
-    where, url = next(((where, url) for where, url in said.items() if url), ("", None))
+    urls = {"dataset.endpoint_url": given or ""}
+    urls |= {f"environment: {name}": os.environ.get(name, "") for name in URL_VARIABLES}
+    urls["profile: endpoint_url"] = settings.get("endpoint_url", "")
+    where, url = next(((where, url) for where, url in urls.items() if url), ("", None))
     if url is None:
         return None
     before, at, after = url.rpartition("@")
@@ -68,8 +68,8 @@ def _url(given: str | None, settings: dict[str, str]) -> str | None:
 
 
 def _is_virtual(settings: dict[str, str]) -> bool:
-    said = os.environ.get(VIRTUAL, "").lower()
-    return said in ("true", "yes", "1", "on") if said else settings.get("addressing_style") == "virtual"
+    value = os.environ.get(VIRTUAL_VARIABLE, "").lower()
+    return value in ("true", "yes", "1", "on") if value else settings.get("addressing_style") == "virtual"
 
 
 def _certificates(settings: dict[str, str]) -> bytes | None:
@@ -82,6 +82,6 @@ def _certificates(settings: dict[str, str]) -> bytes | None:
         content = Path(file).expanduser().read_bytes()
     except OSError as error:
         raise ConfigError(f"{name} = {file!r}: {error.strerror}; {accepted}") from error
-    if CERTIFICATE not in content:
+    if PEM_MARK not in content:
         raise ConfigError(f"{name} = {file!r}: holds no certificate; {accepted}")
     return content

@@ -1,12 +1,13 @@
-"""What a store's errors mean and what to check: 403, 404, wrong region, expired credentials. Called by `storage`."""
+"""What an object store's errors mean: which are retried, and what a user is told to check. Called by `location`.
+
+403 is "AccessDenied" in ADVICE: told at once with the identity in use, never retried. 404 is NotFound.
+"""
 
 from __future__ import annotations
 
 import html
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 from obstore import exceptions
@@ -15,10 +16,10 @@ from robosat_pink.errors import DataError
 from robosat_pink.storage import redirects
 from robosat_pink.storage.credentials import is_anonymous
 
-INSTANCE_METADATA = "/latest/api/token"  # where credentials are asked for when nothing else has any
-REFUSED_FOLDER = "Permission denied"  # what a folder's listing says
-SHOWN = 300  # characters of a store's own words
-PERMANENT = (
+INSTANCE_METADATA = "/latest/api/token"  # the client asks there for credentials if it finds none elsewhere
+FOLDER_DENIED = "Permission denied"  # in the client's error of a folder's listing
+MAX_STORE_CHARACTERS = 300  # of the store's own words
+PERMANENT_ERRORS = (
     FileNotFoundError,
     PermissionError,
     exceptions.NotFoundError,
@@ -27,15 +28,27 @@ PERMANENT = (
     exceptions.InvalidPathError,
     exceptions.NotSupportedError,
 )
-# Refusals (4xx) that may pass, as S3 and stores like it name them.
-PASSING_STATUSES = (408, 429)
-PASSING_CODES = {
-    *("RequestTimeout", "RequestTimeoutException", "PriorRequestNotComplete", "OperationAborted", "SlowDown"),
-    *("Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled", "RequestThrottledException"),
-    *("TooManyRequests", "TooManyRequestsException", "RequestLimitExceeded", "BandwidthLimitExceeded"),
+# Of the 4xx answers of S3 and similar stores, those worth a retry.
+TRANSIENT_STATUSES = (408, 429)
+TRANSIENT_CODES = {
+    "BandwidthLimitExceeded",
+    "OperationAborted",
+    "PriorRequestNotComplete",
+    "RequestLimitExceeded",
+    "RequestThrottled",
+    "RequestThrottledException",
+    "RequestTimeout",
+    "RequestTimeoutException",
+    "SlowDown",
+    "ThrottledException",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequests",
+    "TooManyRequestsException",
 }
-ELSEWHERE = "{bucket} is in another region; set AWS_REGION to the bucket's"
+OTHER_REGION = "{bucket} is in another region; set AWS_REGION to the bucket's"
 EXPIRED = "the credentials have expired; get new ones (aws sso login, AWS_* variables) and start again"
+# By S3's error code, or by a name of ours for what S3 has no code for.
 ADVICE = {
     "NoSuchBucket": "the bucket {bucket} does not exist; check its name (a folder begins with / or ./)",
     "NoSuchKey": "not found; check bucket, prefix and name",
@@ -46,11 +59,11 @@ ADVICE = {
     "TokenRefreshRequired": EXPIRED,
     "InvalidToken": "the session token is not valid; check AWS_SESSION_TOKEN",
     "RequestTimeTooSkewed": "this machine's clock is off by more than 15 minutes; set it",
-    "AuthorizationHeaderMalformed": ELSEWHERE,
-    "PermanentRedirect": ELSEWHERE,
-    "TemporaryRedirect": ELSEWHERE,
-    "IllegalLocationConstraintException": ELSEWHERE,
-    "IncorrectEndpoint": ELSEWHERE,
+    "AuthorizationHeaderMalformed": OTHER_REGION,
+    "PermanentRedirect": OTHER_REGION,
+    "TemporaryRedirect": OTHER_REGION,
+    "IllegalLocationConstraintException": OTHER_REGION,
+    "IncorrectEndpoint": OTHER_REGION,
     "Unreachable": "the store cannot be reached; check dataset.endpoint_url, AWS_ENDPOINT_URL, network and proxy",
     "InvalidObjectState": "archived; restore it (aws s3api restore-object) or copy it to a class that is read at once",
     "KMS": "its KMS key cannot be used; check that the key is enabled and not about to be deleted",
@@ -65,7 +78,8 @@ ADVICE = {
     "AWS_CA_BUNDLE to the authority's file (PEM)",
     "NoLength": "the answer does not say how many bytes it has; check the proxy or gateway before the store",
 }
-SIGNS = {
+# What the client's text contains where it does not quote S3's code. The first that matches counts.
+ADVICE_BY_TEXT = {
     f"{redirects.NOWHERE},": "Redirected",
     "Received redirect": "PermanentRedirect",
     "is wrong; expecting": "AuthorizationHeaderMalformed",
@@ -75,7 +89,7 @@ SIGNS = {
     "error sending request": "Unreachable",
     "404 Not Found": "NoSuchKey",
 }
-REDIRECTS = {code for code, advice in ADVICE.items() if advice == ELSEWHERE} | {"Redirected"}
+REDIRECTS = {code for code, advice in ADVICE.items() if advice == OTHER_REGION} | {"Redirected"}
 NO_CREDENTIALS = (
     "no credentials for {bucket}; give the job a role, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name an "
     "aws_profile, or set AWS_NO_SIGN_REQUEST=YES for a public bucket (a file or folder begins with / or ./)"
@@ -87,78 +101,76 @@ class NotFound(DataError):
     """No such object, bucket or folder."""
 
 
-class Answer(NamedTuple):
-    """What a store says that does not give what it is asked for."""
+class StoreError(NamedTuple):
+    """An HTTP error of a store, as far as the client's text quotes it."""
 
-    status: int | None  # None: no answer at all
-    code: str  # S3's; empty where it gives none
+    status: int | None  # None: no answer
+    code: str  # S3's; empty if there is none
     message: str
 
-    def words(self) -> str:
-        said = " ".join(html.unescape(f"{self.code}: {self.message}").split()).strip(": ")
-        return f"{said[:SHOWN]}…" if len(said) > SHOWN else said
+    def text(self) -> str:
+        text = " ".join(html.unescape(f"{self.code}: {self.message}").split()).strip(": ")
+        return f"{text[:MAX_STORE_CHARACTERS]}…" if len(text) > MAX_STORE_CHARACTERS else text
 
 
-@contextmanager
-def explained(where: str, bucket: str | None, profile: str | None, tried: str = "") -> Iterator[None]:
-    """Turn the client's errors into a DataError that names the place and says what to check."""
-    try:
-        yield
-    except (exceptions.BaseError, OSError) as error:
-        absent = isinstance(error, FileNotFoundError | exceptions.NotFoundError) or "404 Not Found" in str(error)
-        refusal = NotFound if absent else DataError
-        raise refusal(f"{where}: {_explanation(error, bucket, profile)}{tried}") from error
+def data_error(error: Exception, where: str, bucket: str | None, profile: str | None, attempts: str = "") -> DataError:
+    """The error to raise for one of the client's: where, what happened, what to check, and a note on the attempts."""
+    is_absent = isinstance(error, FileNotFoundError | exceptions.NotFoundError) or "404 Not Found" in str(error)
+    error_class = NotFound if is_absent else DataError
+    return error_class(f"{where}: {_explanation(error, bucket, profile)}{attempts}")
 
 
-def may_pass(error: Exception) -> bool:
-    """Whether the same request may well be answered later: not where the store has said what is wrong with it."""
+def is_transient(error: Exception) -> bool:
+    """Whether a retry may succeed: no answer, a server error (5xx), or a 4xx that says to try later."""
     text = str(error)
-    answer = _answer(text)
-    if answer.code in PASSING_CODES or answer.status in PASSING_STATUSES:
+    answer = _parse(text)
+    if answer.code in TRANSIENT_CODES or answer.status in TRANSIENT_STATUSES:
         return True
-    is_refused = isinstance(error, PERMANENT) or REFUSED_FOLDER in text or (answer.status or 500) < 500
-    return not is_refused and _kind(text, answer) in ("", "Unreachable")
+    is_client_error = answer.status is not None and answer.status < 500
+    if isinstance(error, PERMANENT_ERRORS) or FOLDER_DENIED in text or is_client_error:
+        return False
+    return _advice_key(text, answer) in ("", "Unreachable")
 
 
-def broke_off(error: Exception) -> bool:
-    """Whether an answer began and did not end: what the client does not try again by itself."""
+def is_truncated(error: Exception) -> bool:
+    """Whether an answer began and broke off. This alone the client itself does not retry."""
     return "response body" in str(error)
 
 
 def _explanation(error: BaseException, bucket: str | None, profile: str | None) -> str:
-    """What went wrong and what to check, from S3's error code; the client's own first line if it has none."""
+    """What happened and what to check; without advice of ours, the first line of the client's text."""
     text = str(error)
-    if bucket is None and (isinstance(error, PermissionError) or REFUSED_FOLDER in text):
+    if bucket is None and (isinstance(error, PermissionError) or FOLDER_DENIED in text):
         return "no permission to read it"
     if bucket is None and isinstance(error, FileNotFoundError | exceptions.NotFoundError):
         return "not found; check folder and name"
-    answer = _answer(text)
-    kind = _kind(text, answer)
-    advice = NO_CREDENTIALS if INSTANCE_METADATA in text else ADVICE.get(kind, "")
-    who = "anybody" if is_anonymous() else f"profile {profile}" if profile else "the role or key in use"
+    answer = _parse(text)
+    key = _advice_key(text, answer)
+    advice = NO_CREDENTIALS if INSTANCE_METADATA in text else ADVICE.get(key, "")
+    identity = "anybody" if is_anonymous() else f"profile {profile}" if profile else "the role or key in use"
     payer = "" if is_anonymous() or "AWS_REQUEST_PAYER" in os.environ else PAYER.format(bucket=bucket)
     flaw = re.search(r"InvalidCertificate\(\s*(\w+)", text)
-    ours = advice.format(bucket=bucket, identity=who, payer=payer, flaw=flaw[1] if flaw else "")
-    sent = _destination(text) if kind in REDIRECTS or (kind == "AccessDenied" and " http://" in text) else ""
-    theirs = "; ".join(filter(None, (answer.words() if answer.status != 404 else "", sent)))
+    ours = advice.format(bucket=bucket, identity=identity, payer=payer, flaw=flaw[1] if flaw else "")
+    destination = _destination(text) if key in REDIRECTS or (key == "AccessDenied" and " http://" in text) else ""
+    theirs = "; ".join(filter(None, (answer.text() if answer.status != 404 else "", destination)))
     if ours:
         return f"{ours} (the store says: {theirs})" if theirs else ours
     return f"the store answers {answer.status}: {theirs or 'nothing else'}" if answer.status else text.split("\n")[0]
 
 
-def _answer(text: str) -> Answer:
-    """What is answered, by the client's text: its own words, the status and the body."""
+def _parse(text: str) -> StoreError:
+    """Status, code and message from the client's text, which quotes the answer's body: S3's XML, or any other."""
     head = text.partition("\n\nDebug source")[0]
     status = re.search(r"status code: (\d{3})[^:<]*:?\s*(.*)", head, re.DOTALL)
     body = status[2] if status else head
     code, message = (re.search(f"<{name}>(.*?)</{name}>", body, re.DOTALL) for name in ("Code", "Message"))
     if status and not code:  # a proxy's page, or a store that speaks JSON
-        return Answer(int(status[1]), "", re.sub(r"<(style|script).*?</\1>|<[^>]*>", " ", body, flags=re.DOTALL))
-    return Answer(int(status[1]) if status else None, code[1] if code else "", message[1] if message else "")
+        return StoreError(int(status[1]), "", re.sub(r"<(style|script).*?</\1>|<[^>]*>", " ", body, flags=re.DOTALL))
+    return StoreError(int(status[1]) if status else None, code[1] if code else "", message[1] if message else "")
 
 
-def _kind(text: str, answer: Answer) -> str:
-    """What there is advice for: S3's error code, or what is read from its message or the client's words; else ""."""
+def _advice_key(text: str, answer: StoreError) -> str:
+    """The key of ADVICE, from S3's code, its message or the client's text; "" if there is no advice."""
     message = answer.message.lower()
     if answer.code == "InvalidRequest" and "server side encryption" in message:
         return "CustomerKey"
@@ -168,11 +180,13 @@ def _kind(text: str, answer: Answer) -> str:
         return "KMSDenied"
     if answer.code in ADVICE:
         return answer.code
-    return next((SIGNS[sign] for sign in SIGNS if sign in text), "")
+    return next((key for sign, key in ADVICE_BY_TEXT.items() if sign in text), "")
 
 
 def _destination(text: str) -> str:
-    """Where the store sends, as it says when it is asked once more."""
+    """Where the store redirects to, by its answer, or by what it says when asked once more."""
     address = re.search(r"Error performing \w+ (https?://\S+) in ", text)
     region = re.search(r"<Region>([\w-]+)</Region>", text)
-    return f"region {region[1]}" if region else redirects.destination(address[1])[0] if address else ""
+    if region:
+        return f"region {region[1]}"
+    return redirects.destination(address[1])[0] if address else ""

@@ -1,6 +1,6 @@
-"""What lies in a store or folder, page by page, and none of them again and again.
+"""Listings of a bucket, page by page, with an error for those that never end. Called by `location`.
 
-Called by `storage`. The client itself follows continuation tokens for as long as there are any, in silence.
+The client itself follows continuation tokens without limit, even where a store repeats them.
 """
 
 from __future__ import annotations
@@ -16,87 +16,87 @@ from obstore.store import LocalStore, S3Store
 
 from robosat_pink.errors import DataError
 from robosat_pink.storage.objects import canonical_etags
-from robosat_pink.storage.refused_keys import Key
+from robosat_pink.storage.refused_keys import ListedFile
 
 T = TypeVar("T")
-PAGE_KEYS = 1000  # S3 gives no more at a time
-COLUMNS = ("path", "size", "e_tag")  # beside when it was last modified
+PAGE_KEYS = 1000  # the most that S3 lists at a time
+COLUMNS = ("path", "size", "e_tag")
 SECONDS = DataType.timestamp("s", tz="UTC")
-PAGE_S = 90.0  # for a page; the client may repeat a request for half of it
-PATIENCE_S = 10.0  # for the names of directories, which come by one request mostly, before it is found out why not
-WHOLE_S = 1800.0  # for the names of directories
-LOOKED_INTO, SOME_KEYS = 1000, 100  # pages, and keys in each, to find out
-REPEATS = 10  # of the same keys are no accident
+PAGE_TIMEOUT_S = 90.0  # the client may spend half of it on retries
+DIRECTORIES_TIMEOUT_S = 1800.0
+LOOP_CHECK_AFTER_S = 10.0  # a listing of directories mostly takes one request
+LOOP_CHECK_PAGES, LOOP_CHECK_KEYS = 1000, 100  # pages that the check reads, and keys in each
+MAX_REPEATS = 10  # of the same key; gateways may list a key twice
 
 
 class Page(NamedTuple):
-    """Some of a directory's files, as columns."""
+    """Up to PAGE_KEYS files of a directory, as columns."""
 
     prefix: str  # of all paths: the directory and a slash
     paths: list[str]  # below the bucket or folder
-    sizes: list[int]
-    etags: list[str]  # canonical; empty where the store gives none
+    sizes: list[int]  # bytes
+    etags: list[str]  # canonical; empty where the store has none
     modified: list[int]  # whole seconds since 1970
 
 
 def pages(client: S3Store, prefix: str, where: str) -> Iterator[Page]:
-    """The files below a prefix. Raises DataError, which names `where`, if the listing goes round.
+    """The files below a prefix. Raises DataError, which names `where`, if the listing repeats itself.
 
-    For a page that does not come there is no limit of time here: the client waits in a way that nothing ends. Whoever
-    asks in a thread of its own looks at the clock.
+    No time limit applies to a page, because nothing interrupts the client's wait: the caller runs this in a thread
+    and watches PAGE_TIMEOUT_S.
     """
-    rounds = _Rounds(where)
+    loop = _LoopDetector(where)
     for batch in _stream(client, prefix):
         columns: list[Any] = [batch.column(name).to_pylist() for name in COLUMNS]
         modified: Any = batch.column("last_modified").cast(SECONDS).cast(DataType.int64()).to_pylist()
         paths, sizes, etags = columns
-        rounds.look(paths)
+        loop.check(paths)
         yield Page(prefix, paths, sizes, canonical_etags(etags), modified)
 
 
-def silence(where: str) -> DataError:
-    """What to say of a listing that has not gone on for PAGE_S."""
+def stalled(where: str) -> DataError:
+    """The error for a listing without a new file for PAGE_TIMEOUT_S."""
     return DataError(
-        f"{where}: no file was listed for {PAGE_S:.0f} s, though the store answers; its pages are empty, or repeat "
-        "their continuation token; check the store, or the gateway before it"
+        f"{where}: no file was listed for {PAGE_TIMEOUT_S:.0f} s, though the store answers; its pages are empty, or "
+        "repeat their continuation token; check the store, or the gateway before it"
     )
 
 
-def paged(prefix: str, found: Iterator[Key]) -> Iterator[Page]:
-    """The same of files that come one by one."""
-    while rows := list(itertools.islice(found, PAGE_KEYS)):
+def in_pages(prefix: str, files: Iterator[ListedFile]) -> Iterator[Page]:
+    """Pages of files that are listed one by one."""
+    while rows := list(itertools.islice(files, PAGE_KEYS)):
         paths, sizes, etags, modified = map(list, zip(*rows, strict=True))
         yield Page(prefix, paths, sizes, canonical_etags(etags), modified)
 
 
 def directories(client: S3Store | LocalStore, where: str) -> Sequence[str]:
-    """The prefixes right below, by a slash. Raises DataError, which names `where`, if the listing does not end."""
-
-    async def find() -> Sequence[str]:
-        listing = asyncio.ensure_future(_awaited(obstore.list_with_delimiter_async(client)))
-        try:
-            await asyncio.wait({listing}, timeout=PATIENCE_S)
-            if not listing.done() and isinstance(client, S3Store):
-                await _look_into(client, where)
-            if not listing.done():
-                await asyncio.wait({listing}, timeout=WHOLE_S)
-            if not listing.done():
-                raise DataError(f"{where}: the listing of its directories has not ended in {WHOLE_S:.0f} s")
-            return listing.result()["common_prefixes"]
-        finally:
-            listing.cancel()
-
-    return asyncio.run(find())
+    """The prefixes right below, up to a slash. Raises DataError, which names `where`, if the listing does not end."""
+    return asyncio.run(_directories(client, where))
 
 
-async def _look_into(client: S3Store, where: str) -> None:
-    """Whether listings go on here, and not round, by the files that lie anywhere below."""
-    stream, rounds = _stream(client, None, SOME_KEYS), _Rounds(where)
-    for _ in range(LOOKED_INTO):
+async def _directories(client: S3Store | LocalStore, where: str) -> Sequence[str]:
+    listing = asyncio.ensure_future(_awaited(obstore.list_with_delimiter_async(client)))
+    try:
+        await asyncio.wait({listing}, timeout=LOOP_CHECK_AFTER_S)
+        if not listing.done() and isinstance(client, S3Store):
+            await _check_for_loop(client, where)
+        if not listing.done():
+            await asyncio.wait({listing}, timeout=DIRECTORIES_TIMEOUT_S)
+        if not listing.done():
+            raise DataError(f"{where}: the listing of its directories has not ended in {DIRECTORIES_TIMEOUT_S:.0f} s")
+        return listing.result()["common_prefixes"]
+    finally:
+        listing.cancel()
+
+
+async def _check_for_loop(client: S3Store, where: str) -> None:
+    """Raises DataError if a listing of all files of this store repeats itself: then that of directories does, too."""
+    stream, loop = _stream(client, None, LOOP_CHECK_KEYS), _LoopDetector(where)
+    for _ in range(LOOP_CHECK_PAGES):
         batch = await _next(stream, where)
         if batch is None:
             return
-        rounds.look(batch.column("path").to_pylist())
+        loop.check(batch.column("path").to_pylist())
 
 
 def _stream(client: S3Store, prefix: str | None, keys: int = PAGE_KEYS) -> Any:
@@ -105,38 +105,42 @@ def _stream(client: S3Store, prefix: str | None, keys: int = PAGE_KEYS) -> Any:
 
 async def _next(stream: Any, where: str) -> Any:
     try:
-        return await asyncio.wait_for(_awaited(stream.__anext__()), PAGE_S)
+        return await asyncio.wait_for(_awaited(stream.__anext__()), PAGE_TIMEOUT_S)
     except StopAsyncIteration:
         return None
     except TimeoutError as error:
-        raise silence(where) from error
+        raise stalled(where) from error
 
 
 async def _awaited(awaitable: Awaitable[T]) -> T:
     return await awaitable
 
 
-class _Rounds:
-    """Finds a listing that goes round, by Brent's way: two keys are remembered, and others in their place after 1, 2,
-    4, 8 … pages. A store that lists a key more than once, or in any order, does not go round.
+class _LoopDetector:
+    """Finds a listing that repeats itself, by Brent's cycle detection.
+
+    It remembers two keys and replaces them after 1, 2, 4, 8 … pages. A listing may repeat a key MAX_REPEATS times.
     """
 
     def __init__(self, where: str) -> None:
-        self.where, self.files, self.pages, self.renewed = where, 0, 0, 0
-        self.seen: dict[str, int] = {}
+        self.where = where
+        self.files = self.pages = self.remembered_at_page = 0
+        self.repeats: dict[str, int] = {}  # by remembered key
 
-    def look(self, paths: Sequence[str]) -> None:
-        """Raises DataError if these paths have come again and again."""
-        self.pages, self.files = self.pages + 1, self.files + len(paths)
+    def check(self, paths: Sequence[str]) -> None:
+        """Raises DataError if all remembered keys came more than MAX_REPEATS times."""
+        self.pages += 1
+        self.files += len(paths)
         if not paths:
             return
-        if self.pages >= 2 * self.renewed:
-            self.seen, self.renewed = dict.fromkeys((paths[0], paths[-1]), 0), self.pages
-        for path in self.seen:
-            self.seen[path] += paths.count(path)
-        if min(self.seen.values()) > REPEATS:
+        if self.pages >= 2 * self.remembered_at_page:
+            self.repeats = dict.fromkeys((paths[0], paths[-1]), 0)
+            self.remembered_at_page = self.pages
+        for path in self.repeats:
+            self.repeats[path] += paths.count(path)
+        if min(self.repeats.values()) > MAX_REPEATS:
             raise DataError(
-                f"{self.where}: the listing goes round: {next(iter(self.seen))} came more than {REPEATS} times in "
-                f"{self.files:,} files ({max(self.files // PAGE_KEYS, 1):,} pages or more); the store repeats its "
-                "continuation token; check it, or the gateway before it"
+                f"{self.where}: the listing repeats itself: {next(iter(self.repeats))} came more than {MAX_REPEATS} "
+                f"times in {self.files:,} files ({max(self.files // PAGE_KEYS, 1):,} pages or more); the store repeats "
+                "its continuation token; check it, or the gateway before it"
             )

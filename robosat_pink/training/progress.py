@@ -37,12 +37,14 @@ def bar(
             now = time.monotonic()
             if now - shown > BAR_S:
                 shown = now
-                values = {"tiles/s": f"{tiles / (now - started):.1f}"}
-                if metrics and tiles:
-                    loss, iou = metrics.current()
-                    values = {"loss": f"{loss:.4f}", "IoU": f"{iou:.4f}"} | values
-                tqdm_bar.set_postfix(values)
+                values = _current_values(metrics) if metrics and tiles else {}
+                tqdm_bar.set_postfix(values | {"tiles/s": f"{tiles / (now - started):.1f}"})
             tqdm_bar.update()
+
+
+def _current_values(metrics: RunningMetrics) -> dict[str, str]:
+    loss, iou = metrics.current()
+    return {"loss": f"{loss:.4f}", "IoU": f"{iou:.4f}"}
 
 
 def lines(

@@ -1,4 +1,4 @@
-"""What the content of a resume point must be, before a run goes on from it. Called by `resume`."""
+"""Checks the content of a resume point before a run resumes from it. Called by `resume`."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ KINDS: dict[str, tuple[type, ...]] = {
     "ids": (dict,),
 }
 PHASE_NUMBERS = (*metrics.NAMES, "tiles", "empty", "seconds")
-MOST = 1e300  # of a number in a history
+LARGEST_NUMBER = 1e300  # in a history
 
 
 def check_point(content: Mapping[str, Any], model: nn.Module, name: str) -> None:
-    """CheckpointError if anything in it is not as a run of this network writes it; its name stands before.
+    """CheckpointError, which begins with `name`, unless a run of this model could have written the content.
 
-    Looked at as it is, before any of it is copied: few bytes may say that they are a tensor larger than any memory.
+    Called before any of it is copied: a few bytes may claim to be a tensor larger than any memory.
     """
     for key, kinds in KINDS.items():
         value = content.get(key)
@@ -53,14 +53,18 @@ def check_point(content: Mapping[str, Any], model: nn.Module, name: str) -> None
 
 
 def check_moments(state: Mapping[int, Mapping[str, Any]], parameters: Sequence[torch.Tensor], name: str) -> None:
-    """CheckpointError if Adam's moments, by the numbers of the parameters, are not those of so many of such shapes."""
+    """CheckpointError unless these can be Adam's moments, by the numbers of the parameters."""
     for number, moments in state.items():
         if number not in range(len(parameters)):
             raise _refusal(name, "its optimizer is of more parameters")
         expected = {"step": torch.Size(), "exp_avg": parameters[number].shape, "exp_avg_sq": parameters[number].shape}
         for key, shape in expected.items():
             moment = moments.get(key)
-            if not checkpoint.is_usual(moment) or moment.dtype not in checkpoint.FLOATS or moment.shape != shape:
+            if (
+                not checkpoint.is_plain_tensor(moment)
+                or moment.dtype not in checkpoint.FLOAT_TYPES
+                or moment.shape != shape
+            ):
                 raise _refusal(name, f"the {key} of its optimizer for {tuple(parameters[number].shape)}")
             if not moment.float().isfinite().all():
                 raise CheckpointError(f"{name}: its optimizer holds NaN or inf; take an earlier one")
@@ -91,13 +95,13 @@ def _is_phase(values: Any) -> bool:
 
 
 def _are_numbers(values: Any, names: Sequence[str]) -> bool:
-    """Whether these are there, and numbers alone."""
+    """Whether `values` has these names, and only numbers."""
     return isinstance(values, dict) and set(names) <= values.keys() and all(map(_is_number, values.values()))
 
 
 def _is_number(value: Any) -> bool:
-    """One that can be reckoned with and written down, or NaN for a score that is undefined."""
-    return isinstance(value, int | float) and (abs(value) < MOST or value != value)
+    """A number that can be computed with and written as JSON, or NaN for an undefined score."""
+    return isinstance(value, int | float) and (abs(value) < LARGEST_NUMBER or value != value)
 
 
 def _refusal(name: str, what: str) -> CheckpointError:

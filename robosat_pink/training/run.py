@@ -57,7 +57,7 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
     tiles, split = setup.find_tiles(config, container, world)
     remarks = setup.inspect_training_tiles(config, tiles, split, world)
     is_synchronised = config.model.batch_norm == "synchronised" and world.size > 1
-    model, upsampling = setup.build_network(config, initial, compute.device, store, is_synchronised)
+    model, upsampling = setup.make_model(config, initial, compute.device, store, is_synchronised)
     state = setup.make_state(model, config, compute)
     objective = setup.make_objective(model, config, compute)
     if initial:

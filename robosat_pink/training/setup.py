@@ -95,7 +95,7 @@ def inspect_training_tiles(config: Config, tiles: TilePairs, split: Split, world
     return remarks
 
 
-def build_network(
+def make_model(
     config: Config,
     initial: InitialCheckpoint | None,
     device: torch.device,

@@ -17,7 +17,7 @@ from robosat_pink.container.device import autocast
 from robosat_pink.datasets.batch import Batch
 from robosat_pink.datasets.transforms import EvaluationTransform
 from robosat_pink.losses import IGNORE
-from robosat_pink.models.recomputation import counting_nothing
+from robosat_pink.models.recomputation import without_statistics
 from robosat_pink.training import out_of_memory
 from robosat_pink.training.state import State
 from robosat_pink.training.task import Compute, Task
@@ -143,7 +143,7 @@ def backward_without_tiles(state: State, task: Task) -> tuple[Tensor, Tensor, Te
     image = torch.zeros(1, task.config.num_channels, size, size, device=compute.device)
     image = image.contiguous(memory_format=compute.memory_format)
     mask = torch.full((1, size, size), IGNORE, dtype=torch.uint8, device=compute.device)
-    with counting_nothing(state.model), compile_stance(task, 0):
+    with without_statistics(state.model), compile_stance(task, 0):
         loss, logits = forward(task.objective.wrapped_model, task.objective.loss, compute, image, mask)
         loss = loss * 0
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]

@@ -45,7 +45,7 @@ from robosat_pink.distributed.process_group import World
 from robosat_pink.losses import build_loss
 from robosat_pink.training import progress
 from robosat_pink.training.background_writer import BackgroundWriter
-from robosat_pink.training.setup import build_network, make_loader
+from robosat_pink.training.setup import make_loader, make_model
 from robosat_pink.training.state import State
 from robosat_pink.training.step import training_step
 from robosat_pink.training.stopping import LoopControl
@@ -97,7 +97,7 @@ def report(options: argparse.Namespace, config: Config) -> str:
     devices.prepare(device)
     tiles = TilePairs(config.dataset, config.channels, config.classes, tile_size=options.size, augmentation=0.75)
     layout = devices.choose_layout(device, precision)
-    model, _ = build_network(config, None, device, {})
+    model, _ = make_model(config, None, device, {})
     model.to(device).to(memory_format=layout).train()  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.parameters(), lr=2.5e-5, fused=True)
     state = State(model, optimizer, GradScaler(device.type, enabled=precision == torch.float16))
@@ -118,20 +118,20 @@ def report(options: argparse.Namespace, config: Config) -> str:
     rows = split.train[: len(split.train) // options.batch * options.batch]
     steps = len(rows) // options.batch
     seconds_of(state, task, loader.training(rows, 1))
-    same = next(iter(loader.training(rows, 1)))
-    alone, fed = [], []
+    batch = next(iter(loader.training(rows, 1)))
+    repeated_s, fed_s = [], []
     for number in range(options.rounds):
-        alone.append(seconds_of(state, task, [same] * steps))
-        fed.append(seconds_of(state, task, loader.training(rows, 2 + number)))
-    del same
+        repeated_s.append(seconds_of(state, task, [batch] * steps))
+        fed_s.append(seconds_of(state, task, loader.training(rows, 2 + number)))
+    del batch  # whose memory goes with the loader
     loader.close()
-    speeds = [len(rows) / statistics.median(each) for each in (alone, fed)]
+    repeated, fed = (len(rows) / statistics.median(seconds) for seconds in (repeated_s, fed_s))
+    compiled = ", compiled" if options.compiled else ""
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     return (
-        f"{options.network}{', compiled' * options.compiled}, {options.size} x {options.size}, batch {options.batch}, "
-        f"{precision or torch.float32}: one "
-        f"batch again and again {speeds[0]:.1f} tiles/s, fed from a warm cache {speeds[1]:.1f} tiles/s, loss "
-        f"{1 - speeds[1] / speeds[0]:.1%}\n"
+        f"{options.network}{compiled}, {options.size} x {options.size}, batch {options.batch}, "
+        f"{precision or torch.float32}: one batch again and again {repeated:.1f} tiles/s, fed from a warm cache "
+        f"{fed:.1f} tiles/s, {1 - fed / repeated:.1%} fewer\n"
         f"{describe_machine()}; {name}, {steps} steps, medians of {options.rounds} rounds"
     )
 

@@ -73,14 +73,14 @@ def measure(url: str, workers: int) -> Memory:
 
 
 def array_bytes(index: Any) -> int:
-    """Of all arrays in a dataclass and in those in it, each once."""
+    """Of all arrays in a dataclass and in the dataclasses it holds, each once."""
 
-    def arrays(part: Any) -> Iterator[np.ndarray]:
-        if isinstance(part, np.ndarray):
-            yield part
-        if dataclasses.is_dataclass(part):
-            for field in dataclasses.fields(part):
-                yield from arrays(getattr(part, field.name))
+    def arrays(value: Any) -> Iterator[np.ndarray]:
+        if isinstance(value, np.ndarray):
+            yield value
+        if dataclasses.is_dataclass(value):
+            for field in dataclasses.fields(value):
+                yield from arrays(getattr(value, field.name))
 
     return sum(array.nbytes for array in {id(array): array for array in arrays(index)}.values())
 
@@ -91,7 +91,7 @@ def descendants(process: int) -> list[int]:
         for task in Path(f"/proc/{process}/task").iterdir()
         for child in (task / "children").read_text().split()
     ]
-    return children + [each for child in children for each in descendants(child)]
+    return children + [process for child in children for process in descendants(child)]
 
 
 def proportional_bytes(process: int) -> int:
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--directories", type=int, default=40)
     options = parser.parse_args()
-    found = []
+    measured = []
     with tempfile.TemporaryDirectory() as folder:
         (key,) = write_pairs(Path(folder), 1, TILE_SIZE)
         for pairs in (FEW_PAIRS, options.pairs):
@@ -115,8 +115,8 @@ def main() -> None:
             context = multiprocessing.get_context("spawn")
             with S3Server(None, synthetic) as server, ProcessPoolExecutor(1, context) as process:
                 os.environ.update(server.environment())
-                found.append(process.submit(measure, server.url, options.workers).result())
-    few, many = found
+                measured.append(process.submit(measure, server.url, options.workers).result())
+    few, many = measured
     more = options.pairs - FEW_PAIRS
     print(f"| {options.pairs:,} pairs | MB | bytes a pair |\n|---|---:|---:|")
     for name, count in (

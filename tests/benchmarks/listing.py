@@ -10,6 +10,7 @@ Server and client share this machine. Asserts nothing about time.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import time
@@ -84,8 +85,8 @@ def main() -> None:
     print("| keys | pages | ideal, s | client alone, s | ours, s | x ideal | requests | pairs, s | requests |")
     print("|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     for keys in options.keys or KEYS:
-        per_directory = -(-keys // options.directories)
-        pages = options.directories * -(-per_directory // PAGE_KEYS)
+        per_directory = math.ceil(keys / options.directories)
+        pages = options.directories * math.ceil(per_directory / PAGE_KEYS)
         side_by_side = min(options.directories, THREADS)
         ideal = (1 + pages / side_by_side) * options.delay_ms / 1000
         with S3Server(None, dict.fromkeys(BUCKETS, (keys, options.directories)), delay_ms=options.delay_ms) as server:

@@ -10,6 +10,7 @@ starts the run, with the Python that it finds; with an empty GLIBC_TUNABLES here
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -43,12 +44,20 @@ def experiment(cache: Path) -> dict[str, object]:
 
 def summed_bytes(process: int) -> int:
     total = 0
-    for each in (process, *descendants(process)):
-        try:
-            total += proportional_bytes(each)
-        except (OSError, IndexError):  # it has just ended
-            continue
+    for member in (process, *descendants(process)):
+        with contextlib.suppress(OSError, IndexError):  # it has just ended
+            total += proportional_bytes(member)
     return total
+
+
+def watch(run: subprocess.Popen[str]) -> int:
+    """The largest sum until the run has ended."""
+    peak = 0
+    with contextlib.suppress(OSError):  # as it ends
+        while run.poll() is None:
+            peak = max(peak, summed_bytes(run.pid))
+            time.sleep(PAUSE_S)
+    return peak
 
 
 def main() -> None:
@@ -65,13 +74,7 @@ def main() -> None:
             environment = os.environ | server.environment() | {"SAGEMAKER_BASE_DIR": str(folder / "job")}
             command = ["bash", str(START), "train", *overrides]
             with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as run:
-                peak = 0
-                while run.poll() is None:
-                    try:
-                        peak = max(peak, summed_bytes(run.pid))
-                    except OSError:
-                        break
-                    time.sleep(PAUSE_S)
+                peak = watch(run)
                 assert run.stdout is not None
                 log = run.stdout.read()
             if run.returncode:

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from machine import describe_machine
 from noise_tiles import BUCKETS, write_pairs
-from s3_readers import READERS, WARM_PASSES, Result, Setting
+from s3_readers import READERS, WARM_PASSES, Reader, Result, Setting
 from s3_server import S3Server
 
 WARM_UP_BATCHES = 16  # not measured: as many as two workers read ahead, and so memory for all of them is made
@@ -62,22 +62,27 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def measure(setting: Setting, readers: dict[str, Reader], rounds: int) -> dict[str, list[Result]]:
+    """The results of each reader, which take turns."""
+    results: dict[str, list[Result]] = {name: [] for name in readers}
+    os.environ.update(setting.server.environment())
+    for _ in range(rounds):
+        for name, read in readers.items():
+            results[name].append(read(setting))
+    return results
+
+
 def main() -> None:
     options = parse_arguments()
-    prefixes = tuple(options.only) or ("",)
-    readers = {name: read for name, read in READERS.items() if name.startswith(prefixes)}
-    results: dict[str, list[Result]] = {name: [] for name in readers}
+    readers = {name: read for name, read in READERS.items() if name.startswith(tuple(options.only or ("",)))}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         warm_up = WARM_UP_BATCHES * options.batch
         keys = write_pairs(folder / "buckets", warm_up + options.pairs)
         image_bytes, mask_bytes = (folder.joinpath("buckets", bucket, keys[0]).stat().st_size for bucket in BUCKETS)
         with S3Server(folder / "buckets", delay_ms=options.delay_ms) as server:
-            os.environ.update(server.environment())
             setting = Setting(keys[:warm_up], keys[warm_up:], options.batch, folder, server)
-            for _ in range(options.rounds):
-                for name, read in readers.items():
-                    results[name].append(read(setting))
+            results = measure(setting, readers, options.rounds)
     print(*table(results), sep="\n")
     print(
         f"\n{describe_machine()}; {options.delay_ms:g} ms to the first byte, {options.pairs} pairs of "

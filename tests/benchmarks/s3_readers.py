@@ -79,10 +79,14 @@ def read_as_the_original(keys: list[str]) -> float:
     for key in keys:
         session = AWSSession(boto3.Session(), endpoint_url=endpoint)
         with rasterio.Env(session, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
-            for bucket in BUCKETS:
-                with rasterio.open(f"s3://{bucket}/{key}") as file:
-                    file.read()
+            read_pair(key)
     return time.perf_counter() - started
+
+
+def read_pair(key: str) -> None:
+    for bucket in BUCKETS:
+        with rasterio.open(f"s3://{bucket}/{key}") as file:
+            file.read()
 
 
 def boto3_threads(setting: Setting) -> Result:
@@ -111,8 +115,9 @@ def bare_gets(setting: Setting) -> Result:
 
     from robosat_pink.datasets.reader import REQUESTS
 
-    options = {"endpoint": setting.server.url, "client_options": {"allow_http": True}}
-    stores = {bucket: S3Store(bucket, **options) for bucket in BUCKETS}
+    stores = {
+        bucket: S3Store(bucket, endpoint=setting.server.url, client_options={"allow_http": True}) for bucket in BUCKETS
+    }
 
     def read(bucket: str, key: str) -> None:
         obstore.get(stores[bucket], key).bytes()

@@ -1,12 +1,12 @@
-"""A small S3 on loopback that is slow and faulty as it is told, and counts what it is asked. Only for tests.
+"""A small S3 on loopback that is slow and faulty as its settings say, and counts requests. Only for tests.
 
     python tests/benchmarks/s3_server.py [FOLDER] [--port 9000] [--synthetic BUCKET:KEYS:DIRECTORIES[:FILE] ...]
         [--settings '{"delay_ms": 25, "bandwidth_mb": 80, "faults": {"reset": 0.05, "short_body": 0.05}}']
 
 Each folder in FOLDER is a bucket. A synthetic bucket has KEYS tiles in DIRECTORIES directories without files on disk;
-GET of any gives FILE. Served: GET and HEAD of objects with ranges and If-Match, ListObjectsV2; nothing is signed.
-`S3Server` runs it as a process of its own for benchmarks and tests. GET /_stats tells the counters, POST /_reset clears
-them and looks at FOLDER anew, POST /_settings takes the fields of `Settings` as JSON.
+GET of any returns FILE. Served: GET and HEAD of objects with ranges and If-Match, ListObjectsV2; nothing is signed.
+`S3Server` runs it as a process of its own for benchmarks and tests. GET /_stats returns the counters, POST /_reset
+clears them and reads FOLDER again, POST /_settings takes the fields of `Settings` as JSON.
 
 One thread a connection, and the bodies ready in memory (the folder must fit): a body is one blocking system call. That
 takes 0.4 ms of a core for an object of 2.1 MB (2 cores of an AMD EPYC, family 26, November 2026), as much as an asyncio
@@ -23,6 +23,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import random
 import re
 import socket
@@ -66,15 +67,15 @@ class Settings:
     bandwidth_mb: float = 0.0  # 10^6 bytes a second and connection; 0: no limit
     seed: int = 0
     faults: Mapping[str, float] = field(default_factory=dict)  # share of requests, by kind
-    fault_keys: str = ""  # only requests for a bucket/key (for listings bucket/prefix) in which this is found
+    fault_keys: str = ""  # only requests for a bucket/key (for listings bucket/prefix) that this matches
     stall_s: float = 60.0
 
     def __post_init__(self) -> None:
         if unknown := self.faults.keys() - set(FAULTS):
-            raise ValueError(f"no such fault: {', '.join(sorted(unknown))}; there are: {', '.join(FAULTS)}")
+            raise ValueError(f"no such fault: {', '.join(sorted(unknown))}; accepted: {', '.join(FAULTS)}")
 
     def fault(self, name: str, attempt: int) -> str | None:
-        """What befalls the n-th request of this name: depends on seed, name and n, not on time or order."""
+        """The fault of the n-th request of this name, by seed, name and n alone, not by time or order."""
         if not self.faults or not re.search(self.fault_keys, name):
             return None
         draw = random.Random(f"{self.seed} {name} {attempt}").random()
@@ -89,7 +90,7 @@ class StoredObject(NamedTuple):
     content: bytes
     etag: str  # with its quotes
     modified: str  # as headers have it
-    entry: str  # what listings say of it, its key aside
+    entry: str  # its part of a listing, without the key
 
 
 class Bucket:
@@ -102,8 +103,8 @@ class Bucket:
     def find(self, key: str) -> StoredObject | None:
         return self.objects.get(key)
 
-    def at(self, place: int) -> tuple[str, StoredObject]:
-        return self.keys[place], self.objects[self.keys[place]]
+    def at(self, position: int) -> tuple[str, StoredObject]:
+        return self.keys[position], self.objects[self.keys[position]]
 
 
 class SyntheticBucket(Bucket):
@@ -114,17 +115,17 @@ class SyntheticBucket(Bucket):
         self.object = stored_file(file) if file else stored(b"", 0.0)
 
     def find(self, key: str) -> StoredObject | None:
-        place = bisect.bisect_left(self.keys, key)
-        return self.object if place < len(self.keys) and self.keys[place] == key else None
+        position = bisect.bisect_left(self.keys, key)
+        return self.object if position < len(self.keys) and self.keys[position] == key else None
 
-    def at(self, place: int) -> tuple[str, StoredObject]:
-        return self.keys[place], self.object
+    def at(self, position: int) -> tuple[str, StoredObject]:
+        return self.keys[position], self.object
 
 
 class SyntheticKeys(Sequence[str]):
     def __init__(self, keys: int, directories: int) -> None:
         self.count = keys
-        self.per_directory = -(-keys // directories)
+        self.per_directory = math.ceil(keys / directories)
 
     def __len__(self) -> int:
         return self.count
@@ -168,7 +169,7 @@ class Answer(NamedTuple):
 
 
 class Store:
-    """What the server has, what it is told to do, and what it has counted."""
+    """The buckets, the settings and the counters of a server."""
 
     def __init__(self, folder: Path | None, synthetic: Mapping[str, Bucket], settings: Settings) -> None:
         self.folder = folder
@@ -216,7 +217,7 @@ class Store:
             self.connections += 1
 
     def begin(self, request: Request) -> str | None:
-        """Count the request, and say what shall befall it."""
+        """Count the request; its fault, or None."""
         bucket, _, key = request.path[1:].partition("/")
         is_listing = not key and request.method == "GET"
         kind = "LIST" if is_listing else "RANGE" if "range" in request.headers else request.method
@@ -233,7 +234,7 @@ class Store:
         return fault
 
     def end(self, status: int, sent: int) -> None:
-        """To be called before the answer's last byte is sent: who has the whole answer finds it counted."""
+        """To be called before the answer's last byte is sent, so that whoever has the whole answer sees it counted."""
         with self.lock:
             self.in_flight -= 1
             self.statuses[str(status)] += 1
@@ -248,34 +249,34 @@ class Store:
             return error(404, "NoSuchBucket")
         if not key:
             return listing(name, bucket, request.query) if request.method == "GET" else Answer(200, {})
-        found = bucket.find(key)
-        if found is None:
+        requested = bucket.find(key)
+        if requested is None:
             return error(404, "NoSuchKey")
-        return whole_or_range(found, request.headers)
+        return whole_or_range(requested, request.headers)
 
 
-def whole_or_range(found: StoredObject, asked: Mapping[str, str]) -> Answer:
+def whole_or_range(requested: StoredObject, conditions: Mapping[str, str]) -> Answer:
     headers = {
-        "ETag": found.etag,
-        "Last-Modified": found.modified,
+        "ETag": requested.etag,
+        "Last-Modified": requested.modified,
         "Accept-Ranges": "bytes",
         "Content-Type": "binary/octet-stream",
     }
-    if asked.get("if-match", "*") not in ("*", found.etag):
+    if conditions.get("if-match", "*") not in ("*", requested.etag):
         return error(412, "PreconditionFailed")
-    if asked.get("if-none-match") == found.etag:
+    if conditions.get("if-none-match") == requested.etag:
         return Answer(304, headers)
-    size = len(found.content)
+    size = len(requested.content)
     start, end, status = 0, size, 200
-    if wanted := re.fullmatch(r"bytes=(\d*)-(\d*)", asked.get("range", "")):
-        first, last = wanted.groups()
+    if byte_range := re.fullmatch(r"bytes=(\d*)-(\d*)", conditions.get("range", "")):
+        first, last = byte_range.groups()
         start = int(first) if first else max(size - int(last or 0), 0)
         end = min(int(last) + 1, size) if first and last else size
         if start >= end:
             return error(416, "InvalidRange")
         status = 206
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-    return Answer(status, headers, memoryview(found.content)[start:end])
+    return Answer(status, headers, memoryview(requested.content)[start:end])
 
 
 def error(status: int, code: str) -> Answer:
@@ -298,7 +299,7 @@ def listing(name: str, bucket: Bucket, query: Mapping[str, str]) -> Answer:
             start = max(start, bisect.bisect_right(bucket.keys, after))
     is_encoded = query.get("encoding-type") == "url"
     count, entries, following = page(bucket, prefix, delimiter, start, limit, is_encoded)
-    said = {
+    fields = {
         "Name": name,
         "Prefix": quote(prefix) if is_encoded else prefix,
         "Delimiter": delimiter,
@@ -307,7 +308,7 @@ def listing(name: str, bucket: Bucket, query: Mapping[str, str]) -> Answer:
         "ContinuationToken": token or "",
         "NextContinuationToken": "" if following is None else base64.b64encode(str(following).encode()).decode(),
     }
-    text = "".join(f"<{tag}>{escape(value)}</{tag}>" for tag, value in said.items() if value or tag == "Prefix")
+    text = "".join(f"<{tag}>{escape(value)}</{tag}>" for tag, value in fields.items() if value or tag == "Prefix")
     text = (
         f'<?xml version="1.0" encoding="UTF-8"?>\n<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
         f"{text}<KeyCount>{count}</KeyCount><MaxKeys>{limit}</MaxKeys>"
@@ -320,25 +321,25 @@ def listing(name: str, bucket: Bucket, query: Mapping[str, str]) -> Answer:
 def page(
     bucket: Bucket, prefix: str, delimiter: str, start: int, limit: int, is_encoded: bool
 ) -> tuple[int, str, int | None]:
-    """How many keys and common prefixes, these as XML, and where the next page begins; None if this is the last."""
+    """Number of keys and common prefixes, these as XML, and the position of the next page; None after the last."""
     spell = quote if is_encoded else escape
     contents: list[str] = []
     common: list[str] = []
-    place = start
-    while place < len(bucket.keys):
-        key, found = bucket.at(place)
+    position = start
+    while position < len(bucket.keys):
+        key, stored_object = bucket.at(position)
         if not key.startswith(prefix):
             break
         if len(contents) + len(common) >= limit:
-            return len(contents) + len(common), "".join(contents + common), place if limit else None
+            return len(contents) + len(common), "".join(contents + common), position if limit else None
         cut = key.find(delimiter, len(prefix)) if delimiter else -1
         if cut >= 0:
             group = key[: cut + len(delimiter)]
             common.append(f"<CommonPrefixes><Prefix>{spell(group)}</Prefix></CommonPrefixes>")
-            place = bisect.bisect_left(bucket.keys, group[:-1] + chr(ord(group[-1]) + 1), lo=place)
+            position = bisect.bisect_left(bucket.keys, group[:-1] + chr(ord(group[-1]) + 1), lo=position)
             continue
-        contents.append(f"<Contents><Key>{spell(key)}</Key>{found.entry}</Contents>")
-        place += 1
+        contents.append(f"<Contents><Key>{spell(key)}</Key>{stored_object.entry}</Contents>")
+        position += 1
     return len(contents) + len(common), "".join(contents + common), None
 
 
@@ -380,7 +381,7 @@ def requests_of(connection: socket.socket) -> Iterator[Request]:
 
 
 def attend(store: Store, connection: socket.socket, request: Request) -> bool:
-    """Answer one request, with the fault that is due. False if the connection must end."""
+    """Answer one request, or commit its fault. False if the connection must end."""
     settings = store.settings
     fault = store.begin(request)
     if settings.delay_ms:
@@ -423,7 +424,7 @@ def send(
     bytes_per_s: float,
     before_last: Callable[[], None] = lambda: None,
 ) -> None:
-    """Headers, and so many bytes of the body at no more than that rate; a call before the last portion of all."""
+    """Headers, then `body_bytes` of the body at `bytes_per_s` at most; `before_last` comes before the last portion."""
     lines = [f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}", f"Date: {formatdate(usegmt=True)}"]
     lines += [f"{name}: {value}" for name, value in (answer.headers | {"Content-Length": len(answer.body)}).items()]
     head = "\r\n".join([*lines, "\r\n"]).encode("latin-1")
@@ -464,7 +465,7 @@ class S3Server:
         self.process.communicate()
 
     def set(self, **settings: Any) -> None:
-        """Behave so from now on; what is not named is back at its default. The counters begin anew."""
+        """Settings from now on; those not named return to their defaults. The counters restart from 0."""
         self._ask("/_settings", json.dumps(dataclasses.asdict(Settings(**settings))).encode())
         self.reset()
 
@@ -472,11 +473,11 @@ class S3Server:
         self._ask("/_reset", b"")
 
     def stats(self) -> dict[str, Any]:
-        """What `Store.stats` says, since the last reset."""
+        """`Store.stats` since the last reset."""
         return self._ask("/_stats")
 
     def environment(self) -> dict[str, str]:
-        """What makes obstore, boto3 and GDAL ask this server."""
+        """Variables by which obstore, boto3 and GDAL ask this server."""
         return {
             "AWS_ACCESS_KEY_ID": "testing",
             "AWS_SECRET_ACCESS_KEY": "testing",
@@ -501,8 +502,8 @@ def main() -> None:
     parser.add_argument("--synthetic", action="append", default=[], metavar="BUCKET:KEYS:DIRECTORIES[:FILE]")
     options = parser.parse_args()
     synthetic: dict[str, Bucket] = {}
-    for each in options.synthetic:
-        bucket, keys, directories, *file = each.split(":", 3)
+    for description in options.synthetic:
+        bucket, keys, directories, *file = description.split(":", 3)
         synthetic[bucket] = SyntheticBucket(int(keys), int(directories), *map(Path, file))
     with socket.create_server(("127.0.0.1", options.port), backlog=512) as listener:
         print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)

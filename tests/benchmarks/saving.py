@@ -1,10 +1,10 @@
-"""What saving costs a run, and how soon a run that was killed is back at work.
+"""What saving costs a run, and how soon a run that was killed trains again.
 
     python tests/benchmarks/saving.py [--encoder resnet50] [--size 256] [--pairs 28] [KEY=VALUE ...]
 
-A run of AlbuNet writes resume points as often as it can, and is killed after some of them; the same command goes on.
+A run of AlbuNet writes resume points as often as it can, and is killed after some of them; the same command resumes.
 The share of time is what one save keeps the loop waiting, by the log's last line, in the 10 minutes to the next one;
-the writing itself goes on beside the network. From restart to the first new step, and to the start of training, by
+the writing itself happens beside the network. From restart to the first new step, and to the start of training, by
 the clock outside. Asserts nothing.
 """
 
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 from machine import describe_machine
@@ -30,12 +31,49 @@ def begin(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def points(folder: Path) -> set[str]:
+def resume_points(folder: Path) -> set[str]:
     return {path.name for path in (folder / "checkpoints").iterdir() if path.suffix == ".pth"}
 
 
+def kill_after_two_points(run: subprocess.Popen[str], folder: Path) -> int:
+    """Bytes of the largest point."""
+    while len(resume_points(folder)) < 2:
+        time.sleep(0.05)
+    run.kill()
+    run.wait()
+    return max(path.stat().st_size for path in (folder / "checkpoints").iterdir())
+
+
+class Restart(NamedTuple):
+    training_s: float
+    saved_s: float
+    log: str
+
+
+def time_restart(folder: Path, *overrides: str) -> Restart:
+    """To the start of training and to the first new resume point, which has the first new step behind it."""
+    earlier, started = resume_points(folder), time.monotonic()
+    training_s = saved_s = 0.0
+    run = begin(folder, "model.epochs=1", *overrides)
+    assert run.stdout is not None
+    log = ""
+    for line in run.stdout:
+        log += line
+        if line.startswith("training on"):
+            training_s = time.monotonic() - started
+            wait_for_new_point(run, folder, earlier)
+            saved_s = time.monotonic() - started
+    assert run.wait() == 0, log
+    return Restart(training_s, saved_s, log)
+
+
+def wait_for_new_point(run: subprocess.Popen[str], folder: Path, earlier: set[str]) -> None:
+    while not resume_points(folder) - earlier and run.poll() is None:
+        time.sleep(0.01)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What saving and going on cost.")
+    parser = argparse.ArgumentParser(description="What saving and resuming cost.")
     parser.add_argument("--encoder", default="resnet50")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--pairs", type=int, default=28)
@@ -53,31 +91,14 @@ def main() -> None:
         for name in ("input/data/config", "checkpoints"):
             (folder / name).mkdir()
         (folder / "input/data/config/experiment.yml").write_text(yaml.safe_dump(experiment))
-        run = begin(folder, "model.epochs=9", *overrides)
-        while len(points(folder)) < 2:
-            time.sleep(0.05)
-        run.kill()
-        run.wait()
-        before, started, training = points(folder), time.monotonic(), 0.0
-        size = max(path.stat().st_size for path in (folder / "checkpoints").iterdir())
-        # The first point that is new has the first new step behind it, and its own writing.
-        run = begin(folder, "model.epochs=1", *overrides)
-        assert run.stdout is not None
-        log = ""
-        for line in run.stdout:
-            log += line
-            if line.startswith("training on"):
-                training = time.monotonic() - started
-                while not points(folder) - before and run.poll() is None:
-                    time.sleep(0.01)
-                saved = time.monotonic() - started
-        assert run.wait() == 0, log
-    (waited,) = re.findall(r"training waited ([0-9.]+) s for", log)
-    (count,) = re.findall(r"in (\d+) saves", log)
-    each = float(waited) / int(count)
+        size = kill_after_two_points(begin(folder, "model.epochs=9", *overrides), folder)
+        restart = time_restart(folder, *overrides)
+    ((waited, count),) = re.findall(r"training waited ([0-9.]+) s for (\d+) saves", restart.log)
+    save_s = float(waited) / int(count)
     print(
-        f"from restart to the start of training {training:.1f} s, to the first new resume point {saved:.1f} s\n"
-        f"a resume point of {size / 1e6:.0f} MB keeps the loop waiting for {each:.2f} s, {each / 600:.3%} of 10 "
+        f"from restart to the start of training {restart.training_s:.1f} s, to the first new resume point "
+        f"{restart.saved_s:.1f} s\n"
+        f"a resume point of {size / 1e6:.0f} MB keeps the loop waiting for {save_s:.2f} s, {save_s / 600:.3%} of 10 "
         f"minutes\n{describe_machine()}; albunet {options.encoder}"
     )
 

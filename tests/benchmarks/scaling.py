@@ -3,13 +3,14 @@
     python tests/benchmarks/scaling.py [--encoder resnet50] [--size 256] [--batch 4] [--steps 6] [--rounds 3]
 
 The same training in turn, of AlbuNet on tiles in a folder, by runtime.processes = 1 and 2; tiles a second are those of
-the log's last epoch of training. The bytes are those of the loopback device, less those of the part that does not grow
-with the steps: of a short run and a long one. Asserts nothing.
+the log's last epoch of training. The bytes are those of the loopback device, of a long run less those of a
+short one, for a part of them does not grow with the steps. Asserts nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import statistics
@@ -70,13 +71,13 @@ def main() -> None:
         (folder / "input/data/config/experiment.yml").write_text(yaml.safe_dump(experiment))
         speeds: dict[int, list[float]] = {1: [], 2: []}
         for _ in range(options.rounds):
-            for processes, found in speeds.items():
-                found.append(train(folder, processes, 2)[0])
+            for processes, rounds in speeds.items():
+                rounds.append(train(folder, processes, 2)[0])
         sent = [train(folder, 2, epochs)[1] for epochs in (1, 3)]
-    steps = 2 * -(-(count + 1) // options.batch)
+    steps = 2 * math.ceil((count + 1) / options.batch)
     model = build_model("albunet", num_classes=1, num_channels=BANDS, encoder=options.encoder)
-    parameters = sum(each.numel() * each.element_size() for each in model.parameters())
-    one, two = (statistics.median(found) for found in speeds.values())
+    parameters = sum(parameter.nbytes for parameter in model.parameters())
+    one, two = (statistics.median(rounds) for rounds in speeds.values())
     crossing = (sent[1] - sent[0]) / steps
     print(
         f"one process, 2 threads: {one:.2f} tiles/s; two processes, 1 thread each: {two:.2f}, {two / one:.2f} x\n"

@@ -44,8 +44,8 @@ def main(*overrides: str) -> None:
             print(
                 f"seed {seed}, {len(hosts)} host(s): last epoch's val IoU {iou:.4f} after {seconds:.0f} s", flush=True
             )
-    for count, found in scores.items():
-        print(f"{count} host(s): mean {statistics.mean(found):.4f}")
+    for count, ious in scores.items():
+        print(f"{count} host(s): mean {statistics.mean(ious):.4f}")
 
 
 def train(experiment: dict[str, Any], hosts: tuple[str, ...], *overrides: str) -> tuple[float, float]:

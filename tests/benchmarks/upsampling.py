@@ -2,7 +2,7 @@
 
     python tests/benchmarks/upsampling.py [--batch 2] [--device cpu]
 
-`blocks.TRANSPOSED_FROM` is chosen by this table. Asserts nothing.
+`blocks.MIN_TRANSPOSED_PIXELS` is chosen by this table. Asserts nothing.
 """
 
 from __future__ import annotations

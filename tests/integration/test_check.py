@@ -292,7 +292,7 @@ def test_processes_are_counted(job: Callable[..., list[str]], capsys: pytest.Cap
     assert main([*job(), "runtime.processes=2"]) == 0
     assert ", by 2 processes: about" in capsys.readouterr().out
     assert main([*job(), "runtime.processes=8"]) == 2
-    assert "model.batch_size = 7: is that of all 8 processes together" in capsys.readouterr().out
+    assert "model.batch_size = 7: the batch is shared by 8 processes" in capsys.readouterr().out
 
 
 def test_compiler_that_a_run_would_lack_is_told_before_it(
@@ -367,4 +367,4 @@ def test_moments_of_parts_are_those_of_the_whole() -> None:
 
 def test_disk_is_measured_where_the_folder_will_be(tmp_path: Path) -> None:
     line = check._disk_line("model", tmp_path / "a/b/model", 2_000_000_000, 3_000_000_000)
-    assert line.startswith(f"disk, model: 2.00 GB in {tmp_path}/a/b/model, where ")
+    assert line.startswith(f"disk, model: 2.00 GB (for moments 3.00 GB) in {tmp_path}/a/b/model, where ")

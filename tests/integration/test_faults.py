@@ -26,8 +26,9 @@ from robosat_pink.datasets.loader import TileLoader
 from robosat_pink.datasets.tile_file import Changed
 from robosat_pink.errors import DataError
 from robosat_pink.sample import write_tiles
-from robosat_pink.storage import Location
+from robosat_pink.storage import Location, backoff
 from robosat_pink.storage import location as storage
+from robosat_pink.storage.md5 import forget_stores
 from robosat_pink.train import main
 from robosat_pink.training import loop, step
 from scenes import pairs_in, write_pair
@@ -59,18 +60,17 @@ def server(process: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Ser
     for name, value in process.environment().items():
         monkeypatch.setenv(name, value)
     process.set()
-    storage._client_here.cache_clear()
-    storage._with_md5.clear()
-    storage._without_md5.clear()
+    storage._client_of_this_process.cache_clear()
+    forget_stores()
     yield process
-    storage._client_here.cache_clear()
+    storage._client_of_this_process.cache_clear()
 
 
 @pytest.fixture
 def hurried(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A silent connection is given up after 0.2 s, and a request after 0.6 s, which by default takes 45."""
     monkeypatch.setitem(storage.TIMEOUTS, "read_timeout", timedelta(seconds=0.2))
-    monkeypatch.setattr(storage, "RETRY_S", 0.6)
+    monkeypatch.setattr(backoff, "RETRY_S", 0.6)
 
 
 def pairs_on(server: S3Server, folder: Path, cache: Path | None = None, **dataset: Any) -> TilePairs:
@@ -170,7 +170,7 @@ def test_error_comes_within_a_minute_by_the_default_times() -> None:
     """The last attempt begins before RETRY_S, and a silent one ends by its timeouts, as the tests above show."""
     timeouts = storage.TIMEOUTS
     longest_s = sum(timeouts[name].total_seconds() for name in ("connect_timeout", "read_timeout"))  # type: ignore
-    assert storage.RETRY_S + longest_s <= 60
+    assert backoff.RETRY_S + longest_s <= 60
 
 
 LISTING_FAULTS = [kind for kind in FAULTS if kind not in ("etag", "corrupt")]  # a listing has neither ETag nor checksum
@@ -202,7 +202,7 @@ def test_what_is_said_of_a_listing_that_broke_off_counts_no_file_twice(
     server: S3Server, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(storage, "LONGEST_PAUSE_S", 0.1)
+    monkeypatch.setattr(backoff, "MAX_PAUSE_S", 0.1)
     same_scene = "(?P<scene>.*)"
     expressions = {"imagery_directory_regex": same_scene, "mask_directory_regex": same_scene}
     server.set(faults={"short_body": 0.5}, seed=5)
@@ -333,7 +333,7 @@ def test_held_out_tiles_that_changed_by_the_end_are_listed_again_too(
     with S3Server(folder) as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
-        storage._client_here.cache_clear()
+        storage._client_of_this_process.cache_clear()
 
         def replace(phase: str, epoch: int, samples: int) -> None:
             if phase == "val" and samples == 1 and epoch == 1:
@@ -368,7 +368,7 @@ def test_run_that_may_lists_again_goes_on_with_the_new_tiles_and_mixes_no_metric
     with S3Server(folder) as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
-        storage._client_here.cache_clear()
+        storage._client_of_this_process.cache_clear()
 
         def replace(*at: Any) -> None:
             if at == (phase, 1, samples):

@@ -54,7 +54,7 @@ def server(process: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Ser
         monkeypatch.setenv(name, value)
     process.set()
     yield process
-    location._client_here.cache_clear()
+    location._client_of_this_process.cache_clear()
 
 
 @pytest.fixture(scope="module")

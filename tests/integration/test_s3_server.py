@@ -240,7 +240,7 @@ def test_only_the_named_keys_fail(server: S3Server) -> None:
 
 
 def test_unknown_fault_is_refused(server: S3Server) -> None:
-    with pytest.raises(ValueError, match="no such fault: earthquake; there are: error_500, "):
+    with pytest.raises(ValueError, match="no such fault: earthquake; accepted: error_500, "):
         server.set(faults={"earthquake": 1})
 
 

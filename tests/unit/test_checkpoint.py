@@ -314,7 +314,7 @@ def test_thousand_saves_beside_an_uploader_never_leave_fewer_than_two_whole_poin
             newest = max((name for name in os.listdir(tmp_path) if name.endswith(".pth")), default=None)
             if newest is None:
                 continue
-            mark = tmp_path / f"{newest}{checkpoint.UPLOADING}"
+            mark = tmp_path / f"{newest}{checkpoint.UPLOADING_SUFFIX}"
             mark.touch()
             there = (tmp_path / newest).exists()
             time.sleep(random.uniform(0, 0.003))

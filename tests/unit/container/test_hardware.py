@@ -124,8 +124,8 @@ with multiprocessing.get_context("forkserver").Pool(1) as pool:
 """
     command = [sys.executable, "-c", script]
     environment = os.environ | {"GLIBC_TUNABLES": chosen}
-    found = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    assert found.stdout.strip() == str(left)
+    run = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    assert run.stdout.strip() == str(left)
 
 
 def test_links_to_nowhere_or_to_themselves_count_as_no_room(tmp_path: Path) -> None:

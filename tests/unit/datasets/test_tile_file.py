@@ -34,7 +34,7 @@ class Store:
     def __str__(self) -> str:
         return f"s3://{self.bucket}"
 
-    def fetch(self, path: str, size: int | None = None, most_bytes: int = 10**9) -> Fetched:
+    def fetch(self, path: str, size: int | None = None, max_bytes: int = 10**9) -> Fetched:
         self.asked.append(path)
         content = self.sidecars.get(path.removeprefix("a/5/1/2.tif"), self.content)
         if size is not None and size != len(content):

@@ -8,7 +8,7 @@ import torch
 
 from robosat_pink.errors import ConfigError
 from robosat_pink.losses import LOSSES, build_loss
-from robosat_pink.losses.lovasz import _falling, lovasz_hinge, lovasz_softmax
+from robosat_pink.losses.lovasz import _sort_descending, lovasz_hinge, lovasz_softmax
 
 
 def hinge(scores: list[float], truth: list[int]) -> float:
@@ -80,7 +80,7 @@ def test_float32_gradient_agrees_with_float64_however_rare_the_positives(share: 
 def test_errors_fall_in_the_order_of_a_sort_of_floats() -> None:
     errors = torch.tensor([[0.0, 3.5, -0.0, 1e-40, 3.4e38, 1.0, 3.5, 2.0**-126, 0.0]]).repeat(2, 1)
     errors[1] = errors[1].flip(0)
-    ordered, order = _falling(errors)
+    ordered, order = _sort_descending(errors)
     assert torch.equal(ordered, errors.sort(dim=1, descending=True).values)
     assert torch.equal(errors.gather(1, order), ordered)
     assert torch.equal(order.sort(dim=1).values, torch.arange(9).repeat(2, 1))

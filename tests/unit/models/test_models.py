@@ -1,6 +1,7 @@
 """The networks: the reference's function, and one contract that every entry of the registry keeps."""
 
 import io
+import math
 from typing import Any
 
 import pytest
@@ -170,7 +171,7 @@ def test_size_that_the_network_cannot_take_is_refused_with_the_size_to_use(name:
     model, multiple = small(name, options), MODELS[name].size_multiple
     assert model.size_multiple == multiple
     for height in (multiple // 2, multiple + 32 if multiple > 32 else multiple + 8, 100):
-        fitting = -(-height // multiple) * multiple
+        fitting = math.ceil(height / multiple) * multiple
         with pytest.raises(ValueError, match=f"got {height} x {multiple}; pad to {fitting} x {multiple}"):
             model(image(3, height, multiple))
 

@@ -18,9 +18,9 @@ from robosat_pink.models.recomputation import (
     Upsampling,
     batch_norm,
     cat_conv,
-    counting_nothing,
     norm_act_conv,
-    once_more_in_backward,
+    recomputed_in_backward,
+    without_statistics,
 )
 from robosat_pink.models.synchronisation import synchronise
 
@@ -198,9 +198,9 @@ def test_nothing_is_computed_twice_where_no_gradient_is_asked_for() -> None:
         return features * 2
 
     with torch.no_grad():
-        once_more_in_backward(block, randn(1, 1, 2, 2).requires_grad_())
+        recomputed_in_backward(block, randn(1, 1, 2, 2).requires_grad_())
     assert len(calls) == 1
-    once_more_in_backward(block, randn(1, 1, 2, 2).requires_grad_()).sum().backward()
+    recomputed_in_backward(block, randn(1, 1, 2, 2).requires_grad_()).sum().backward()
     assert len(calls) == 2
 
 
@@ -222,11 +222,11 @@ def test_norm_that_counts_nothing_does_not_in_the_thread_of_a_gpu_s_backward_eit
     features = randn(1, 3, 2, 2).requires_grad_()
 
     def step() -> None:
-        loss = once_more_in_backward(lambda features: batch_norm(features, norm).square(), features).sum()
+        loss = recomputed_in_backward(lambda features: batch_norm(features, norm).square(), features).sum()
         with ThreadPoolExecutor(1) as thread:
             thread.submit(loss.backward).result()
 
-    with counting_nothing(norm):
+    with without_statistics(norm):
         step()
     step()
     assert counted == [[0.0] * 3, [0.0] * 3, [4.0] * 3, [4.0] * 3]

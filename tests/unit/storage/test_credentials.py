@@ -223,7 +223,7 @@ def test_refusal_that_nobody_knows_is_asked_once(
 def test_refusal_that_may_pass_is_asked_again(
     store: Store, monkeypatch: pytest.MonkeyPatch, status: int, code: str
 ) -> None:
-    monkeypatch.setattr("robosat_pink.storage.location.RETRY_S", 0.5)
+    monkeypatch.setattr("robosat_pink.storage.backoff.RETRY_S", 0.5)
     give_keys(monkeypatch)
     store.status, store.code = status, code
     with pytest.raises(DataError, match=rf"the store answers {status}: .*\(tried \d+ times in \d+ s\)$"):
@@ -259,7 +259,7 @@ def test_no_credentials_anywhere_is_an_error_with_every_way_to_give_them(
 def test_profile_whose_file_is_written_anew_signs_with_what_it_holds_now(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("robosat_pink.storage.credentials.FRESH", timedelta(seconds=0))
+    monkeypatch.setattr("robosat_pink.storage.credentials.VALIDITY", timedelta(seconds=0))
     signed = []
     place = bucket(store, "written-anew", "esip")
     for key in ("FIRSTKEY", "SECONDKEY"):
@@ -291,7 +291,7 @@ print(json.dumps({{"Version": 1, "AccessKeyId": f"KEY{{number}}", "SecretAccessK
 def test_credentials_that_are_about_to_expire_are_renewed_during_a_run_and_others_are_kept(
     store: Store, minted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("robosat_pink.storage.credentials.FRESH", timedelta(seconds=0))
+    monkeypatch.setattr("robosat_pink.storage.credentials.VALIDITY", timedelta(seconds=0))
     signed = []
     for name, minutes in (("short-lived", 5), ("long-lived", 60)):
         minted.write_text(str(minutes))
@@ -304,7 +304,7 @@ def test_credentials_that_are_about_to_expire_are_renewed_during_a_run_and_other
 
 
 def test_credentials_are_asked_for_again_before_boto3_lets_them_expire() -> None:
-    assert RefreshableCredentials._mandatory_refresh_timeout >= credentials.FRESH.total_seconds()
+    assert RefreshableCredentials._mandatory_refresh_timeout >= credentials.VALIDITY.total_seconds()
 
 
 def test_places_of_aws_s_files_that_hold_none_count_as_absent(

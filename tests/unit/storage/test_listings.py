@@ -14,7 +14,7 @@ from robosat_pink.datasets import scans
 from robosat_pink.datasets.sides import Side, list_sides
 from robosat_pink.errors import DataError
 from robosat_pink.storage import Location, listings
-from robosat_pink.storage.listings import REPEATS, _Rounds
+from robosat_pink.storage.listings import MAX_REPEATS, _LoopDetector
 from s3_answers import Store, forget_credentials, give_keys, listed, served
 
 
@@ -22,8 +22,8 @@ from s3_answers import Store, forget_credentials, give_keys, listed, served
 def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Store]:
     forget_credentials(monkeypatch, tmp_path)
     give_keys(monkeypatch)
-    monkeypatch.setattr(listings, "PATIENCE_S", 0.5)
-    monkeypatch.setattr(listings, "PAGE_S", 20.0)
+    monkeypatch.setattr(listings, "LOOP_CHECK_AFTER_S", 0.5)
+    monkeypatch.setattr(listings, "PAGE_TIMEOUT_S", 20.0)
     with served() as store:
         yield store
 
@@ -42,25 +42,27 @@ def test_listing_that_repeats_its_token_is_an_error_that_says_where_and_how_many
     store.listing = listed(*names, token="again", prefixes=("below/scene/",))
     for ask, where in ((bucket(store).directories, ""), (lambda: files_in(bucket(store), "scene"), "/scene")):
         with pytest.raises(
-            DataError, match=rf"/below{where}: the listing goes round: scene/.*[\d,]+ pages or more.*token"
+            DataError, match=rf"/below{where}: the listing repeats itself: scene/.*[\d,]+ pages or more.*token"
         ):
             ask()
     assert len(store.asked) < 4000
 
 
-def test_listing_that_goes_round_after_some_pages_is_found_too(store: Store) -> None:
+def test_listing_that_repeats_itself_after_some_pages_is_found_too(store: Store) -> None:
     def page(path: str) -> bytes:
         number = token_of(path)
         keys = [f"below/scene/{number}/1/{y}.tif" for y in range(1000)]
         return listed(*keys, token=str(number + 1 if number < 7 else 3))
 
     store.listing = page
-    with pytest.raises(DataError, match=r"/below/scene: the listing goes round: scene/\d/1/\d+\.tif came more than 10"):
+    with pytest.raises(
+        DataError, match=r"/below/scene: the listing repeats itself: scene/\d/1/\d+\.tif came more than 10"
+    ):
         bucket(store).pages("scene", lambda page: None)
 
 
 def test_listing_of_empty_pages_without_end_is_an_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listings, "PAGE_S", 1.0)
+    monkeypatch.setattr(listings, "PAGE_TIMEOUT_S", 1.0)
 
     def page(path: str) -> bytes:
         return listed(prefixes=("below/scene/",)) if "delimiter" in path else listed(token="again")
@@ -76,7 +78,7 @@ def test_listing_of_empty_pages_without_end_is_an_error(store: Store, monkeypatc
 
 def test_listing_of_directories_that_takes_long_is_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """And looked into meanwhile, by a listing that ends."""
-    monkeypatch.setattr(listings, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(listings, "LOOP_CHECK_AFTER_S", 0.0)
 
     def page(path: str) -> bytes:
         number = token_of(path)
@@ -102,13 +104,13 @@ def test_empty_pages_repeated_keys_and_any_order_are_no_fault(store: Store) -> N
     assert found.count("often.tif") == 61
 
 
-def test_two_keys_must_come_again_and_again_before_a_listing_is_taken_for_going_round() -> None:
-    one, other = _Rounds("here"), _Rounds("here")
-    for number in range(10 * REPEATS):
-        one.look(["first", *(f"{number}/{y}" for y in range(10))])
+def test_two_keys_must_come_again_and_again_before_a_listing_counts_as_repeating_itself() -> None:
+    one, other = _LoopDetector("here"), _LoopDetector("here")
+    for number in range(10 * MAX_REPEATS):
+        one.check(["first", *(f"{number}/{y}" for y in range(10))])
     rounds = itertools.cycle([str(number)] for number in range(30))
-    with pytest.raises(DataError, match=r"^here: the listing goes round: \d+ came more than 10 times"):
-        any(map(other.look, itertools.islice(rounds, 1000)))
+    with pytest.raises(DataError, match=r"^here: the listing repeats itself: \d+ came more than 10 times"):
+        any(map(other.check, itertools.islice(rounds, 1000)))
 
 
 @pytest.mark.parametrize("of", ["directories", "files"])

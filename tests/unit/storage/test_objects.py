@@ -109,8 +109,8 @@ def test_object_that_claims_to_be_huge_is_refused_before_it_is_read_with_both_si
 def test_named_file_larger_than_its_limit_is_refused_and_one_just_as_large_is_read(tmp_path: Path) -> None:
     (tmp_path / "ids.txt").write_bytes(b"x" * 101)
     with pytest.raises(DataError, match=r"ids\.txt: has 101 bytes; accepted: up to 100$"):
-        read_file(f"{tmp_path}/ids.txt", most_bytes=100)
-    assert read_file(f"{tmp_path}/ids.txt", most_bytes=101) == b"x" * 101
+        read_file(f"{tmp_path}/ids.txt", max_bytes=100)
+    assert read_file(f"{tmp_path}/ids.txt", max_bytes=101) == b"x" * 101
 
 
 def make_pipe(path: Path) -> None:
@@ -174,7 +174,7 @@ def test_other_encodings_are_refused_in_words(store: Store, encoding: str) -> No
 def test_gzip_that_swells_is_refused_at_the_limit(store: Store) -> None:
     store.content, store.headers = gzip.compress(bytes(10**8)), {"Content-Encoding": "gzip"}
     with pytest.raises(DataError, match=r"1\.tif: unzips to more than 1,000,000 bytes, which is the limit$"):
-        bucket(store).fetch("1.tif", most_bytes=10**6)
+        bucket(store).fetch("1.tif", max_bytes=10**6)
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: data[:20] + b"\0\0\0\0" + data[24:]])

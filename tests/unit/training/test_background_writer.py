@@ -1,4 +1,4 @@
-"""What is written beside the network is what was there, one thing at a time, and trouble is told."""
+"""Writes in the background are of a snapshot, one at a time, and their failures are raised."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ from robosat_pink.errors import ContractError
 from robosat_pink.training.background_writer import BackgroundWriter, snapshot
 
 
-def test_snapshot_does_not_change_with_what_it_is_of() -> None:
+def test_snapshot_does_not_change_with_the_original() -> None:
     weight = torch.ones(2)
     content = {"state": {0: {"exp_avg": weight}}, "rows": [{"loss": weight}], "name": "adam"}
     copy = snapshot(content)
@@ -21,7 +21,7 @@ def test_snapshot_does_not_change_with_what_it_is_of() -> None:
     assert copy["name"] == "adam"
 
 
-def test_writer_writes_one_thing_at_a_time_and_the_latest_of_what_waits() -> None:
+def test_writer_runs_one_write_at_a_time_and_the_latest_of_those_that_wait() -> None:
     begun, may_end, order = threading.Event(), threading.Event(), []
 
     def slow() -> None:

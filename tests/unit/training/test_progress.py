@@ -73,7 +73,7 @@ def test_long_phase_tells_once_a_minute_where_it_is(clock: Clock, caplog: pytest
     ]
 
 
-def test_phase_that_goes_on_counts_what_was_done_before_and_its_own_time_only(
+def test_resumed_phase_counts_earlier_batches_and_its_own_time_only(
     clock: Clock, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.INFO)

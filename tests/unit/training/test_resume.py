@@ -1,4 +1,4 @@
-"""What a run goes on from, and what of it is taken."""
+"""What a run resumes from, and what it takes over."""
 
 import dataclasses
 import logging
@@ -50,7 +50,7 @@ def test_weights_alone_cannot_be_resumed() -> None:
         resume.restore(made(Network()), InitialCheckpoint("a.pth", content, True), experiment(), Tiles(), SPLIT)  # type: ignore[arg-type]
 
 
-def test_more_epochs_behind_than_are_asked_for_are_refused() -> None:
+def test_checkpoint_with_more_epochs_than_are_asked_for_is_refused() -> None:
     content, _ = original_checkpoint(epoch=9)
     with pytest.raises(CheckpointError, match=r"has 9 epochs behind it, model\.epochs = 3; ask for more"):
         resume.restore(
@@ -85,7 +85,7 @@ def test_redacted_value_of_a_resume_point_is_like_any_of_its_shape() -> None:
         resume.restore(made(Network()), start, experiment(), Tiles(), SPLIT)  # type: ignore[arg-type]
 
 
-def test_another_weight_decay_is_what_a_run_goes_on_with() -> None:
+def test_resumed_run_has_the_weight_decay_of_its_experiment() -> None:
     model = Network()
     state = State(model, torch.optim.Adam(model.parameters(), weight_decay=0.25), GradScaler("cpu", enabled=False))
     config = experiment(model={"decay": 0.25}, checkpoint={"if_different": "continue"})
@@ -138,7 +138,7 @@ def test_ids_are_packed_and_come_back() -> None:
     ],
     ids=["other tiles", "another seed", "another batch size"],
 )
-def test_epoch_whose_batches_would_be_others_begins_anew(split: Split, config: Config) -> None:
+def test_epoch_whose_batches_have_changed_restarts(split: Split, config: Config) -> None:
     start = point_of(experiment())
     content = {**start.content, "step": 3, "tallies": [{}]}
     state = made(Network())

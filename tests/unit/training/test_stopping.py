@@ -37,13 +37,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def controlling(world: World | None = None, **settings: Any) -> tuple[LoopControl, StopRequest]:
+def control_of(world: World | None = None, **settings: Any) -> tuple[LoopControl, StopRequest]:
     stop = StopRequest()
     return LoopControl(world or World(), stop, BackgroundWriter(), settings.get("every"), settings.get("most")), stop
 
 
 def test_a_save_is_due_again_and_again_after_the_interval(clock: Clock) -> None:
-    control, _ = controlling(every=600.0)
+    control, _ = control_of(every=600.0)
     found = []
     for clock.now in (1000, 1599, 1600, 1601, 2199, 2201):
         found.append(control.after_step().should_save)
@@ -51,13 +51,13 @@ def test_a_save_is_due_again_and_again_after_the_interval(clock: Clock) -> None:
 
 
 def test_without_a_folder_for_resume_points_no_save_is_due(clock: Clock) -> None:
-    control, _ = controlling()
+    control, _ = control_of()
     clock.now += 1e6
     assert control.after_step() == Decision(None, should_save=False)
 
 
 def test_no_save_is_due_while_the_one_before_is_written(clock: Clock) -> None:
-    control, _ = controlling(every=10.0)
+    control, _ = control_of(every=10.0)
     writer = control._writer
     writer.submit(lambda: time.sleep(0.3))
     clock.now += 11
@@ -67,7 +67,7 @@ def test_no_save_is_due_while_the_one_before_is_written(clock: Clock) -> None:
 
 
 def test_time_that_is_over_stops_the_run_and_says_so(clock: Clock) -> None:
-    control, _ = controlling(most=30.0)
+    control, _ = control_of(most=30.0)
     clock.now += 29
     assert control.after_step().stop_reason is None
     clock.now += 1
@@ -75,20 +75,20 @@ def test_time_that_is_over_stops_the_run_and_says_so(clock: Clock) -> None:
 
 
 def test_signal_stops_the_run(clock: Clock) -> None:
-    control, stop = controlling()
+    control, stop = control_of()
     stop.requested = True
     assert control.after_step().stop_reason == "by a signal"
     with pytest.raises(Stopped):
         control.interrupt()
 
 
-def test_what_one_process_wants_all_do(clock: Clock) -> None:
-    assert controlling(TwoRanks(1, 0))[0].after_step() == Decision("by a signal", should_save=False)
-    assert controlling(TwoRanks(0, 1))[0].after_step() == Decision(None, should_save=True)
+def test_all_ranks_do_what_one_asks_for(clock: Clock) -> None:
+    assert control_of(TwoRanks(1, 0))[0].after_step() == Decision("by a signal", should_save=False)
+    assert control_of(TwoRanks(0, 1))[0].after_step() == Decision(None, should_save=True)
 
 
-def test_what_went_wrong_in_the_background_is_raised(clock: Clock) -> None:
-    control, _ = controlling()
+def test_failure_in_the_background_is_raised(clock: Clock) -> None:
+    control, _ = control_of()
 
     def fail() -> None:
         raise ValueError("the disk")

@@ -1,0 +1,39 @@
+"""Retry with backoff: repeats a request that failed for a transient reason. Called by `location`."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from obstore import exceptions
+
+T = TypeVar("T")
+
+RETRY_S = 45.0  # no attempt begins later than this after the first
+MIN_PAUSE_S, MAX_PAUSE_S = 0.1, 5.0
+
+
+def retry_with_backoff(
+    work: Callable[[], T],
+    is_transient: Callable[[Exception], bool],
+    explain: Callable[[Exception, str], Exception],
+) -> tuple[T, int]:
+    """The result of `work`, and the number of retries. Pauses double up to MAX_PAUSE_S, with jitter.
+
+    Raises what `explain` makes of the last error and of a note on the attempts, which is empty after the first.
+    """
+    started = time.monotonic()
+    for retries in itertools.count():
+        try:
+            return work(), retries
+        except (exceptions.BaseError, OSError) as caught:
+            error = caught
+        pause_s = min(MIN_PAUSE_S * 2**retries, MAX_PAUSE_S) * random.uniform(0.1, 1.0)  # noqa: S311
+        elapsed_s = time.monotonic() - started
+        if not is_transient(error) or elapsed_s + pause_s > RETRY_S:
+            break
+        time.sleep(pause_s)
+    raise explain(error, f" (tried {retries + 1} times in {elapsed_s:.0f} s)" if retries else "") from error
