@@ -23,7 +23,7 @@ usage: start.sh VERB [ARGUMENT ...]
   check   say what `train` would find and take, and train nothing; arguments: FILE, an experiment file, and overrides
   demo    write sample tiles into ./demo, train on them for some minutes on a CPU, and say where to look;
           an earlier one becomes ./demo-1 and so on
-  test    run the tests; arguments go to pytest
+  test    run the tests but the slow ones, on all cores; --all runs every test; other arguments go to pytest
   help    this text
 
 Where robosat_pink is not installed (a clone), the verbs make ./.venv first: some minutes and 8 GB, once.
@@ -154,6 +154,10 @@ test)
     fi
     choose_python test
     cd "$here"
+    case " $* " in
+    *" -n"* | *" --numprocesses"* | *" --pdb "*) ;;
+    *) set -- -n auto --dist worksteal "$@" ;;
+    esac
     exec "$python" -m pytest "$@"
     ;;
 help | -h | --help)

@@ -31,7 +31,7 @@ from robosat_pink.distributed import launcher
 from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.distributed.process_group import World
 from robosat_pink.losses import build_loss
-from robosat_pink.report.scenes import truths
+from robosat_pink.report.scenes import confusion_labels
 from robosat_pink.survey import Survey, survey
 from robosat_pink.training import initial_checkpoint, out_of_memory, resume
 from robosat_pink.training.channel_scales import resolve_scales
@@ -100,7 +100,7 @@ def directory_lines(tiles: TilePairs, split: Split) -> Iterator[str]:
 
 def class_lines(config: Config, tiles: TilePairs, surveyed: Survey) -> Iterator[str]:
     """Each class's share of pixels."""
-    names = truths([class_.name for class_ in config.classes])
+    names = confusion_labels([class_.name for class_ in config.classes])
     covered = surveyed.coverage
     shares = ", ".join(f"{name} {share:.2%}" for name, share in zip(names, surveyed.shares, strict=True))
     yield (

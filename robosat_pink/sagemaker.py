@@ -73,18 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="robosat_pink.sagemaker", description="Write requests and policies for Amazon SageMaker as JSON."
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="made if missing")
-    parser.add_argument(
-        "--account",
-        type=_account_number,
-        default=EXAMPLE_ACCOUNT.number,
-        help="the AWS account, 12 digits (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--region",
-        type=_region,
-        default=EXAMPLE_ACCOUNT.region,
-        help="of job and image (default: %(default)s)",
-    )
+    number, region = EXAMPLE_ACCOUNT.number, EXAMPLE_ACCOUNT.region
+    parser.add_argument("--account", type=_account_number, default=number, help="12 digits (default: %(default)s)")
+    parser.add_argument("--region", type=_region, default=region, help="of job and image (default: %(default)s)")
     arguments = parser.parse_args(argv)
     try:
         write_files(arguments.folder, Account(arguments.account, arguments.region))

@@ -89,7 +89,7 @@ def train_as(process: ProcessRank, config: Config, container: Container, stop: S
         if world.is_rank_zero:
             from robosat_pink.report import build  # not before: a broken matplotlib costs the report alone
 
-            build.leave(*outcome, container, stop)
+            build.make_report(outcome, container, stop)
     if outcome.stopped:
         raise outcome.stopped
 

@@ -21,6 +21,8 @@ from rasterio.transform import from_origin
 from robosat_pink.sample import write_tiles
 from robosat_pink.storage import Location, Page, StoredFile
 
+pytest_plugins = ["slow_tests"]
+
 SHARED = Path(__file__).parents[2] / "shared"
 DATA = Path(__file__).parent / "data"
 

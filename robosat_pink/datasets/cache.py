@@ -1,10 +1,10 @@
 """Decoded tile pairs on the node's disk: epochs after the first ask the store for nothing.
 
-Opened by `datasets`, read and filled by `reader`.
+Opened by `pairs`, read and filled by `reader`.
 
 An entry is a file named by a digest of everything that decides its content: where image and mask are, what the store
-says of their contents (ETag, size), bands and classes. It is written whole or not at all and checked when read; a
-damaged entry counts as absent. Any number of processes may share a folder: they only ever add whole files, and count
+says of their contents (ETag, size), bands and classes. It is written atomically and checked when read; a damaged
+entry counts as absent. Any number of processes may share a folder: they only ever add whole files, and count
 the bytes of all of them together.
 """
 
@@ -46,8 +46,9 @@ GB = 10**9
 
 @dataclass
 class TileCache:
-    """At most `max_bytes` of entries in a folder. Full is full: what is there serves every epoch, so nothing is evicted
-    for what comes later, but entries that no run has read for longest go when a run begins.
+    """At most `max_bytes` of entries in a folder.
+
+    A full cache takes no new entry: the old ones serve every epoch. `make_room` evicts between runs.
     """
 
     folder: Path
@@ -66,11 +67,11 @@ class TileCache:
         data = cache_file.read(self._path(key))
         if data is None:
             return None
-        found = cache_file.unpack(data)
-        if found is None:
+        entry = cache_file.unpack(data)
+        if entry is None:
             log.warning("warning: the cache entry %s is damaged and will be fetched again", self._path(key))
             return None
-        return found
+        return entry
 
     def put(self, key: str, image: np.ndarray, mask: np.ndarray, notes: str = "") -> None:
         """Keep a pair if there is room. A disk that is full or cannot be written only means that nothing is kept."""
@@ -97,11 +98,10 @@ class TileCache:
             log.warning("warning: the cache %s cannot be written (%s); tiles are not kept", self.folder, error.strerror)
 
     def make_room(self) -> int:
-        """Once a run: remove what a killed process left half-written and, of a full cache, entries read longest ago.
+        """Once a run: remove what a killed process left half-written; of a full cache, evict what was read longest ago.
 
-        Stale ones go down to half of the limit; if there are more than that, others go down to 9/10.
-
-        Returns how many bytes are left, and has all processes count from there.
+        Stale entries are evicted down to half of the limit, others down to 9/10. Returns how many bytes are left, from
+        which all processes count on.
         """
         entries = []
         for path in self.folder.iterdir():

@@ -30,10 +30,10 @@ DECLARED = "the masks declare"
 
 @dataclass(frozen=True)
 class Coverage:
-    """What the tiles read hold."""
+    """What the tiles hold that were read."""
 
     rows: tuple[int, ...]  # of the pairs
-    of: int  # tiles that they stand for
+    training_tiles: int  # that they stand for
     pixels: np.ndarray  # (K,) int64 by class, K = 2 for a single class (background first)
     ignored: int  # pixels that count nowhere
     zeros: int  # of these, those that are 0 in all bands of an image that declares nothing
@@ -51,19 +51,19 @@ class Coverage:
 
 def chosen(rows: np.ndarray) -> list[int]:
     """At most MOST_TILES of the rows, evenly spread."""
-    places = np.unique(np.linspace(0, len(rows) - 1, min(MOST_TILES, len(rows))).round().astype(int))
-    some: list[int] = rows[places].tolist()
-    return some
+    positions = np.unique(np.linspace(0, len(rows) - 1, min(MOST_TILES, len(rows))).round().astype(int))
+    spread: list[int] = rows[positions].tolist()
+    return spread
 
 
 def read(tiles: TilePairs, rows: Sequence[int]) -> Iterator[Sample]:
-    """Whole tiles, some at a time; raises what a training would raise at them."""
+    """Whole tiles, AT_ONCE at a time; raises what a training would raise at them."""
     for first in range(0, len(rows), AT_ONCE):
         yield from tiles.__getitems__(rows[first : first + AT_ONCE])
 
 
 class Counting:
-    """A coverage that is being counted."""
+    """Counts a `Coverage`, tile by tile."""
 
     def __init__(self, num_classes: int) -> None:
         self._pixels = np.zeros(max(num_classes, 2), dtype=np.int64)
@@ -91,17 +91,25 @@ class Counting:
             self._palettes.setdefault(index, {}).setdefault(color, sample.row)
         self._rows.append(sample.row)
 
-    def finish(self, of: int) -> Coverage:
+    def finish(self, training_tiles: int) -> Coverage:
         return Coverage(
-            *(tuple(self._rows), of, self._pixels, self._ignored, self._zeros, self._kinds, self._kinds_at),
-            *(self._doubts, self._doubts_at, self._palettes),
+            rows=tuple(self._rows),
+            training_tiles=training_tiles,
+            pixels=self._pixels,
+            ignored=self._ignored,
+            zeros=self._zeros,
+            kinds=self._kinds,
+            kinds_at=self._kinds_at,
+            doubts=self._doubts,
+            doubts_at=self._doubts_at,
+            palettes=self._palettes,
         )
 
 
 def look(config: Config, tiles: TilePairs, rows: np.ndarray) -> list[str]:
-    """Read some of the tiles to train on: what a person should know of them, for log and report.
+    """Read some of the training tiles; returns remarks on them for log and report.
 
-    Nothing where a tile has changed since it was listed: what follows then, the run decides when it comes to it.
+    None where a tile has changed since it was listed: the run meets that tile later, and decides then.
     """
     counting = Counting(config.num_classes)
     try:
@@ -112,72 +120,81 @@ def look(config: Config, tiles: TilePairs, rows: np.ndarray) -> list[str]:
         return []
 
 
-def remarks(config: Config, tiles: TilePairs, found: Coverage) -> Iterator[str]:
+def remarks(config: Config, tiles: TilePairs, coverage: Coverage) -> Iterator[str]:
     """Sentences; those that tell of something that is likely wrong begin with "warning: "."""
-    absent = list(_absent_classes(config, tiles, found))
+    absent = list(_absent_classes(config, tiles, coverage))
     yield from absent
-    for doubt, count in found.doubts.items():
+    for doubt, count in coverage.doubts.items():
         if doubt == HIDDEN and any(DECLARED in remark for remark in absent):
-            continue  # has been said
-        yield f"warning: in {count} of {_tiles(found)}, such as {tiles.id(found.doubts_at[doubt])}: {doubt}"
-    for index, colors in found.palettes.items():
-        if len(colors) > 1:
-            (one, first), (other, second) = list(colors.items())[:2]
-            yield (
-                f"warning: the masks' palettes differ: {index} is #{one} in {tiles.id(first)}, #{other} in "
-                f"{tiles.id(second)}. Classes are taken by index: write all masks with one palette, or class numbers "
-                "without any"
-            )
-            break
-    if found.zeros:
+            continue  # the class's remark says so
+        yield f"warning: in {count} of {_tiles(coverage)}, such as {tiles.id(coverage.doubts_at[doubt])}: {doubt}"
+    yield from _palette_remark(tiles, coverage)
+    if coverage.zeros:
         yield (
-            f"{found.zeros / found.everything:.2%} of all pixels count as missing: they are 0 in all bands of an image "
-            f"that declares no nodata. So dataset.missing = {config.dataset.missing} has it; with declared, only what "
-            "files declare counts as missing"
+            f"{coverage.zeros / coverage.everything:.2%} of all pixels count as missing: they are 0 in all bands of an "
+            f"image that declares no nodata. So dataset.missing = {config.dataset.missing} has it; with declared, "
+            "only what files declare counts as missing"
         )
-    kinds = found.kinds.most_common()
+    yield from _kind_remark(coverage)
+    tiles.kinds.learn(coverage.kinds_at)
+
+
+def _palette_remark(tiles: TilePairs, coverage: Coverage) -> Iterator[str]:
+    for index, colors in coverage.palettes.items():
+        if len(colors) > 1:
+            (color, row), (other_color, other_row) = list(colors.items())[:2]
+            yield (
+                f"warning: the masks' palettes differ: {index} is #{color} in {tiles.id(row)}, #{other_color} in "
+                f"{tiles.id(other_row)}. Classes are taken by index: write all masks with one palette, or class "
+                "numbers without any"
+            )
+            return
+
+
+def _kind_remark(coverage: Coverage) -> Iterator[str]:
+    kinds = coverage.kinds.most_common()
     if len(kinds) > 1:
         counts = some_names([f'{count} have "{kind}"' for kind, count in kinds], SHOWN, separator="; ")
-        yield f"warning: the images differ: of {_tiles(found)}, {counts}. {ways_to_agree(list(found.kinds))}"
+        yield f"warning: the images differ: of {_tiles(coverage)}, {counts}. {ways_to_agree(list(coverage.kinds))}"
     elif kinds[0][0].endswith(NO_SCALE):
         yield (
-            f"warning: channels[].scale: tags, but none of {_tiles(found)} has a scale or offset: their numbers are "
+            f"warning: channels[].scale: tags, but none of {_tiles(coverage)} has a scale or offset: their numbers are "
             "used as they are. Set a number, or auto, which divides by 255 or 10000 where the type says so"
         )
     elif "offset" in kinds[0][0] and not kinds[0][0].endswith(NO_TAGS):
         yield f"the images have {kinds[0][0]}; channels[].scale: tags applies the files' own scale and offset"
-    tiles.kinds.learn(found.kinds_at)
 
 
-def _absent_classes(config: Config, tiles: TilePairs, found: Coverage) -> Iterator[str]:
-    names = [each.name for each in config.classes]
+def _absent_classes(config: Config, tiles: TilePairs, coverage: Coverage) -> Iterator[str]:
+    names = [named.name for named in config.classes]
     values = list(tiles.reader.decoder.values)
     if len(names) == 1:
         names, values = ["background", *names], [(0,), *values]
-    absent = np.flatnonzero(found.pixels == 0).tolist()
+    absent = np.flatnonzero(coverage.pixels == 0).tolist()
     if not absent:
         return
     hidden = [_Hidden() for _ in absent]
-    for mask in tiles.reader.read_masks([tiles.request(row) for row in found.rows]):
-        for number, each in zip(absent, hidden, strict=True):
-            each.add(mask, values[number])
-    for number, each in zip(absent, hidden, strict=True):
+    for mask in tiles.reader.read_masks([tiles.request(row) for row in coverage.rows]):
+        for number, hidden_pixels in zip(absent, hidden, strict=True):
+            hidden_pixels.add(mask, values[number])
+    for number, hidden_pixels in zip(absent, hidden, strict=True):
         value = ", ".join(map(str, values[number]))
-        yield f"warning: no pixel of {_tiles(found)} is {names[number]} (mask value {value}): {each.words(found)}"
+        why = hidden_pixels.words(coverage)
+        yield f"warning: no pixel of {_tiles(coverage)} is {names[number]} (mask value {value}): {why}"
 
 
 class _Hidden:
-    """Pixels of masks that have the values of a class which nothing is learnt of."""
+    """Pixels of a class that nothing is learnt of, by the reason."""
 
     def __init__(self) -> None:
         self.declared = self.without_image = 0
 
     def add(self, mask: Raster, values: Sequence[int]) -> None:
-        is_there = np.isin(mask.values[0], values)
-        self.declared += int((is_there & mask.missing).sum())
-        self.without_image += int((is_there & ~mask.missing).sum())
+        has_value = np.isin(mask.values[0], values)
+        self.declared += int((has_value & mask.missing).sum())
+        self.without_image += int((has_value & ~mask.missing).sum())
 
-    def words(self, found: Coverage) -> str:
+    def words(self, coverage: Coverage) -> str:
         if self.declared:
             return (
                 f"{DECLARED} {self.declared} pixels of that value as nodata, and so nothing is learnt of them. "
@@ -186,12 +203,12 @@ class _Hidden:
             )
         if self.without_image:
             return f"all {self.without_image} pixels of that value lie where the images have no data"
-        if found.of > len(found.rows):
+        if coverage.training_tiles > len(coverage.rows):
             return "their masks do not have that value; if no mask has it, check classes[].values"
         return "the masks do not have that value; check classes[].values"
 
 
-def _tiles(found: Coverage) -> str:
-    if found.of == len(found.rows):
-        return f"the {found.of} training tiles"
-    return f"{len(found.rows)} of {found.of} training tiles"
+def _tiles(coverage: Coverage) -> str:
+    if coverage.training_tiles == len(coverage.rows):
+        return f"the {coverage.training_tiles} training tiles"
+    return f"{len(coverage.rows)} of {coverage.training_tiles} training tiles"

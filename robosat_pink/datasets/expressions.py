@@ -32,7 +32,7 @@ Groups = dict[str, str | None]  # what the named groups of an expression matched
 
 
 class Names(NamedTuple):
-    """Names to be matched from their first letter, the key of the expression, and where they are."""
+    """Names to match from their first letter; and, for errors, the key of the expression and where the names are."""
 
     key: str
     expression: str
@@ -44,11 +44,11 @@ def matching(sides: Sequence[Names]) -> list[dict[str, Groups]]:
     """Of each side, the names that match, in order. ConfigError for an expression that takes longer than LIMIT_S."""
     if all(side.expression == ANYTHING for side in sides):
         return [{name: {} for name in side.names} for side in sides]
-    asked = json.dumps([(side.expression, side.names) for side in sides]).encode()
+    request = json.dumps([(side.expression, side.names) for side in sides]).encode()
     command = [sys.executable, "-I", "-S", "-c", MATCHING]
     try:
         run = subprocess.run(  # noqa: S603 - of its own, whom a terminal's signals do not reach
-            command, input=asked, stdout=subprocess.PIPE, timeout=LIMIT_S, check=True, start_new_session=True
+            command, input=request, stdout=subprocess.PIPE, timeout=LIMIT_S, check=True, start_new_session=True
         )
     except subprocess.TimeoutExpired as late:
         every = [(side, name) for side in sides for name in side.names]
@@ -58,5 +58,5 @@ def matching(sides: Sequence[Names]) -> list[dict[str, Groups]]:
             f"{side.where}; repeat nothing that repeats itself, as in (a+)+, and use fewer of .* and .+"
         ) from late
     answers = iter(map(json.loads, run.stdout.splitlines()))
-    found = [[(name, next(answers)) for name in side.names] for side in sides]
-    return [{name: groups for name, groups in pairs if groups is not None} for pairs in found]
+    answered = [[(name, next(answers)) for name in side.names] for side in sides]
+    return [{name: groups for name, groups in pairs if groups is not None} for pairs in answered]

@@ -1,6 +1,6 @@
-"""File names: which are tiles, which belong to one, what tells contents apart, and why a name is no tile's. No I/O.
+"""File names: which are tiles, which are sidecars of a tile, and why a name is no tile's. No I/O.
 
-Called by `sides`, `tiles` and `tile_file`.
+Called by `sides`, `scans`, `tiles` and `tile_file`.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def parse_names(
     rows: list[tuple[tuple[int, ...], int, int, int, int, int]] = []
     for path, etag, size, when in zip(paths, etags, sizes, modified, strict=True):
         if match := TILE_PATH.fullmatch(path, len(prefix)):
-            *place, suffix, sidecar = match.groups()
+            *zxy, suffix, sidecar = match.groups()
             bit = 1 << SIDECARS.index(sidecar) if sidecar else 0
             contents = version_of(etag, size, when), min(size, LARGEST), when & LARGEST
-            rows.append((tuple(map(int, place)), SUFFIXES.index(suffix), bit, *contents))
+            rows.append((tuple(map(int, zxy)), SUFFIXES.index(suffix), bit, *contents))
     return np.array(rows, dtype=FILE)
 
 
@@ -88,13 +88,12 @@ def likeliest(paths: Sequence[str]) -> str | None:
 
 
 def misfit(path: str) -> str:
-    """Why a file, not in too many or too few directories, is no tile, in words."""
+    """Why a file at the right depth is no tile, in words."""
     *folders, name = path.split("/")
     number, rest = re.fullmatch(r"(\d*)(.*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
-    if len(folders) < 2 or not all(re.fullmatch(NUMBER, each) for each in folders[-2:]):
+    if len(folders) < 2 or not all(re.fullmatch(NUMBER, folder) for folder in folders[-2:]):
         return "it does not lie in folders named for zoom and column, numbers without leading zeros"
     if not re.fullmatch(NUMBER, number):
         return "its name does not begin with its row, a number without leading zeros"
-    return (
-        f"what follows its row, {rest!r}, is none of {', '.join('.' + each for each in FORMATS)}, or @2x before those"
-    )
+    accepted = ", ".join(f".{suffix}" for suffix in FORMATS)
+    return f"what follows its row, {rest!r}, is none of {accepted}, or @2x before those"

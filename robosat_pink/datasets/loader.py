@@ -1,9 +1,10 @@
-"""Batches of tile pairs in the order of an epoch, read ahead while the network computes. Called by `loop`."""
+"""Batches of tile pairs in the permutation of an epoch, read ahead while the network computes. Called by `loop`."""
 
 from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
@@ -19,25 +20,25 @@ from robosat_pink.distributed.launcher import SINGLE_PROCESS, ProcessRank
 
 log = logging.getLogger(__name__)
 
-MEMORY_SHARE = 0.25  # of the machine's, for batches under way
-# Batches a worker reads before they are asked for; more, if they are small, so that twice its requests are to be made.
+MEMORY_SHARE = 0.25  # of the machine's memory, for batches under way
+# Batches that a worker reads ahead; more of small ones, so that it always has twice its requests to make.
 LEAST_AHEAD = 2
 
 
 def worker_count(setting: int | Literal["auto"], on_gpu: bool, batch_bytes: int = 0, sharers: int = 1) -> int:
-    """Worker processes: on a CPU the network needs the cores itself, beside a GPU they are the workers'.
+    """How many worker processes to start: on a CPU the network needs the cores itself, beside a GPU workers get them.
 
-    No more than have room for the batches that each of them reads ahead, where so many processes share the machine.
+    Their batches fit MEMORY_SHARE, where `sharers` processes train on this machine.
     """
     if setting != "auto":
         return setting
     cores = hardware.cpu_count() // sharers
-    fitting = int(MEMORY_SHARE * hardware.memory_bytes()) // max((LEAST_AHEAD + 2) * batch_bytes * sharers, 1)
-    return max(min(cores - 1, 8 if on_gpu else 1, max(fitting, 1)), 0)
+    fit_in_memory = int(MEMORY_SHARE * hardware.memory_bytes()) // max((LEAST_AHEAD + 2) * batch_bytes * sharers, 1)
+    return max(min(cores - 1, 8 if on_gpu else 1, max(fit_in_memory, 1)), 0)
 
 
 def bytes_of_a_batch(tiles: TilePairs, batch_size: int) -> int:
-    """Of training, in float32 at most, and the masks."""
+    """At most, in training: images in float32, and masks."""
     reader = tiles.reader
     return batch_size * reader.tile_size**2 * (4 * len(reader.bands) + 1)
 
@@ -46,7 +47,7 @@ class TileLoader:
     """Batches of a TilePairs, in training and in evaluation order, by one set of worker processes.
 
     Batches go to the workers in turn, each of which reads several ahead. Without workers, threads of this process read.
-    Of several processes that train together each has a loader, which gives its share of every batch, or NO_TILES.
+    With several ranks each has a loader, which yields this rank's share of every batch, or NO_TILES.
     """
 
     def __init__(
@@ -58,20 +59,23 @@ class TileLoader:
         interrupt: Callable[[], None] = lambda: None,
         process: ProcessRank = SINGLE_PROCESS,
     ) -> None:
-        """`interrupt` is called now and then while a batch is waited for, and may raise: a store may be silent.
+        """`interrupt` is called every half a second of a wait, and may raise: a store may be silent.
 
-        `batch_size` is that of all processes together.
+        `batch_size` is that of all ranks together.
         """
         self.tiles = tiles
         self.batch_size, self.process = batch_size, process
-        share = -(-batch_size // process.size)
+        share = math.ceil(batch_size / process.size)
         batch_bytes = bytes_of_a_batch(tiles, share)
-        self._room = int(MEMORY_SHARE * hardware.memory_bytes()) // (max(workers, 1) * process.local_size)
-        self._ahead = min(max(LEAST_AHEAD, -(-REQUESTS // share)), self._fitting(batch_bytes))
+        self._worker_bytes = int(MEMORY_SHARE * hardware.memory_bytes()) // (max(workers, 1) * process.local_size)
+        self._ahead = min(max(LEAST_AHEAD, math.ceil(REQUESTS / share)), self._most_ahead(batch_bytes))
         self._knows_whole_tiles = False
         log.info(
             "loader: %d worker(s), each reads %d batches of up to %.1f MB ahead, %d requests at a time",
-            *(workers, self._ahead, batch_bytes / 1e6, REQUESTS),
+            workers,
+            self._ahead,
+            batch_bytes / 1e6,
+            REQUESTS,
         )
         self._sources: list[Source] = (
             [Worker(tiles.reader, pin_memory, interrupt) for _ in range(workers)]
@@ -80,18 +84,19 @@ class TileLoader:
         )
 
     def training(self, rows: np.ndarray, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
-        """Every row once, in an order drawn from (seed, epoch), cropped and with symmetries; from a later batch on."""
-        order = self._shuffled(rows, epoch)[first_batch * self.batch_size :]
-        return self._iterate([TrainingCrop(row, epoch) for row in each] for each in self._shares(order))
+        """Every row once, permuted by (seed, epoch), cropped and with symmetries; from `first_batch` on."""
+        rest = self._permutation(rows, epoch)[first_batch * self.batch_size :]
+        return self._iterate([TrainingCrop(row, epoch) for row in share] for share in self._shares(rest))
 
     def evaluation(self, rows: np.ndarray) -> Iterator[Batch]:
-        """Every row once, in order: whole tiles, not augmented, none dropped for the last batch's sake."""
+        """Every row once, in order: whole tiles, not augmented; the last batch may be smaller."""
         return self._iterate(self._shares(rows), is_whole=True)
 
     def rows_of(self, rows: np.ndarray, epoch: int, batch: int) -> list[int]:
-        """The rows of a batch of training, those of all processes."""
-        found = self._shuffled(rows, epoch)[batch * self.batch_size :][: self.batch_size]
-        return [int(row) for row in found]
+        """The rows of a batch of training, those of all ranks."""
+        first = batch * self.batch_size
+        batch_rows: list[int] = self._permutation(rows, epoch)[first : first + self.batch_size].tolist()
+        return batch_rows
 
     def close(self) -> None:
         """End the worker processes."""
@@ -99,46 +104,46 @@ class TileLoader:
             source.close()
 
     def num_batches(self, rows: np.ndarray) -> int:
-        return -(-len(rows) // self.batch_size)
+        return math.ceil(len(rows) / self.batch_size)
 
-    def _shuffled(self, rows: np.ndarray, epoch: int) -> np.ndarray:
+    def _permutation(self, rows: np.ndarray, epoch: int) -> np.ndarray:
         return np.random.default_rng((self.tiles.seed, epoch)).permutation(rows)
 
     def _shares(self, rows: np.ndarray) -> Iterator[list[int]]:
-        """Of each batch, the rows that this process reads."""
+        """Of each batch, the rows that this rank reads."""
         for first in range(0, len(rows), self.batch_size):
             batch = rows[first : first + self.batch_size]
             yield batch[self.process.rank :: self.process.size].tolist()
 
-    def _fitting(self, batch_bytes: int) -> int:
+    def _most_ahead(self, batch_bytes: int) -> int:
         """How many batches of this size a worker may read ahead, beside the two that are in use."""
-        return max(LEAST_AHEAD, self._room // max(batch_bytes, 1) - 2)
+        return max(LEAST_AHEAD, self._worker_bytes // max(batch_bytes, 1) - 2)
 
     def _measured(self, batch: Batch, is_whole: bool) -> Batch:
-        """From now on no more are read ahead than fit if all are as large; and tiles of another kind are told."""
-        self._ahead = min(self._ahead, self._fitting(batch.image.nbytes + batch.mask.nbytes))
+        """Learn from a batch: how many of its size fit in memory, and of what kind its images are."""
+        self._ahead = min(self._ahead, self._most_ahead(batch.image.nbytes + batch.mask.nbytes))
         self._knows_whole_tiles |= is_whole
         self.tiles.note_kinds(batch.kinds)
         return batch
 
     def _iterate(self, batches: Iterator[Sequence[int | TrainingCrop]], is_whole: bool = False) -> Iterator[Batch]:
-        """Nobody knows how large whole tiles are until the first of them have come."""
-        turns = itertools.cycle(self._sources)
+        """The batches in order. How large whole tiles are is known only when the first of them have come."""
+        next_source = itertools.cycle(self._sources)
         begun: deque[tuple[Source, int] | None] = deque()
         try:
             while True:
                 ahead = LEAST_AHEAD if is_whole and not self._knows_whole_tiles else self._ahead
                 for items in itertools.islice(batches, max(ahead * len(self._sources) - len(begun), 0)):
-                    source = next(turns)
+                    source = next(next_source)
                     requests = [self.tiles.request(item) for item in items]
                     begun.append((source, source.begin(requests)) if requests else None)
                 if not begun:
                     return
-                next_one = begun.popleft()
-                if next_one is None:
+                oldest = begun.popleft()
+                if oldest is None:
                     yield NO_TILES
                 else:
-                    source, number = next_one
+                    source, number = oldest
                     yield self._measured(source.finish(number), is_whole)
         finally:
             for source, number in filter(None, begun):

@@ -36,12 +36,12 @@ NO_FILES: Mapping[str, Bytes] = {}
 
 
 class Notes(NamedTuple):
-    """What is to be known of a decoded pair beside its pixels."""
+    """About a decoded pair, beside its pixels. The cache keeps it."""
 
     dtype: str  # of the image file
-    kind: str  # what it says of its bands, as far as the experiment relies on it: to agree across the tiles of a run
+    kind: str  # what the image file says of its bands, as far as all images of a run should agree
     zeros: int  # pixels that are missing for being 0 in all bands
-    doubts: str = ""  # what may be wrong with the pair, a sentence a line
+    doubts: str = ""  # what may be wrong with the pair, one sentence per line
     palette: str = ""  # of the mask, as `Raster` has it
 
 
@@ -64,11 +64,11 @@ class PairDecoder:
         self._applies_tags = any(channel.scale == "tags" for channel in self.channels)
         table = self._look_up(np.arange(1 << 8))  # class by value, of masks of 8 bits
         self._table = table.tobytes()
-        self._same = int((table == np.arange(1 << 8)).argmin()) - 1  # up to this value, values are class numbers
+        self._unchanged = int((table == np.arange(1 << 8)).argmin()) - 1  # values up to this one are class numbers
 
     @property
     def settings(self) -> list[object]:
-        """All that decides how a pair is decoded, for JSON."""
+        """All that decides how a pair is decoded, as JSON can hold it: part of the cache key."""
         values = [list(values) for values in self.values]
         return [self.bands, self._applies_tags, values, len(self.classes), self.missing, list(self.ignored)]
 
@@ -103,15 +103,15 @@ class PairDecoder:
     def _doubts(self, image: Raster, mask: Raster, name: str) -> Iterator[str]:
         if mask.declared is not None and (self._look_up(mask.values[0][mask.declared]) != IGNORE).any():
             yield HIDDEN
-        places = [each.georeference for each in (image, mask) if each.georeference]
+        georeferences = [raster.georeference for raster in (image, mask) if raster.georeference]
         height, width = mask.missing.shape
-        if len(places) == 2 and georeference.is_beside(places[0], places[1], height, width):
+        if len(georeferences) == 2 and georeference.is_beside(georeferences[0], georeferences[1], height, width):
             yield BESIDE
-        if len(places) == 1 and georeference.is_from_the_south(places[0], height, width, name):
+        if len(georeferences) == 1 and georeference.is_from_the_south(georeferences[0], height, width, name):
             yield FROM_THE_SOUTH
 
     def _kind(self, image: Raster) -> str:
-        """What the file says that the experiment does not ask each file for."""
+        """What the file says of its bands, less what the experiment takes from each file."""
         are_named = all(isinstance(band, str) for band in self.bands)
         nodata = f"nodata {image.nodata}" if image.nodata else ""
         order = "" if are_named else image.tags.odd_order
@@ -137,7 +137,7 @@ class PairDecoder:
 
     def _classes_of(self, values: np.ndarray, missing: np.ndarray, name: str) -> np.ndarray:
         """Class numbers (H, W) uint8 from mask values; DataError for a value that no class lists."""
-        if values.dtype == np.uint8 and values.max(initial=0) <= self._same:
+        if values.dtype == np.uint8 and values.max(initial=0) <= self._unchanged:
             mask = values.copy()
             mask[missing] = IGNORE
             return mask
@@ -169,10 +169,10 @@ class PairDecoder:
     @staticmethod
     def _way_out(values: np.ndarray, accepted: Sequence[int]) -> str:
         if (values != np.floor(values)).any():
-            return "a class number is whole: where these are shares, write masks anew, with a number for each class"
+            return "a class number is whole: where these are shares, write new masks, with a number for each class"
         if len(values) > FEW or (max(accepted) > SPREAD and np.abs(values[:, None] - accepted).min() <= NEAR):
             return (
-                "where the masks were once in a lossy format, or resampled, write them anew from their source "
+                "where the masks were once in a lossy format, or resampled, write them again from their source "
                 "(resampled by nearest); otherwise add them to classes[].values, or to dataset.ignore_values where "
                 "they stand for no class"
             )

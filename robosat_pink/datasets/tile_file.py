@@ -1,4 +1,4 @@
-"""A tile's file as it is fetched, if it is the one that was listed, and what lies beside it. Called by `reader`."""
+"""A tile's file and its sidecars as they are fetched, if they are those that were listed. Called by `reader`."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def read(location: Location, entry: Entry, is_listed_here: bool) -> TileFile:
     if not _is_same(location, fetched.file, entry, is_listed_here):
         raise Changed(_changed(f"{location}/{entry.path}: has changed since it was listed"))
     beside = {name: _fetch(location, name, None, SIDECAR_BYTES) for name in sidecar_names(entry.path, entry.sidecars)}
-    every = [fetched, *beside.values()]
+    answers = [fetched, *beside.values()]
     return TileFile(
         content=fetched.content,
-        sidecars={name.removeprefix(entry.path).lower(): each.content for name, each in beside.items()},
-        fetched_bytes=sum(len(each.content) for each in every),
-        retries=sum(each.retries for each in every),
+        sidecars={name.removeprefix(entry.path).lower(): sidecar.content for name, sidecar in beside.items()},
+        fetched_bytes=sum(len(answer.content) for answer in answers),
+        retries=sum(answer.retries for answer in answers),
     )
 
 
@@ -65,7 +65,7 @@ def _changed(what: str) -> str:
     return f"{what}; start again to train on today's tiles"
 
 
-_agreeing: set[Location] = set()  # where a file's ETag has been the listing's
+_agreeing: set[Location] = set()  # where some file's ETag was that of the listing
 _by_time: set[Location] = set()  # where size and Last-Modified are compared instead
 
 
@@ -73,7 +73,7 @@ def _is_same(location: Location, file: StoredFile, entry: Entry, is_listed_here:
     """By ETag. By size and Last-Modified where there is none, or where this store's never agree with its listings'.
 
     A file of a folder by its size; by its time, too, unless another host has listed it, which has copies of its own. A
-    folder's ETags hold inodes, which some network mounts number anew.
+    folder's ETags hold inodes, which some network mounts renumber.
     """
     is_of_that_time = file.size == entry.size and file.modified & LARGEST == entry.modified
     if location.bucket is None:

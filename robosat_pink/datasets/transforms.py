@@ -1,6 +1,6 @@
 """What happens to a batch on the device: scaling, normalisation, and in training the symmetries of the square.
 
-Image and mask go through one function together, by negative axes only, so that they cannot part.
+Called by `step`. One function turns image and mask by their last two axes, so that they stay aligned.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class TrainingTransform(EvaluationTransform):
     def forward(self, image: Tensor, mask: Tensor, scale: Tensor, symmetry: Sequence[int]) -> tuple[Tensor, Tensor]:
         image, mask = super().forward(image, mask, scale, symmetry)
         return (
-            torch.stack([apply_symmetry(each, number) for each, number in zip(image, symmetry, strict=True)]),
-            torch.stack([apply_symmetry(each, number) for each, number in zip(mask, symmetry, strict=True)]),
+            torch.stack([apply_symmetry(tile, number) for tile, number in zip(image, symmetry, strict=True)]),
+            torch.stack([apply_symmetry(labels, number) for labels, number in zip(mask, symmetry, strict=True)]),
         )
 
 

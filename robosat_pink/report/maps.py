@@ -1,4 +1,4 @@
-"""Where tiles lie: coordinates, a link to a map, and a small map of the split as SVG. Called by `report` and `card`."""
+"""Where tiles lie: bounds, a link to a map, and a small map of the split as SVG. Called by `build` and `model_card`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 
 from robosat_pink.datasets.tiles import Tile, parents
 
-MOST_CELLS = 160  # a side; where tiles lie farther apart, a cell is a parent tile
-CELL = 10  # units of the drawing
-EQUATOR_M = 40_075_016.686  # round the Earth, of EPSG:3857
+MAX_CELLS = 160  # a side of the map; tiles that lie farther apart are drawn as their parents
+CELL = 10  # SVG units
+EQUATOR_M = 40_075_016.686  # its length in EPSG:3857
 
 
 class Bounds(NamedTuple):
@@ -24,9 +24,9 @@ class Bounds(NamedTuple):
     north: float
 
     def __str__(self) -> str:
-        south, north = (f"{abs(each):.3f}° {'N' if each >= 0 else 'S'}" for each in (self.south, self.north))
-        west, east = (f"{abs(each):.3f}° {'E' if each >= 0 else 'W'}" for each in (self.west, self.east))
-        return f"{south} to {north}, {west} to {east}"
+        latitudes = [f"{abs(degrees):.3f}° {'N' if degrees >= 0 else 'S'}" for degrees in (self.south, self.north)]
+        longitudes = [f"{abs(degrees):.3f}° {'E' if degrees >= 0 else 'W'}" for degrees in (self.west, self.east)]
+        return f"{' to '.join(latitudes)}, {' to '.join(longitudes)}"
 
 
 def latitude(y: float, zoom: int) -> float:
@@ -40,69 +40,70 @@ def longitude(x: float, zoom: int) -> float:
 
 
 def link(tile: Tile) -> str:
-    """A page that shows the place on a map."""
-    north, west = latitude(tile.y + 0.5, tile.z), longitude(tile.x + 0.5, tile.z)
-    place = f"{min(tile.z, 19)}/{north:.5f}/{west:.5f}"
-    return f"https://www.openstreetmap.org/?mlat={north:.5f}&mlon={west:.5f}#map={place}"
+    """A page that shows the tile's centre on a map."""
+    centre_lat, centre_lon = latitude(tile.y + 0.5, tile.z), longitude(tile.x + 0.5, tile.z)
+    view = f"{min(tile.z, 19)}/{centre_lat:.5f}/{centre_lon:.5f}"
+    return f"https://www.openstreetmap.org/?mlat={centre_lat:.5f}&mlon={centre_lon:.5f}#map={view}"
 
 
 def bounds(zxy: np.ndarray) -> Bounds:
     """Of tiles (N, 3)."""
-    places = [(longitude(x, z), latitude(y + 1, z), longitude(x + 1, z), latitude(y, z)) for z, x, y in _extremes(zxy)]
-    west, south, east, north = zip(*places, strict=True)
+    corners = [(longitude(x, z), latitude(y + 1, z), longitude(x + 1, z), latitude(y, z)) for z, x, y in _extremes(zxy)]
+    west, south, east, north = zip(*corners, strict=True)
     return Bounds(min(west), min(south), max(east), max(north))
 
 
 def metres_per_pixel(zxy: np.ndarray, tile_pixels: int) -> float:
-    """On the ground, in the middle of the tiles."""
+    """On the ground, at the middle latitude of tiles (N, 3) of their median zoom."""
     box = bounds(zxy)
     middle = math.radians((box.south + box.north) / 2)
     return EQUATOR_M * math.cos(middle) / 2 ** int(np.median(zxy[:, 0])) / tile_pixels
 
 
-def split_map(zxy: np.ndarray, parts: Mapping[str, np.ndarray], colors: Mapping[str, str]) -> str:
-    """An SVG of tiles (N, 3), a square each, in the color of its part; `parts` name rows.
+def split_map(zxy: np.ndarray, splits: Mapping[str, np.ndarray], colors: Mapping[str, str]) -> str:
+    """An SVG of tiles (N, 3), a square each in the color of its split; `splits` name rows.
 
-    A square that several parts share, many days of one tile or many tiles of one cell, shows their shares as columns.
+    A square that splits share (several days of a tile, several tiles of a cell) shows their shares as columns.
     """
     cells = _cells(zxy)
     corner = cells.min(axis=0)
     columns, rows = (cells.max(axis=0) - corner + 1).tolist()
-    places, number = np.unique(cells - corner, axis=0, return_inverse=True)
-    number = number.reshape(-1)
-    totals = np.bincount(number, minlength=len(places))
-    left = np.zeros(len(places))
+    squares, square_of_tile = np.unique(cells - corner, axis=0, return_inverse=True)
+    square_of_tile = square_of_tile.reshape(-1)
+    tiles = np.bincount(square_of_tile, minlength=len(squares))
+    filled = np.zeros(len(squares))
     paths = []
-    for name, chosen in parts.items():
-        share = np.bincount(number[chosen], minlength=len(places)) / totals
-        squares = [
+    for split, split_rows in splits.items():
+        share = np.bincount(square_of_tile[split_rows], minlength=len(squares)) / tiles
+        columns_drawn = [
             f"M{CELL * x + 0.5 + (CELL - 1) * start:.4g} {CELL * y + 0.5:.4g}"
             f"h{(CELL - 1) * width:.3g}v{CELL - 1}h-{(CELL - 1) * width:.3g}z"
-            for (x, y), start, width in zip(places.tolist(), left.tolist(), share.tolist(), strict=True)
+            for (x, y), start, width in zip(squares.tolist(), filled.tolist(), share.tolist(), strict=True)
             if width > 0
         ]
-        left += share
-        paths.append(f'<path fill="{colors[name]}" d="{"".join(squares)}"/>')
-    words = ", ".join(f"{len(chosen)} {name}" for name, chosen in parts.items())
+        filled += share
+        paths.append(f'<path fill="{colors[split]}" d="{"".join(columns_drawn)}"/>')
+    sizes = ", ".join(f"{len(split_rows)} {split}" for split, split_rows in splits.items())
     return (
-        f'<svg viewBox="0 0 {CELL * columns} {CELL * rows}" role="img" aria-label="Map of the tiles: {words}" '
+        f'<svg viewBox="0 0 {CELL * columns} {CELL * rows}" role="img" aria-label="Map of the tiles: {sizes}" '
         f'style="max-width:{max(160, min(680, 40 * columns))}px;max-height:520px">{"".join(paths)}</svg>'
     )
 
 
 def _cells(zxy: np.ndarray) -> np.ndarray:
-    """(N, 2) columns and rows of tiles of one zoom that all lie within MOST_CELLS."""
+    """(N, 2) columns and rows at the highest common zoom at which all lie within MAX_CELLS."""
     zoom = int(zxy[:, 0].min())
     cells: np.ndarray = parents(zxy, zoom)[:, 1:]
-    while (cells.max(axis=0) - cells.min(axis=0)).max() >= MOST_CELLS:
+    while (cells.max(axis=0) - cells.min(axis=0)).max() >= MAX_CELLS:
         cells = cells >> 1
     return cells.astype(np.int64)
 
 
 def _extremes(zxy: np.ndarray) -> list[list[int]]:
-    """Tiles at the four edges, of each zoom."""
-    found = []
+    """Of each zoom, the tiles that lie farthest in each direction."""
+    extremes = []
     for zoom in np.unique(zxy[:, 0]):
-        some = zxy[zxy[:, 0] == zoom]
-        found += [some[place].tolist() for place in (*some.argmin(axis=0)[1:], *some.argmax(axis=0)[1:])]
-    return found
+        tiles = zxy[zxy[:, 0] == zoom]
+        positions = (*tiles.argmin(axis=0)[1:], *tiles.argmax(axis=0)[1:])
+        extremes += [tiles[position].tolist() for position in positions]
+    return extremes

@@ -1,6 +1,6 @@
-"""Curves over epochs and over thresholds, by matplotlib. Called by `report`.
+"""Curves over epochs and over thresholds, by matplotlib. Called by `build`.
 
-matplotlib is imported when something is drawn: a run must not wait for it before it starts.
+matplotlib is imported when something is drawn: a training must not wait for it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from robosat_pink.report.evaluate import Curve
+from robosat_pink.report.evaluate import ThresholdCurve
 from robosat_pink.training import metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Told apart by color (Okabe and Ito), by dashes and by their mark.
+# Color (Okabe and Ito), dashes and marker: each alone tells the lines apart.
 LINES = {"train": ("#0072b2", "--", "o"), "val": ("#d55e00", "-", "s")}
 INK, FAINT = "#23272e", "#c9ced6"
 STYLE: dict[Any, Any] = {
@@ -41,33 +41,33 @@ STYLE: dict[Any, Any] = {
     "ytick.major.size": 0,
 }
 READER_FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
-SIZE = (3.5, 2.2)  # inches of 96 pixels in the page: as wide as a phone shows without scaling
+SIZE = (3.5, 2.2)  # inches of 96 pixels in the page; a phone shows the width without scaling
 
 
-def printed(name: str) -> str:
+def metric_name(name: str) -> str:
     """A metric as people write it."""
     return {"iou": "IoU", "miou": "mean IoU", "f1": "F1", "mcc": "MCC"}.get(name, name)
 
 
 def curves(history: Sequence[Mapping[str, Any]], best_epoch: int) -> tuple[dict[str, str], bytes]:
-    """A picture of each metric over epochs, as data URIs of SVGs by name, and one PNG of all."""
-    single = {}
+    """Each metric over epochs as the data URI of an SVG, by name, and one PNG of all."""
+    uris = {}
     with _style():
         for name in metrics.NAMES:
             figure = _figure(SIZE)
             figure.subplots_adjust(left=0.12, right=0.985, top=0.9, bottom=0.11)
             _draw_curve(figure.subplots(), history, name, best_epoch)
-            single[name] = _svg(figure)
-        rows = -(-len(metrics.NAMES) // 3)
-        whole = _figure((10.5, 2.3 * rows))
-        whole.subplots_adjust(left=0.045, right=0.99, top=0.96, bottom=0.04, wspace=0.18, hspace=0.28)
-        for axes, name in zip(whole.subplots(rows, 3).flat, metrics.NAMES, strict=False):
+            uris[name] = _svg(figure)
+        rows = math.ceil(len(metrics.NAMES) / 3)
+        overview = _figure((10.5, 2.3 * rows))
+        overview.subplots_adjust(left=0.045, right=0.99, top=0.96, bottom=0.04, wspace=0.18, hspace=0.28)
+        for axes, name in zip(overview.subplots(rows, 3).flat, metrics.NAMES, strict=False):
             _draw_curve(axes, history, name, best_epoch)
-        return single, _png(whole)
+        return uris, _png(overview)
 
 
-def precision_recall(curve: Curve, name: str) -> tuple[str, bytes]:
-    """Precision over recall, with the threshold 0.5 marked, as a data URI of an SVG and as PNG."""
+def precision_recall(curve: ThresholdCurve, name: str) -> tuple[str, bytes]:
+    """Precision over recall with some thresholds marked, 0.5 largest, as the data URI of an SVG and as PNG."""
     with _style():
         figure = _figure((4.6, 3.4))
         figure.subplots_adjust(left=0.13, right=0.98, top=0.93, bottom=0.13)
@@ -75,9 +75,9 @@ def precision_recall(curve: Curve, name: str) -> tuple[str, bytes]:
         axes.plot(curve.recall, curve.precision, color=LINES["val"][0], linewidth=1.8)
         marked: list[tuple[float, float]] = []
         for threshold in (0.5, 0.1, 0.25, 0.75, 0.9):
-            place = int(abs(curve.threshold - threshold).argmin())
-            x, y = float(curve.recall[place]), float(curve.precision[place])
-            is_apart = all(math.hypot(x - other, y - another) > 0.06 for other, another in marked)
+            position = int(abs(curve.threshold - threshold).argmin())
+            x, y = float(curve.recall[position]), float(curve.precision[position])
+            is_apart = all(math.dist((x, y), other) > 0.06 for other in marked)
             if math.isfinite(x) and math.isfinite(y) and is_apart:
                 marked.append((x, y))
                 axes.plot(x, y, "o", color=INK, markersize=6 if threshold == 0.5 else 3)
@@ -94,15 +94,14 @@ def _draw_curve(axes: Axes, history: Sequence[Mapping[str, Any]], name: str, bes
     epochs = [row["epoch"] for row in history]
     if best_epoch:
         axes.axvline(best_epoch, color=FAINT, linewidth=1, zorder=0)
-    for phase, (color, dashes, mark) in LINES.items():
+    for phase, (color, dashes, marker) in LINES.items():
         values = [row[phase][name] for row in history]
-        marker = mark if len(epochs) <= 25 else ""
-        style: dict[str, Any] = {"color": color, "linestyle": dashes, "marker": marker}
+        style: dict[str, Any] = {"color": color, "linestyle": dashes, "marker": marker if len(epochs) <= 25 else ""}
         axes.plot(epochs, values, **style, label=phase, linewidth=1.6, markersize=3)
         best = [row[phase][name] for row in history if row["epoch"] == best_epoch]
         if phase == "val" and best:
             axes.plot(best_epoch, best[0], "o", color="white", markeredgecolor=color, markersize=6, zorder=3)
-    axes.set_title(printed(name))
+    axes.set_title(metric_name(name))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
@@ -111,9 +110,8 @@ def _draw_curve(axes: Axes, history: Sequence[Mapping[str, Any]], name: str, bes
 
 
 def _limits(values: Any) -> tuple[float, float]:
-    """From a tenth below what there is, to 1."""
-    known = [float(value) for value in values if math.isfinite(value)]
-    lowest = min(known, default=0.0)
+    """From a tenth below the lowest value to 1."""
+    lowest = min((float(value) for value in values if math.isfinite(value)), default=0.0)
     return max(0.0, math.floor(10 * lowest - 0.5) / 10) if lowest > 0 else -0.02, 1.02
 
 
@@ -124,14 +122,14 @@ def _figure(inches: tuple[float, float]) -> Figure:
 
 
 def _style() -> Any:
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its fonts
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # at INFO it lists its fonts
     from matplotlib import rc_context
 
     return rc_context(STYLE)
 
 
 def _svg(figure: Figure) -> str:
-    """A picture for the reader's own fonts."""
+    """A data URI; text is drawn in the reader's own fonts."""
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     text = file.getvalue().replace("'DejaVu Sans'", READER_FONTS)

@@ -300,8 +300,14 @@ def test_tests_get_the_tools_and_run_in_the_clone_with_their_arguments(machine: 
     assert machine.run("test", "-k", "a b").returncode == 0
     *_, package, tests = machine.take_calls()
     assert package.arguments[-2:] == ["--editable", f"{machine.clone}[test]"]
-    assert tests.arguments == ["-m", "pytest", "-k", "a b"]
+    assert tests.arguments == ["-m", "pytest", "-n", "auto", "--dist", "worksteal", "-k", "a b"]
     assert tests.folder == str(machine.clone)
+
+
+@pytest.mark.parametrize("choice", ["-n0", "-n 3", "--numprocesses=2", "--pdb"])
+def test_whoever_says_how_many_processes_test_has_so_many(machine: Machine, choice: str) -> None:
+    assert machine.run("test", *choice.split(), "tests/unit").returncode == 0
+    assert machine.take_calls()[-1].arguments == ["-m", "pytest", *choice.split(), "tests/unit"]
 
 
 def test_demo_writes_tiles_trains_on_them_and_says_where_to_look(machine: Machine) -> None:

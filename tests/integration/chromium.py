@@ -1,6 +1,7 @@
-"""Chromium on no screen, driven through two pipes by the DevTools protocol: what a page asks for, and what it says.
+"""Headless Chromium, driven by the DevTools protocol: what a page requests, its errors, its picture.
 
-https://chromedevtools.github.io/devtools-protocol/; messages are JSON that ends in a zero byte, in on file 3, out on 4.
+https://chromedevtools.github.io/devtools-protocol/: messages are JSON that ends in a zero byte, through two pipes, file
+3 of the browser for its input and 4 for its output.
 """
 
 import base64
@@ -21,23 +22,23 @@ WAIT_S = 60
 
 
 class Chromium:
-    """One browser with one page; `requests` are addresses it has asked for, `complaints` what went wrong in it."""
+    """A browser with one page; `requests` are addresses it requested, `complaints` its errors and console messages."""
 
     def __init__(self, program: str, profile: Path) -> None:
-        theirs_in, self._out = os.pipe()
-        self._in, theirs_out = os.pipe()
+        browser_in, self._out = os.pipe()
+        self._in, browser_out = os.pipe()
 
-        # Files 3 and 4 are what they must be in the child alone.
-        command = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
-        flags = [f"--{each}" for each in FLAGS]
+        # Files 3 and 4 become the pipes in the child alone.
+        command = f'exec "$@" 3<&{browser_in} 4>&{browser_out}'
+        flags = [f"--{flag}" for flag in FLAGS]
         self._process = subprocess.Popen(
             ["bash", "-c", command, "chromium", program, *flags, f"--user-data-dir={profile}", "about:blank"],
-            pass_fds=(theirs_in, theirs_out),
+            pass_fds=(browser_in, browser_out),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        os.close(theirs_in)
-        os.close(theirs_out)
+        os.close(browser_in)
+        os.close(browser_out)
         self._number, self._read, self._session = 0, b"", ""
         self.requests: list[str] = []
         self.complaints: list[str] = []
@@ -59,7 +60,7 @@ class Chromium:
         os.close(self._out)
 
     def open(self, address: str, width: int, height: int = 900) -> None:
-        """Show a page, and wait until all of it is there."""
+        """Show a page, and wait until it is loaded and drawn."""
         self.requests.clear()
         self.complaints.clear()
         self._events.clear()
@@ -67,21 +68,21 @@ class Chromium:
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
         self.call("Page.navigate", url=address)
-        ended = time.monotonic() + WAIT_S
+        deadline = time.monotonic() + WAIT_S
         while "Page.loadEventFired" not in self._events:
-            self._take(ended)
+            self._receive(deadline)
         self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page."""
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
 
     def picture(self) -> bytes:
         """The whole page, as PNG."""
-        found = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
-        return base64.b64decode(found["data"])
+        answer = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+        return base64.b64decode(answer["data"])
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._number += 1
@@ -90,29 +91,29 @@ class Chromium:
         if self._session:
             message["sessionId"] = self._session
         os.write(self._out, json.dumps(message).encode() + b"\0")
-        ended = time.monotonic() + WAIT_S
+        deadline = time.monotonic() + WAIT_S
         while True:
-            answer = self._take(ended)
+            answer = self._receive(deadline)
             if answer.get("id") == number:
                 assert "error" not in answer, f"{method}: {answer}"
                 return answer["result"]
 
-    def _take(self, ended: float) -> dict[str, Any]:
-        """The next message; events are noted."""
+    def _receive(self, deadline: float) -> dict[str, Any]:
+        """The next message; requests and complaints are kept."""
         while b"\0" not in self._read:
-            there, _, _ = select.select([self._in], [], [], max(0, ended - time.monotonic()))
-            assert there, "Chromium is silent"
-            some = os.read(self._in, 1 << 20)
-            assert some, "Chromium has ended"
-            self._read += some
+            readable, _, _ = select.select([self._in], [], [], max(0, deadline - time.monotonic()))
+            assert readable, f"Chromium sends nothing for {WAIT_S} s"
+            data = os.read(self._in, 1 << 20)
+            assert data, "Chromium has ended"
+            self._read += data
         text, _, self._read = self._read.partition(b"\0")
         message: dict[str, Any] = json.loads(text)
-        method, told = message.get("method", ""), message.get("params", {})
+        method, parameters = message.get("method", ""), message.get("params", {})
         self._events.append(method)
         if method == "Network.requestWillBeSent":
-            self.requests.append(told["request"]["url"])
+            self.requests.append(parameters["request"]["url"])
         elif method == "Log.entryAdded":
-            self.complaints.append(told["entry"]["text"])
+            self.complaints.append(parameters["entry"]["text"])
         elif method in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled"):
-            self.complaints.append(json.dumps(told))
+            self.complaints.append(json.dumps(parameters))
         return message

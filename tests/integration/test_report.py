@@ -1,4 +1,4 @@
-"""What a person opens after a run: its numbers are those of the files, and a browser shows it without asking more."""
+"""The report of a run: its numbers are those of the files, and a browser shows it without a request."""
 
 import csv
 import io
@@ -24,8 +24,9 @@ from robosat_pink import checkpoint
 from robosat_pink.container.failure_file import user_message
 from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import ContractError
-from robosat_pink.report import build, evaluate
-from robosat_pink.report.findings import Part
+from robosat_pink.report import evaluate
+from robosat_pink.report.page import SplitResult
+from robosat_pink.report.summary import baseline_sentence
 from robosat_pink.sample import write_tiles
 from robosat_pink.train import main
 from robosat_pink.training import metrics
@@ -93,7 +94,7 @@ class Tables(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: dict[str, list[list[str]]] = {}
+        self.by_caption: dict[str, list[list[str]]] = {}
         self.caption, self.row, self.cell, self.value = "", [""], "", None  # type: ignore[var-annotated]
         self.inside = ""
 
@@ -108,11 +109,11 @@ class Tables(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag == "caption":
             self.caption = self.cell
-            self.found[self.caption] = []
+            self.by_caption[self.caption] = []
         elif tag in ("td", "th"):
             self.row.append(self.cell if self.value is None else self.value)
         elif tag == "tr":
-            self.found[self.caption].append(self.row)
+            self.by_caption[self.caption].append(self.row)
         if tag == self.inside:
             self.inside = ""
 
@@ -123,12 +124,12 @@ class Tables(HTMLParser):
 def tables(base: Path) -> dict[str, list[list[str]]]:
     parser = Tables()
     parser.feed((base / "output/data/report.html").read_text())
-    return parser.found
+    return parser.by_caption
 
 
 def numbers_below(table: list[list[str]], column: str) -> dict[str, float]:
-    place = table[0].index(column)
-    return {row[0]: float(row[place] or "nan") for row in table[1:]}
+    position = table[0].index(column)
+    return {row[0]: float(row[position] or "nan") for row in table[1:]}
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -137,7 +138,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def same(shown: float, written: str | float | None) -> bool:
-    """Whether a number is the very same, or both are undefined."""
+    """Whether both numbers are equal to the last digit, or undefined."""
     value = float("nan") if written in (None, "nan") else float(written)  # type: ignore[arg-type]
     return shown == value or (shown != shown and value != value)
 
@@ -187,30 +188,31 @@ def test_scenes_sum_up_to_the_whole_and_the_whole_is_what_the_run_measured(run: 
     history = rows_of(run / "model/history.csv")[written["best_epoch"] - 1]
     rows = rows_of(run / "output/data/scenes.csv")
     assert {row["scene"] for row in rows} == {"20180528_sierra", "20180601_sierra"}
-    for part, known in (
+    for split, known in (
         ("holdout", written["holdout"]),
         ("val", {name: float(history[f"val_{name}"]) for name in metrics.NAMES}),
     ):
-        some = [row for row in rows if row["part"] == part]
-        columns = [name for name in some[0] if name.startswith("pixels_")]
-        assert columns == [f"pixels_{truth}_as_{found}" for truth in ("background", "snow") for found in
-                           ("background", "snow")]  # fmt: skip
-        counts = sum(np.array([int(row[name]) for name in columns]).reshape(2, 2) for row in some)
+        split_rows = [row for row in rows if row["part"] == split]
+        columns = [name for name in split_rows[0] if name.startswith("pixels_")]
+        assert columns == [f"pixels_{pair}" for pair in (
+            "background_as_background", "background_as_snow", "snow_as_background", "snow_as_snow"
+        )]  # fmt: skip
+        counts = sum(np.array([int(row[name]) for name in columns]).reshape(2, 2) for row in split_rows)
         scores = metrics.scores(counts, ["snow"], known["loss"])
         assert all(same(scores[name], known[name]) for name in metrics.NAMES)
-        ids = (run / "model" / ("holdout_ids.txt" if part == "holdout" else "test_ids.txt")).read_text().split()
-        assert sum(int(row["tiles"]) + int(row["empty"]) for row in some) == len(ids)
-        assert sum(int(row["pixels"]) for row in some) == counts.sum()
-        for row in some:
-            of_scene = [each for each in ids if row["scene"] in each]
+        ids = (run / "model" / ("holdout_ids.txt" if split == "holdout" else "test_ids.txt")).read_text().split()
+        assert sum(int(row["tiles"]) + int(row["empty"]) for row in split_rows) == len(ids)
+        assert sum(int(row["pixels"]) for row in split_rows) == counts.sum()
+        for row in split_rows:
+            of_scene = [tile_id for tile_id in ids if row["scene"] in tile_id]
             assert int(row["tiles"]) + int(row["empty"]) == len(of_scene)
-        words = "Held-out" if part == "holdout" else "Validation"
-        (shown,) = (table for caption, table in tables(run).items() if caption.startswith(f"{words} tiles by scene"))
-        assert shown[-1][:3] == ["all", str(sum(int(row["tiles"]) for row in some)), str(counts.sum())]
+        title = "Held-out" if split == "holdout" else "Validation"
+        (shown,) = (table for caption, table in tables(run).items() if caption.startswith(f"{title} tiles by scene"))
+        assert shown[-1][:3] == ["all", str(sum(int(row["tiles"]) for row in split_rows)), str(counts.sum())]
         names = [name for name in metrics.NAMES if name != "loss"]
-        assert all(same(float(each or "nan"), known[name]) for each, name in zip(shown[-1][3:], names, strict=True))
-        (confusion,) = (table for caption, table in tables(run).items() if caption.startswith(f"{words} tiles: pixels"))
-        assert [[int(each) for each in row[1:]] for row in confusion[1:]] == counts.tolist()
+        assert all(same(float(value or "nan"), known[name]) for value, name in zip(shown[-1][3:], names, strict=True))
+        (confusion,) = (table for caption, table in tables(run).items() if caption.startswith(f"{title} tiles: pixels"))
+        assert [[int(count) for count in row[1:]] for row in confusion[1:]] == counts.tolist()
 
 
 def test_counts_of_a_scene_are_those_of_its_tiles_and_masks(run: Path, scenes: Path) -> None:
@@ -218,8 +220,8 @@ def test_counts_of_a_scene_are_those_of_its_tiles_and_masks(run: Path, scenes: P
     for row in rows_of(run / "output/data/scenes.csv"):
         name = "holdout_ids.txt" if row["part"] == "holdout" else "test_ids.txt"
         truth = np.zeros(2, dtype=int)
-        for each in (run / "model" / name).read_text().split():
-            scene, x, y, z = each.removeprefix("channel:imagery_").rsplit("-", 3)
+        for tile_id in (run / "model" / name).read_text().split():
+            scene, x, y, z = tile_id.removeprefix("channel:imagery_").rsplit("-", 3)
             if scene == row["scene"]:
                 with rasterio.open(scenes / "imagery" / scene / z / x / f"{y}.tif") as image:
                     valid = (image.read() != 0).any(axis=0)
@@ -247,7 +249,7 @@ def test_page_names_what_was_run(run: Path) -> None:
 def test_nothing_in_the_page_is_fetched_from_elsewhere(run: Path) -> None:
     page = (run / "output/data/report.html").read_text()
     sources = re.findall(r'\b(?:src|srcset|data|poster|action)="([^"]*)"', page)
-    assert all(each.startswith("data:") for each in sources)
+    assert all(source.startswith("data:") for source in sources)
     assert len(sources) == 9 + 1 + 6 * 4
     assert re.findall(r"<(?:script|iframe|object|embed|video|audio)\b|@import|url\(", page) == []
     assert "default-src 'none'" in page
@@ -255,7 +257,7 @@ def test_nothing_in_the_page_is_fetched_from_elsewhere(run: Path) -> None:
 
 
 def test_page_speaks_of_the_page_s_own_parts_only(run: Path) -> None:
-    """Each link leads to a section, each name is given once."""
+    """Every link leads to a section, and no id stands twice."""
     page = (run / "output/data/report.html").read_text()
     names = re.findall(r'\bid="([^"]*)"', page)
     assert len(names) == len(set(names))
@@ -273,8 +275,8 @@ def test_four_lines_of_the_model_card_load_and_apply_the_model(run: Path, tmp_pa
     scene, x, y, z = name.removeprefix("channel:imagery_").rsplit("-", 3)
     (tmp_path / "tile.tif").symlink_to(scenes / "imagery" / scene / z / x / f"{y}.tif")
     (tmp_path / "best.pth").symlink_to(run / "model/best.pth")
-    told = 'print(mask.shape, mask.dtype, mask.sum()); mask.tofile("mask")'
-    subprocess.run([sys.executable, "-c", f"{code[1]}{told}"], cwd=tmp_path, check=True)
+    printing = 'print(mask.shape, mask.dtype, mask.sum()); mask.tofile("mask")'
+    subprocess.run([sys.executable, "-c", f"{code[1]}{printing}"], cwd=tmp_path, check=True)
     mask = np.fromfile(tmp_path / "mask", dtype=np.uint8).reshape(64, 64)
     with rasterio.open(scenes / "mask" / scene / z / x / f"{y}.tif") as file:
         truth = file.read(1)
@@ -296,9 +298,9 @@ def test_card_says_bands_scale_zoom_and_numbers(run: Path) -> None:
 
 @pytest.mark.parametrize(("iou", "words"), [(0.95, "of 0.9000."), (0.9, "of 0.9000: this network is no better.")])
 def test_score_stands_beside_that_of_calling_every_pixel_the_class(iou: float, words: str) -> None:
-    part = Part("val", {"iou": iou}, np.array([[0, 10], [0, 90]]), (), 0.0)
-    assert build._beside_knowing_nothing(part, ["snow"]) == f"Calling every pixel snow would score an IoU {words}"
-    assert build._beside_knowing_nothing(part, ["snow", "ice"]) == ""
+    result = SplitResult({"iou": iou}, [[0, 10], [0, 90]], scenes=[], largest_difference=0.0)
+    assert baseline_sentence(result, ["snow"]) == f"Calling every pixel snow would score an IoU {words}"
+    assert baseline_sentence(result, ["snow", "ice"]) == ""
 
 
 def test_several_classes_have_their_own_rows_and_no_threshold(scenes: Path, opt_ml: Path) -> None:
@@ -329,10 +331,10 @@ def test_report_that_fails_leaves_the_training_a_success_and_a_traceback_of_defe
     def broken(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(evaluate, "inspect", broken)
+    monkeypatch.setattr(evaluate, "evaluate_tiles", broken)
     assert main(["model.epochs=1"]) == 0
     log = capsys.readouterr().out
-    assert f"warning: no report: {user_message(error)}; model and metrics are whole" in log
+    assert f"warning: no report: {user_message(error)}; model and metrics are complete" in log
     assert ("Traceback" in log) == (not isinstance(error, ContractError))
     assert not (opt_ml / "output/failure").exists()
     assert (opt_ml / "model/metrics.json").exists()
@@ -357,11 +359,11 @@ def test_padding_is_no_part_of_a_tile(opt_ml: Path) -> None:
         missing += int((~valid).sum()) * valid.any()
         pixels += valid.size * valid.any()
     assert missing
-    found = {row[0]: row[1] for row in tables(opt_ml)["What was found"][1:]}
-    assert found["tile size"] == "100 x 100 pixels"
-    assert found["ground resolution"] == "about 9.7 m"  # 40,075,017 m * cos 37.9° / 2^15 / 100
-    assert found["validation pixels with data"] == f"{1 - missing / pixels:.1%}"
-    assert found["validation tiles without data"] == str(empty)
+    dataset = {row[0]: row[1] for row in tables(opt_ml)["What was found"][1:]}
+    assert dataset["tile size"] == "100 x 100 pixels"
+    assert dataset["ground resolution"] == "about 9.7 m"  # 40,075,017 m * cos 37.9° / 2^15 / 100
+    assert dataset["validation pixels with data"] == f"{1 - missing / pixels:.1%}"
+    assert dataset["validation tiles without data"] == str(empty)
     assert "tiles of 100 x 100 pixels |" in (opt_ml / "model/MODEL_CARD.md").read_text()
     for path in (opt_ml / "output/data/tiles").iterdir():
         side = 72 if "20180601" in path.name else 100
@@ -442,8 +444,8 @@ def test_browser_shows_the_page_without_an_error_or_a_request(run: Path, chromiu
     address = (run / "output/data/report.html").as_uri()
     chromium.open(address, width)
     assert chromium.complaints == []
-    assert {each for each in chromium.requests if not each.startswith("data:")} == {address}
-    assert chromium.evaluate("[...document.images].every(each => each.complete && each.naturalWidth > 0)") is True
+    assert {request for request in chromium.requests if not request.startswith("data:")} == {address}
+    assert chromium.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)") is True
     assert chromium.evaluate("document.documentElement.scrollWidth") <= width  # nothing runs over the right edge
     picture = np.asarray(Image.open(io.BytesIO(chromium.picture())).convert("L"))
     assert picture.shape[1] == width
@@ -456,16 +458,18 @@ def test_request_and_error_are_noticed(chromium: Chromium, tmp_path: Path) -> No
     page.write_text('<img src="http://127.0.0.1:9/x.png"><script>throw Error("broken")</script>')
     chromium.open(page.as_uri(), 1280)
     assert "http://127.0.0.1:9/x.png" in chromium.requests
-    assert any("broken" in each for each in chromium.complaints)
+    assert any("broken" in complaint for complaint in chromium.complaints)
 
 
 def test_keyboard_reaches_what_scrolls_and_what_leads_elsewhere(run: Path, chromium: Chromium) -> None:
     chromium.open((run / "output/data/report.html").as_uri(), 390)
-    unreachable = """[...document.querySelectorAll("body *")].filter(each =>
-        ["auto", "scroll"].includes(getComputedStyle(each).overflowX) && each.tabIndex < 0).length"""
+    unreachable = """[...document.querySelectorAll("body *")].filter(element =>
+        ["auto", "scroll"].includes(getComputedStyle(element).overflowX) && element.tabIndex < 0).length"""
     assert chromium.evaluate(unreachable) == 0
-    assert chromium.evaluate("[...document.links].every(each => each.tabIndex >= 0 && each.innerText.trim() !== '')")
-    headings = chromium.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map(each => Number(each.tagName[1]))")
+    assert chromium.evaluate("[...document.links].every(link => link.tabIndex >= 0 && link.innerText.trim() !== '')")
+    headings = chromium.evaluate(
+        "[...document.querySelectorAll('h1,h2,h3,h4')].map(heading => Number(heading.tagName[1]))"
+    )
     assert headings[0] == 1
     assert headings.count(1) == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(headings))

@@ -41,6 +41,8 @@ BELONGS_TO = {
     "botocore": {"storage.credentials", "storage.refused_keys"},
     "rasterio": {"datasets.rasters", "sample"},
     "matplotlib": {"report.plots"},
+    "jinja2": {"report"},
+    "markupsafe": {"report.templating"},
     "tifffile": {"datasets.rasters.geotiff"},
     "imagecodecs": {"datasets.rasters.geotiff"},
     "yaml": {"config.formats", "training.outputs"},
@@ -211,3 +213,7 @@ def test_import_loads_no_torch(module: str) -> None:
     loaded = loaded_by(f"robosat_pink{module}")
     assert f"robosat_pink{module}" in loaded
     assert "torch" not in loaded
+
+
+def test_report_loads_its_libraries_only_when_it_is_made() -> None:
+    assert {"jinja2", "matplotlib"} & set(loaded_by("robosat_pink.report.build")) == set()

@@ -1,4 +1,4 @@
-"""What an image file says of its bands: their descriptions, scales and offsets. Called by `tiff` and `rasters`."""
+"""What an image file says of its bands: descriptions, scales and offsets. Called by `geotiff` and `gdal_bands`."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class BandTags(NamedTuple):
     @property
     def odd_order(self) -> str:
         """The colors of the bands, where they are not red, then green, then blue."""
-        places = [self.colors.index(color) for color in ("red", "green", "blue") if color in self.colors]
-        return "" if places == sorted(places) else f"bands {', '.join(self.colors)}"
+        positions = [self.colors.index(color) for color in ("red", "green", "blue") if color in self.colors]
+        return "" if positions == sorted(positions) else f"bands {', '.join(self.colors)}"
 
 
 def plain(bands: int) -> BandTags:

@@ -1,4 +1,4 @@
-"""Bytes in memory opened by GDAL: by the drivers that are allowed, within limits. Called by `rasters`."""
+"""Bytes in memory opened by GDAL: by the drivers that are allowed, within limits. Called by `gdal_bands`."""
 
 from __future__ import annotations
 

@@ -46,8 +46,8 @@ def read(
             selected = band_numbers(bands, dataset.count, _tags(dataset, beside), name)
             # Alpha that is selected is data. GDAL takes alpha for a mask in some types and numbers of bands, we in all.
             is_alpha_data = bands is not None and not set(alphas).isdisjoint(selected)
-            found = _read(dataset, selected, [] if is_alpha_data else alphas, rule, beside, name)
-            return found._replace(palette=palette)
+            read_bands = _read(dataset, selected, [] if is_alpha_data else alphas, rule, beside, name)
+            return read_bands._replace(palette=palette)
         selected = band_numbers(bands, 4, _tags(dataset, beside), name)
         indices = _read(dataset, [1], alphas, rule, beside, name)
         return _painted(indices, palette, selected)
@@ -112,12 +112,12 @@ def _tags(dataset: DatasetReader, beside: Sidecars) -> BandTags:
 
 def _invalid(dataset: DatasetReader, alphas: list[int], name: str) -> np.ndarray | None:
     """Where a mask in the file says so, or one of the alpha bands is 0, (H, W) bool."""
-    found = [call(dataset.read, band, name) == 0 for band in alphas]
+    invalid = [call(dataset.read, band, name) == 0 for band in alphas]
     for band, flags in zip(dataset.indexes, dataset.mask_flag_enums, strict=True):
         if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
-            found.append(call(dataset.read_masks, band, name) == 0)  # one mask for all bands
+            invalid.append(call(dataset.read_masks, band, name) == 0)  # one mask for all bands
             break
-    return np.logical_or.reduce(found) if found else None
+    return np.logical_or.reduce(invalid) if invalid else None
 
 
 def _painted(indices: SelectedBands, palette: np.ndarray, bands: list[int]) -> SelectedBands:
@@ -148,7 +148,7 @@ def _check_lossless(dataset: DatasetReader, name: str) -> None:
     if is_lossy:
         raise DataError(
             f"{name}: a mask in a lossy format ({compression}), which changes labels at every edge; accepted: GeoTIFF "
-            "with lossless compression, or PNG. Write the masks anew from their source"
+            "with lossless compression, or PNG. Write the masks again from their source"
         )
 
 
@@ -159,7 +159,7 @@ def _mask_beside(data: bytes, shape: tuple[int, int], bands: list[int], name: st
             size = " x ".join(map(str, reversed(dataset.shape)))
             raise DataError(f"{name}{sidecars.MASK}: {size} pixels, its tile has {shape[1]} x {shape[0]}")
         if dataset.count > 1 and max(bands) > dataset.count:
-            raise DataError(f"{name}{sidecars.MASK}: has {dataset.count} bands, the tile more; write it anew by GDAL")
+            raise DataError(f"{name}{sidecars.MASK}: has {dataset.count} bands, the tile more; write it again by GDAL")
         chosen = bands if dataset.count > 1 else [1] * len(bands)
         return call(dataset.read, chosen, f"{name}{sidecars.MASK}") == 0
 

@@ -1,6 +1,6 @@
 """Where a tile's file says that its pixels lie, and whether image and mask of a pair show the same ground.
 
-Called by `tiff` and `rasters`, which read it, and by `reader`, which compares. No I/O.
+Called by `geotiff`, `gdal_bands` and `sidecars`, which read it, and by `pair_decoder`, which compares. No I/O.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Georeference(NamedTuple):
     def corners(self, height: int, width: int) -> np.ndarray:
         """x and y (4, 2): where the first row begins and ends, then the last one."""
         a, b, c, d, e, f = self.transform
-        places = [(0, 0), (width, 0), (0, height), (width, height)]
-        return np.array([(a * x + b * y + c, d * x + e * y + f) for x, y in places])
+        pixels = [(0, 0), (width, 0), (0, height), (width, height)]
+        return np.array([(a * column + b * row + c, d * column + e * row + f) for column, row in pixels])
 
     def words(self, height: int, width: int) -> str:
         corners = self.corners(height, width)
-        numbers = ", ".join(f"{each:.10g}" for each in (*corners.min(axis=0), *corners.max(axis=0)))
+        numbers = ", ".join(f"{number:.10g}" for number in (*corners.min(axis=0), *corners.max(axis=0)))
         return f"({numbers})" + (f" in EPSG:{self.crs}" if isinstance(self.crs, int) else "")
 
 
@@ -58,8 +58,8 @@ def from_geotiff(scale: bytes, tie_point: bytes, keys: bytes, parameters: bytes,
     numbers = struct.unpack(f"{order}{len(keys) // 2}H", keys[: len(keys) // 2 * 2])
     values = {
         key: value
-        for key, place, _, value in zip(*(numbers[first::4] for first in range(4, 8)), strict=False)
-        if not place
+        for key, location, _, value in zip(*(numbers[first::4] for first in range(4, 8)), strict=False)
+        if not location  # the value itself, not a reference into another tag
     }
     code = values.get(PROJECTED if values.get(MODEL_TYPE) == 1 else GEOGRAPHIC, 0)
     crs = code if code in CODES else keys + b"|" + parameters
@@ -70,7 +70,7 @@ def from_geotiff(scale: bytes, tie_point: bytes, keys: bytes, parameters: bytes,
 def from_auxiliary(wkt: str, numbers: str) -> Georeference | None:
     """From an .aux.xml file's SRS and GeoTransform, which is c, a, b, f, d, e; None for nonsense."""
     try:
-        c, a, b, f, d, e = (float(each) for each in numbers.split(","))
+        c, a, b, f, d, e = (float(number) for number in numbers.split(","))
         return of(CRS.from_wkt(wkt), (a, b, c, d, e, f))
     except ValueError:  # CRSError is one
         return None
@@ -92,9 +92,7 @@ def disagreement(image: Georeference, mask: Georeference, height: int, width: in
         enter_environment()
         try:
             x, y = warp.transform(_crs(mask), _crs(image), *of_mask.T)
-        except (
-            Exception
-        ):  # GDAL's and PROJ's, of no common kind: for a system of its own, or one that does not reach there
+        except Exception:  # GDAL's and PROJ's have no common class: the system is unknown, or not defined there
             return ""
         of_mask = np.array([x, y]).T
         if _crs(image).is_geographic:  # on the image's side of the line where 180 degrees are -180
@@ -122,20 +120,20 @@ def is_beside(image: Georeference, mask: Georeference, height: int, width: int) 
     return _shared(image.corners(height, width), mask.corners(height, width)) < LEAST_SAME
 
 
-def is_from_the_south(place: Georeference, height: int, width: int, name: str) -> bool:
+def is_from_the_south(tile: Georeference, height: int, width: int, name: str) -> bool:
     """Whether a tile (H, W) named .../z/x/y lies where y is counted from the south, and not where its name says."""
     named = re.search(r"(\d+)/(\d+)/(\d+)[^/]*$", name)
-    if place.crs not in (3857, 4326) or not named:
+    if tile.crs not in (3857, 4326) or not named:
         return False
     z, x, y = map(int, named.groups())
-    corners = place.corners(height, width)
-    from_north, from_south = (_shared(corners, _of_tile(z, x, row, place.crs)) for row in (y, 2**z - 1 - y))
+    corners = tile.corners(height, width)
+    from_north, from_south = (_shared(corners, _of_tile(z, x, row, tile.crs)) for row in (y, 2**z - 1 - y))
     return from_south >= LEAST_SHARED > from_north
 
 
 def _of_tile(z: int, x: int, y: int, crs: int) -> np.ndarray:
     """x and y (2, 2) of two corners of a slippy-map tile, y counted from the north."""
-    columns, rows = (2 * np.array([place, place + 1]) / 2**z - 1 for place in (x, y))
+    columns, rows = (2 * np.array([edge, edge + 1]) / 2**z - 1 for edge in (x, y))
     if crs == 3857:
         return HALF_WORLD_M * np.array([columns, -rows]).T
     latitudes = np.degrees(np.arctan(np.sinh(-math.pi * rows)))
@@ -146,7 +144,7 @@ def _shared(first: np.ndarray, second: np.ndarray) -> float:
     """Intersection over union of two bounding boxes, each around corners (4, 2)."""
     low, high = np.maximum(first.min(axis=0), second.min(axis=0)), np.minimum(first.max(axis=0), second.max(axis=0))
     shared = float(np.prod(np.maximum(high - low, 0)))
-    areas = [float(np.prod(np.ptp(each, axis=0))) for each in (first, second)]
+    areas = [float(np.prod(np.ptp(corners, axis=0))) for corners in (first, second)]
     return shared / (sum(areas) - shared) if min(areas) > 0 else 1.0
 
 

@@ -1,7 +1,7 @@
-"""The plain layouts of GeoTIFF, decoded by libtiff or tifffile, not by GDAL: up to ten times faster. For `rasters`.
+"""The plain layouts of GeoTIFF, decoded by libtiff or tifffile, not by GDAL: up to ten times faster. For `decode`.
 
 Plain is: one page without overviews or internal mask, no alpha, nothing rotated, whole numbers or floats of 8 to 64
-bits, uncompressed or by LZW, deflate or Zstandard. For everything else, damaged files among it, GDAL has the word.
+bits, uncompressed or by LZW, deflate or Zstandard. Everything else, damaged files too, is left to GDAL.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ LAYOUT = (258, 259, 262, 277, 284, 339)  # bits, compression, photometry, bands,
 ALPHAS = {1, 2}  # among ExtraSamples
 ORIENTATION, GDAL_METADATA, GDAL_NODATA, MODEL_TRANSFORMATION = 274, 42112, 42113, 34264
 GEOREFERENCE = (33550, 33922, 34735, 34736, 34737)  # pixel scale, tie point, keys, their numbers and texts
-MOST_READ = (
-    1 << 22
-)  # bytes of a header in one piece: more is a list of a quarter of a million strips, which GDAL counts
+# Bytes of a header in one piece: more is a list of a quarter of a million strips, which GDAL counts.
+MOST_READ = 1 << 22
 DTYPES = {"uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"}
 
 
@@ -46,7 +45,7 @@ class Plain(NamedTuple):
     georeference: Georeference | None
 
 
-class _Places(NamedTuple):
+class _GeoreferenceSpans(NamedTuple):
     """Where in a file its georeference stands: it differs in each tile, and so is no part of a remembered header."""
 
     spans: tuple[slice, ...]  # as GEOREFERENCE has them; empty for what is not there
@@ -60,21 +59,21 @@ class _Places(NamedTuple):
 class _Header(NamedTuple):
     """Of a file whose pixels lie in it as they shall be in memory: where, and all that was read to know so."""
 
-    parts: tuple[tuple[int, bytes], ...]  # place in the file, bytes
+    parts: tuple[tuple[int, bytes], ...]  # offset in the file, bytes
     dtype: np.dtype
     shape: tuple[int, int, int]  # as it lies there
     is_planar: bool
-    place: int  # of the first pixel
+    offset: int  # of the first pixel
     nodata: float | None
     tags: BandTags
-    georeference: _Places
+    georeference: _GeoreferenceSpans
 
     def is_of(self, data: memoryview) -> bool:
-        """Whether a file of the same size has the same in all these places, and so would be read alike."""
-        return all(data[place : place + len(part)] == part for place, part in self.parts)
+        """Whether a file of the same size has the same bytes at all these offsets, and so would be read alike."""
+        return all(data[offset : offset + len(part)] == part for offset, part in self.parts)
 
     def lay_over(self, data: memoryview) -> Plain:
-        values = np.frombuffer(data, self.dtype, math.prod(self.shape), self.place).reshape(self.shape)
+        values = np.frombuffer(data, self.dtype, math.prod(self.shape), self.offset).reshape(self.shape)
         values = values if self.is_planar else values.transpose(2, 0, 1)
         return Plain(values, self.nodata, self.tags, self.georeference.read(data))
 
@@ -86,7 +85,7 @@ MOST_HEADERS = 64  # tiles with longer or shorter texts in them have other sizes
 def decode(data: bytes | memoryview, max_pixels: int, max_bytes: int = 1 << 30) -> Plain | None:
     """None where the file is not plain, has more pixels or takes more memory than that, or cannot be read.
 
-    The array may lie in the data, and then at an odd place, for GDAL begins pixels there, too; NumPy does not mind.
+    The array may lie in the data, perhaps at an odd offset, where GDAL, too, begins pixels; NumPy does not mind.
     """
     data = memoryview(data)
     header = _headers.get((len(data), max_pixels))
@@ -100,7 +99,7 @@ def decode(data: bytes | memoryview, max_pixels: int, max_bytes: int = 1 << 30) 
                 return None
             if not _is_whole(page, len(data)) or max(page.nbytes, _bytes_of_a_chunk(page)) > max_bytes:
                 return None
-            nodata, tags, places = _nodata(page), _band_tags(page), _places(page)
+            nodata, tags, spans = _nodata(page), _band_tags(page), _georeference_spans(page)
             height, width, bands = page.imagelength, page.imagewidth, page.samplesperpixel
             is_planar = page.planarconfig == 2
             expected = (bands, height, width) if is_planar else (height, width, bands)
@@ -109,7 +108,7 @@ def decode(data: bytes | memoryview, max_pixels: int, max_bytes: int = 1 << 30) 
                 if len(_headers) >= MOST_HEADERS:
                     _headers.clear()
                 parts = tuple(stream.parts)
-                header = _Header(parts, page.dtype, expected, is_planar, page.dataoffsets[0], nodata, tags, places)
+                header = _Header(parts, page.dtype, expected, is_planar, page.dataoffsets[0], nodata, tags, spans)
                 _headers[len(data), max_pixels] = header
                 return header.lay_over(data)
             # Of damaged deflate libtiff gives what it has, without a word, where more comes out than it has room.
@@ -120,7 +119,7 @@ def decode(data: bytes | memoryview, max_pixels: int, max_bytes: int = 1 << 30) 
     if values.dtype != page.dtype or _without_ones(values.shape) != _without_ones(expected):
         return None  # the two readers do not understand the header alike
     values = values.reshape(expected)
-    return Plain(values if is_planar else values.transpose(2, 0, 1), nodata, tags, places.read(data))
+    return Plain(values if is_planar else values.transpose(2, 0, 1), nodata, tags, spans.read(data))
 
 
 class _Stream(io.RawIOBase):
@@ -128,7 +127,7 @@ class _Stream(io.RawIOBase):
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
-        self._place = 0
+        self._offset = 0
         self.parts: list[tuple[int, bytes]] = []
 
     def readable(self) -> bool:
@@ -138,20 +137,20 @@ class _Stream(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._place
+        return self._offset
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: len(self._data)}[whence]
-        return self._place
+        self._offset = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._offset, io.SEEK_END: len(self._data)}[whence]
+        return self._offset
 
     def read(self, size: int = -1) -> bytes:
         if size > MOST_READ:
             raise ValueError(f"a header with a piece of {size} bytes")
-        end = len(self._data) if size < 0 else self._place + size
-        found = bytes(self._data[self._place : end])
-        self.parts.append((self._place, found))
-        self._place += len(found)
-        return found
+        end = len(self._data) if size < 0 else self._offset + size
+        part = bytes(self._data[self._offset : end])
+        self.parts.append((self._offset, part))
+        self._offset += len(part)
+        return part
 
 
 def _is_plain(page: TiffPage, max_pixels: int) -> bool:
@@ -207,11 +206,11 @@ def _band_tags(page: TiffPage) -> BandTags:
     return band_tags.from_gdal_metadata(str(text), bands) if text else band_tags.plain(bands)
 
 
-def _places(page: TiffPage) -> _Places:
+def _georeference_spans(page: TiffPage) -> _GeoreferenceSpans:
     """Tags' values are not read here, but where they stand."""
-    found = [page.tags.get(code) for code in GEOREFERENCE]
-    spans = (slice(tag.valueoffset, tag.valueoffset + tag.valuebytecount) if tag else slice(0) for tag in found)
-    return _Places(tuple(spans), page.parent.byteorder)
+    tags = [page.tags.get(code) for code in GEOREFERENCE]
+    spans = (slice(tag.valueoffset, tag.valueoffset + tag.valuebytecount) if tag else slice(0) for tag in tags)
+    return _GeoreferenceSpans(tuple(spans), page.parent.byteorder)
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Files whose numbers are indices of colors: which color each is. Called by `rasters`."""
+"""Files whose numbers are indices of colors: which color each is. Called by `gdal_bands` and `decode`."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def of(dataset: DatasetReader, alphas: int, name: str) -> np.ndarray | None:
 
 def look_up(palette: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """Colors (..., 4) uint8 of indices (...)."""
-    found: np.ndarray = palette[np.minimum(indices.astype(np.intp), len(palette) - 1)]
-    return found
+    colors: np.ndarray = palette[np.minimum(indices.astype(np.intp), len(palette) - 1)]
+    return colors
 
 
 def in_words(palette: np.ndarray, indices: np.ndarray) -> str:
-    """The colors of the indices that there are, as "0:000000 1:ffffff"; of 8 bits alone."""
+    """The colors of the indices that occur, as "0:000000 1:ffffff"; of 8 bits alone."""
     if indices.dtype != np.uint8:
         return ""
-    there = np.flatnonzero(np.bincount(indices.ravel(), minlength=1))
-    colors = look_up(palette, there)[:, :3]
-    return " ".join(f"{index}:{bytes(color).hex()}" for index, color in zip(there.tolist(), colors, strict=True))
+    used = np.flatnonzero(np.bincount(indices.ravel(), minlength=1))
+    colors = look_up(palette, used)[:, :3]
+    return " ".join(f"{index}:{bytes(color).hex()}" for index, color in zip(used.tolist(), colors, strict=True))

@@ -1,6 +1,6 @@
 """Files that GDAL reads beside a tile: NAME.msk, its valid pixels, and NAME.aux.xml, what the file itself cannot say.
 
-Called by `rasters`. GDAL does not get to see them: what they may name, other files and addresses, must not be read.
+Called by `decode`. GDAL does not see them: other files and addresses that they may name must not be read.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ class Sidecars:
         if not files:
             return NONE
         mask = bytes(files[MASK]) if MASK in files else None
-        values: dict[str, dict[int, str]] = {element: {} for element in (*FIELDS, *PLACE)}
+        values: dict[str, dict[int, str]] = {element: {} for element in (*FIELDS, *GEOREFERENCE)}
         for band, element, text in _elements(bytes(files.get(AUXILIARY, b"")), f"{name}{AUXILIARY}"):
             values[element][band] = text
-        srs, transform = (values.pop(element).get(0, "") for element in PLACE)
+        srs, transform = (values.pop(element).get(0, "") for element in GEOREFERENCE)
         try:
             numbers = {
                 FIELDS[element]: {
-                    band: text if element == "Description" else float(text) for band, text in found.items()
+                    band: text if element == "Description" else float(text) for band, text in by_band.items()
                 }
-                for element, found in values.items()
+                for element, by_band in values.items()
             }
         except ValueError as error:
-            raise DataError(f"{name}{AUXILIARY}: {error}; write the file anew, or remove it") from error
-        place = from_auxiliary(srs, transform) if srs and transform else None
-        return cls(mask, **numbers, georeference=place)  # type: ignore[arg-type]
+            raise DataError(f"{name}{AUXILIARY}: {error}; write the file again by GDAL, or remove it") from error
+        georeference = from_auxiliary(srs, transform) if srs and transform else None
+        return cls(mask, **numbers, georeference=georeference)  # type: ignore[arg-type]
 
     def over(self, tags: BandTags) -> BandTags:
         """The tags of the file itself, but what these files say of them."""
@@ -67,7 +67,7 @@ class Sidecars:
         )
 
 
-PLACE = ("SRS", "GeoTransform")
+GEOREFERENCE = ("SRS", "GeoTransform")
 FIELDS = {"NoDataValue": "nodata", "Description": "names", "Scale": "scales", "Offset": "offsets"}
 NONE = Sidecars()
 
@@ -81,11 +81,11 @@ def _elements(data: bytes, name: str) -> Iterator[tuple[int, str, str]]:
     try:
         root = ElementTree.fromstring(data)  # noqa: S314 - without entities there is nothing to expand
     except ElementTree.ParseError as error:
-        raise DataError(f"{name}: not readable as XML: {error}; write it anew by GDAL, or remove it") from error
+        raise DataError(f"{name}: not readable as XML: {error}; write it again by GDAL, or remove it") from error
     for element in root:
         if element.tag == "PAMRasterBand":
             yield from _of_band(element, name)
-        elif element.tag in PLACE:
+        elif element.tag in GEOREFERENCE:
             yield 0, element.tag, (element.text or "").strip()
         elif not _is_harmless(element):
             raise _not_honoured(element, name)
@@ -94,7 +94,9 @@ def _elements(data: bytes, name: str) -> Iterator[tuple[int, str, str]]:
 def _of_band(band: ElementTree.Element, name: str) -> Iterator[tuple[int, str, str]]:
     number = band.get("band", "")
     if not number.isdecimal():
-        raise DataError(f"{name}: band {number!r}; accepted: a number from 1; write the file anew, or remove it")
+        raise DataError(
+            f"{name}: band {number!r}; accepted: a number from 1; write the file again by GDAL, or remove it"
+        )
     for element in band:
         is_opaque = element.tag == "ColorInterp" and element.text not in ("Alpha", "Palette")
         if element.tag in FIELDS:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import mmap
 import os
 import re
@@ -509,7 +510,7 @@ def test_workers_auto_are_as_many_as_have_room_for_their_batches(
 
 
 def test_few_batches_are_read_ahead_where_memory_is_scarce(tiles: TilePairs, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert TileLoader(tiles, 3, 0)._ahead == -(-2 * REQUESTS // 6)
+    assert TileLoader(tiles, 3, 0)._ahead == math.ceil(REQUESTS / 3)
     monkeypatch.setattr(hardware, "memory_bytes", lambda: 8 * 3 * 8 * 8 * 9 * 2)
     assert TileLoader(tiles, 3, 0)._ahead == LEAST_AHEAD
 
@@ -526,7 +527,7 @@ def test_fewer_batches_are_read_ahead_where_whole_tiles_take_more_memory(
     under_way: list[int] = []
     counts = []
     begin, finish = source.begin, source.finish
-    monkeypatch.setattr(source, "begin", lambda orders: (under_way.append(number := begin(orders)), number)[1])
+    monkeypatch.setattr(source, "begin", lambda requests: (under_way.append(number := begin(requests)), number)[1])
 
     def finish_one(number: int) -> Batch:
         counts.append(len(under_way))

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import S3Server, pattern, write_tile
 from robosat_pink.datasets import expressions
-from robosat_pink.datasets.sides import side_by_side
+from robosat_pink.datasets.scans import side_by_side
 from robosat_pink.errors import ConfigError, DataError
 from scenes import mask_pattern, pairs_in, write_pair
 

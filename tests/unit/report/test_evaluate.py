@@ -1,37 +1,37 @@
-"""Tiles ranked, and thresholds tried, from counts worked out by hand."""
+"""Example tiles chosen, and thresholds tried, from counts worked out by hand."""
 
 import numpy as np
 import pytest
 import torch
 
 from robosat_pink.report import evaluate
-from robosat_pink.report.evaluate import BINS, THRESHOLDS, Inspection, mean_scores, pick, precision_recall
+from robosat_pink.report.evaluate import BINS, THRESHOLDS, TileResults, choose_examples, threshold_curve, tile_ious
 
 
-def counts(*tiles: tuple[int, int, int, int]) -> np.ndarray:
+def confusions(*tiles: tuple[int, int, int, int]) -> np.ndarray:
     return np.array(tiles, dtype=np.int64).reshape(-1, 2, 2)
 
 
-def found(tiles: np.ndarray, pixels: int = 100) -> Inspection:
-    return Inspection(np.arange(len(tiles)) + 10, tiles, np.full(len(tiles), pixels), None, 0, 0.0)
+def results(tiles: np.ndarray, pixels: int = 100) -> TileResults:
+    return TileResults(np.arange(len(tiles)) + 10, tiles, np.full(len(tiles), pixels), None, 0, 0.0)
 
 
 def test_score_of_a_tile_is_the_iou_of_the_only_class() -> None:
-    scores = mean_scores(counts((80, 5, 5, 10), (100, 0, 0, 0), (0, 0, 0, 100)), single=True)
-    assert scores[0] == 10 / 20
-    assert np.isnan(scores[1])  # neither there nor predicted
-    assert scores[2] == 1
+    ious = tile_ious(confusions((80, 5, 5, 10), (100, 0, 0, 0), (0, 0, 0, 100)), is_single=True)
+    assert ious[0] == 10 / 20
+    assert np.isnan(ious[1])  # no pixel of the class, and none predicted
+    assert ious[2] == 1
 
 
 def test_score_of_a_tile_with_several_classes_is_the_mean_over_those_met() -> None:
     matrix = np.array([[[50, 0, 0], [10, 40, 0], [0, 0, 0]]])
-    assert mean_scores(matrix, single=False)[0] == pytest.approx((50 / 60 + 40 / 50) / 2)
+    assert tile_ious(matrix, is_single=False)[0] == pytest.approx((50 / 60 + 40 / 50) / 2)
 
 
 def test_best_median_and_worst_are_shown_and_none_twice() -> None:
-    tiles = counts(*((0, 100 - right, 0, right) for right in range(10, 100, 5)))  # IoU 0.10 to 0.95
-    picked = pick(found(tiles), single=True)
-    assert picked == {"best": [17, 16, 15], "median": [9, 8, 7], "worst": [0, 1, 2]}
+    tiles = confusions(*((0, 100 - right, 0, right) for right in range(10, 100, 5)))  # IoU 0.10 to 0.95
+    examples = choose_examples(results(tiles), is_single=True)
+    assert examples == {"best": [17, 16, 15], "median": [9, 8, 7], "worst": [0, 1, 2]}
 
 
 @pytest.mark.parametrize(
@@ -39,16 +39,16 @@ def test_best_median_and_worst_are_shown_and_none_twice() -> None:
     [(0, (0, 0, 0)), (1, (1, 0, 0)), (2, (1, 0, 1)), (3, (1, 1, 1)), (5, (2, 1, 2)), (7, (3, 1, 3))],
 )
 def test_few_tiles_are_shown_once_each(number: int, sizes: tuple[int, ...]) -> None:
-    picked = pick(found(counts(*((0, 50 - each, 0, 50 + each) for each in range(number)))), single=True)
-    assert tuple(map(len, picked.values())) == sizes
-    assert len({place for places in picked.values() for place in places}) == sum(sizes)
+    tiles = confusions(*((0, 50 - right, 0, 50 + right) for right in range(number)))
+    examples = choose_examples(results(tiles), is_single=True)
+    assert tuple(map(len, examples.values())) == sizes
+    assert len({position for positions in examples.values() for position in positions}) == sum(sizes)
 
 
 def test_tiles_with_next_to_nothing_to_see_are_left_aside_where_there_are_others() -> None:
-    telling = [(0, 10 + each, 0, 90 - each) for each in range(12)]
-    tiles = counts((9999, 0, 1, 0), *telling, (0, 0, 0, 0), (500, 0, 0, 0))
-    picked = pick(found(tiles), single=True)
-    assert picked["worst"] == [12, 11, 10]
+    telling = [(0, 10 + wrong, 0, 90 - wrong) for wrong in range(12)]
+    tiles = confusions((9999, 0, 1, 0), *telling, (0, 0, 0, 0), (500, 0, 0, 0))
+    assert choose_examples(results(tiles), is_single=True)["worst"] == [12, 11, 10]
 
 
 def test_curve_at_one_half_is_what_the_confusion_matrix_says() -> None:
@@ -56,9 +56,9 @@ def test_curve_at_one_half_is_what_the_confusion_matrix_says() -> None:
     mask = torch.tensor([[[0, 0, 1, 1], [1, 1, 255, 0]]], dtype=torch.uint8)
     histogram = evaluate._histogram(logits, mask)
     assert histogram[-1] == 1
-    curve = precision_recall(histogram[:-1].reshape(2, BINS).numpy())
+    curve = threshold_curve(histogram[:-1].reshape(2, BINS).numpy())
     half = THRESHOLDS.tolist().index(0.5)
-    # Predicted: 1e-8 (wrong), 3.0 and 0.3 (right); there: 0.0, 3.0, 0.3, -0.3.
+    # Predicted: 1e-8 (wrong), 3.0 and 0.3 (right); of the class: 0.0, 3.0, 0.3, -0.3.
     assert (curve.precision[half], curve.recall[half], curve.iou[half]) == (2 / 3, 2 / 4, 2 / 5)
     assert curve.recall[0] == 1  # of all above 0.005, which -0.3 and 0 are
     assert curve.recall[-1] == 0  # 3.0 is a probability of 0.953
@@ -66,6 +66,6 @@ def test_curve_at_one_half_is_what_the_confusion_matrix_says() -> None:
 
 
 def test_curve_of_a_class_that_is_nowhere_is_undefined_and_not_an_error() -> None:
-    curve = precision_recall(np.zeros((2, BINS), dtype=np.int64))
+    curve = threshold_curve(np.zeros((2, BINS), dtype=np.int64))
     assert np.isnan(curve.recall).all()
     assert np.isnan(curve.iou).all()

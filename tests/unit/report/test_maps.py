@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robosat_pink.datasets.tiles import Tile
-from robosat_pink.report.maps import MOST_CELLS, bounds, link, metres_per_pixel, split_map
+from robosat_pink.report.maps import MAX_CELLS, bounds, link, metres_per_pixel, split_map
 
 COLORS = {"train": "#111111", "val": "#222222", "holdout": "#333333"}
 
@@ -35,12 +35,12 @@ def test_pixel_is_as_large_as_the_equator_says() -> None:
 def squares(svg: str) -> dict[str, list[tuple[float, float, float]]]:
     """Left, top and width of every square, by color."""
     return {
-        color: [tuple(map(float, each)) for each in re.findall(r"M(\S+) (\S+?)h([\d.]+)v", path)]  # type: ignore[misc]
+        color: [tuple(map(float, square)) for square in re.findall(r"M(\S+) (\S+?)h([\d.]+)v", path)]  # type: ignore[misc]
         for color, path in re.findall(r'<path fill="(#\d+)" d="([^"]*)"', svg)
     }
 
 
-def test_each_tile_is_a_square_at_its_place_in_the_color_of_its_part() -> None:
+def test_each_tile_is_a_square_in_the_color_of_its_split() -> None:
     zxy = np.array([[5, 10, 20], [5, 11, 20], [5, 11, 22]])
     svg = split_map(zxy, {"train": np.array([0]), "val": np.array([1, 2]), "holdout": np.array([], dtype=int)}, COLORS)
     assert 'viewBox="0 0 20 30"' in svg
@@ -54,19 +54,19 @@ def test_each_tile_is_a_square_at_its_place_in_the_color_of_its_part() -> None:
 
 def test_days_of_one_tile_share_its_square() -> None:
     zxy = np.array([[5, 1, 1]] * 4)
-    parts = {"train": np.array([0, 1, 2]), "val": np.array([3]), "holdout": np.array([], dtype=int)}
-    found = squares(split_map(zxy, parts, COLORS))
-    assert found["#111111"] == [(0.5, 0.5, 6.75)]
-    assert found["#222222"] == [(7.25, 0.5, 2.25)]
+    splits = {"train": np.array([0, 1, 2]), "val": np.array([3]), "holdout": np.array([], dtype=int)}
+    shares = squares(split_map(zxy, splits, COLORS))
+    assert shares["#111111"] == [(0.5, 0.5, 6.75)]
+    assert shares["#222222"] == [(7.25, 0.5, 2.25)]
 
 
 def test_map_of_a_million_tiles_stays_small() -> None:
-    x, y = (each.ravel() for each in np.meshgrid(np.arange(1000), np.arange(1000)))
+    x, y = (axis.ravel() for axis in np.meshgrid(np.arange(1000), np.arange(1000)))
     zxy = np.stack([np.full(len(x), 18), x + 5000, y + 9000], axis=1).astype(np.int32)
     rows = np.arange(len(x))
     svg = split_map(zxy, {"train": rows[rows % 3 > 0], "val": rows[rows % 3 == 0], "holdout": rows[:0]}, COLORS)
     width, height = map(int, re.findall(r'viewBox="0 0 (\d+) (\d+)"', svg)[0])
-    assert max(width, height) <= 10 * MOST_CELLS
+    assert max(width, height) <= 10 * MAX_CELLS
     assert len(svg) < 1_500_000
 
 

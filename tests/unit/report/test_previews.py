@@ -14,7 +14,7 @@ UINT16, UINT8 = np.dtype(np.uint16), np.dtype(np.uint8)
 
 
 @pytest.mark.parametrize(
-    ("bands", "dtype", "places", "words"),
+    ("bands", "dtype", "positions", "words"),
     [
         ([1, 2, 3, 4], UINT16, (2, 1, 0), "red = band 3, green = band 2, blue = band 1"),
         ([4, 3, 2, 1], UINT16, (1, 2, 3), "red = band 3, green = band 2, blue = band 1"),
@@ -25,9 +25,9 @@ UINT16, UINT8 = np.dtype(np.uint16), np.dtype(np.uint8)
     ],
 )
 def test_bands_are_shown_as_sensors_order_them(
-    bands: list[int], dtype: np.dtype, places: tuple[int, ...], words: str
+    bands: list[int], dtype: np.dtype, positions: tuple[int, ...], words: str
 ) -> None:
-    assert rendering(bands, dtype) == (places, words)
+    assert rendering(bands, dtype) == (positions, words)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
@@ -80,7 +80,7 @@ def test_errors_have_their_colors_and_what_counts_nowhere_is_hatched() -> None:
 
 
 def test_errors_of_two_classes_are_no_excess_of_one() -> None:
-    mask, predicted = (np.array([each], dtype=np.uint8) for each in ([0, 1, 1], [1, 0, 1]))
+    mask, predicted = (np.array([row], dtype=np.uint8) for row in ([0, 1, 1], [1, 0, 1]))
     shown = dict(panels(np.ones((1, 1, 3)), mask, predicted, [1], ["white", "white"]))
     assert [color(shown["errors"], 0, column) for column in range(3)] == [
         *(previews.WRONG, previews.WRONG, previews.NOTHING)
@@ -101,13 +101,13 @@ def test_panels_in_the_page_are_small_and_of_the_right_form(side: int) -> None:
     random = np.random.default_rng(0)
     image = random.integers(0, 10000, (4, side, side // 2)).astype(np.uint16)
     mask = random.integers(0, 2, (side, side // 2)).astype(np.uint8)
-    some = panels(image, mask, mask, [1, 2, 3, 4], ["white"])
-    assert strip(some).size == (4 * (side // 2) + 3 * previews.GAP, side)
-    for panel in some:
+    tile_panels = panels(image, mask, mask, [1, 2, 3, 4], ["white"])
+    assert strip(tile_panels).size == (4 * (side // 2) + 3 * previews.GAP, side)
+    for panel in tile_panels:
         kind, _, content = data_uri(panel).partition(";base64,")
         assert kind == ("data:image/jpeg" if panel.name == "image" and side >= 128 else "data:image/png")
         shown = Image.open(io.BytesIO(base64.b64decode(content)))
         assert max(shown.size) == min(side, previews.PAGE_PIXELS)
         assert len(content) < 120_000
-    exact = Image.open(io.BytesIO(base64.b64decode(data_uri(some[1]).partition(";base64,")[2]))).convert("RGB")
+    exact = Image.open(io.BytesIO(base64.b64decode(data_uri(tile_panels[1]).partition(";base64,")[2]))).convert("RGB")
     assert len(exact.getcolors() or []) <= 2

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import files_in
 from robosat_pink.container import hardware
-from robosat_pink.datasets import sides
+from robosat_pink.datasets import scans
 from robosat_pink.datasets.sides import Side, list_sides
 from robosat_pink.errors import DataError
 from robosat_pink.storage import Location, listings
@@ -115,8 +115,8 @@ def test_two_keys_must_come_again_and_again_before_a_listing_counts_as_repeating
 
 @pytest.mark.parametrize("of", ["directories", "files"])
 def test_page_that_fills_the_memory_is_an_error(store: Store, monkeypatch: pytest.MonkeyPatch, of: str) -> None:
-    monkeypatch.setattr(sides, "LOOK_S", 0.02)
-    monkeypatch.setattr(sides, "MOST_GROWN", 50_000_000)
+    monkeypatch.setattr(scans, "LOOK_S", 0.02)
+    monkeypatch.setattr(scans, "MOST_GROWN", 50_000_000)
     is_over = threading.Event()
 
     def page(path: str) -> bytes:
@@ -136,10 +136,10 @@ def test_page_that_fills_the_memory_is_an_error(store: Store, monkeypatch: pytes
 
 
 def test_memory_of_what_is_kept_of_a_listing_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = sides._Memory(["here"])
-    monkeypatch.setattr(hardware, "resident_bytes", lambda: memory.began + sides.MOST_GROWN + 1)
+    memory = scans.MemoryWatch(["here"])
+    monkeypatch.setattr(hardware, "resident_bytes", lambda: memory.began + scans.MOST_GROWN + 1)
     memory.kept = 1
-    memory.look()
+    memory.check()
     memory.kept = 0
     with pytest.raises(DataError, match=r"^here: to list it has taken 2\.0 GB"):
-        memory.look()
+        memory.check()

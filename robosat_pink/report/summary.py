@@ -1,0 +1,159 @@
+"""A finished run in plain data, for the report and the model card: metrics, scenes, sentences. Called by `build`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from robosat_pink.container import hardware
+from robosat_pink.report import maps, scenes
+from robosat_pink.report.evaluate import Evaluation, ThresholdCurve, TileResults
+from robosat_pink.report.page import SplitResult
+from robosat_pink.training import metrics
+from robosat_pink.training.run import RunOutcome
+from robosat_pink.training.state import State
+from robosat_pink.training.task import Task
+
+BASELINE_MARGIN = 0.001  # of IoU; a network within it of the baseline is no better
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What both the report and the model card say."""
+
+    class_names: Sequence[str]
+    metrics: Mapping[str, Mapping[str, Any]]  # by column title, held-out tiles first
+    splits: Mapping[str, SplitResult]
+    split_sizes: Mapping[str, int]
+    baseline: str
+    tile_pixels: int  # a side of the median validation tile
+    time: str
+
+
+def summarise(outcome: RunOutcome, evaluation: Evaluation) -> Summary:
+    config = outcome.task.config
+    class_names = [class_.name for class_ in config.classes]
+    measured = {"holdout": outcome.holdout, "val": _best_epoch(outcome.state)["val"]}
+    splits = {
+        split: _split_result(split, results, measured[split], outcome.task)
+        for split, results in evaluation.results.items()
+    }
+    pixels = evaluation.results["val"].pixels
+    return Summary(
+        class_names=class_names,
+        metrics=metric_columns(outcome.state, outcome.holdout),
+        splits=splits,
+        split_sizes={split: len(rows) for split, rows in outcome.task.data.split._asdict().items()},
+        baseline=baseline_sentence(next(iter(splits.values())), class_names),
+        tile_pixels=round(math.sqrt(np.median(pixels))) if len(pixels) else config.model.tile_size,
+        time=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    )
+
+
+def metric_columns(state: State, holdout: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
+    """The metrics of the run by column title: held-out tiles first, then the validation tiles of the best epoch."""
+    best, last = _best_epoch(state), state.history[-1]
+    columns = {"held-out tiles": holdout} if holdout else {}
+    columns["validation tiles"] = best["val"]
+    if last is not best:
+        columns["validation, last epoch"] = last["val"]
+    columns["training, last epoch"] = last["train"]
+    return columns
+
+
+def baseline_sentence(result: SplitResult, class_names: Sequence[str]) -> str:
+    """What calling every pixel the single class would score. Empty for several classes, or without a valid pixel."""
+    if len(class_names) > 1 or not result.pixels:
+        return ""
+    baseline = sum(result.confusion[1]) / result.pixels
+    verdict = ": this network is no better" if result.scores["iou"] <= baseline + BASELINE_MARGIN else ""
+    return f"Calling every pixel {class_names[0]} would score an IoU of {baseline:.4f}{verdict}."
+
+
+def threshold_sentences(curve: ThresholdCurve) -> str:
+    iou = np.where(np.isnan(curve.iou), -1, curve.iou)
+    half, best = len(iou) // 2, int(iou.argmax())
+    return (
+        "On the validation tiles. A pixel is of the class above a probability of 0.5, which gives a precision of "
+        f"{curve.precision[half]:.4f}, a recall of {curve.recall[half]:.4f} and an IoU of {curve.iou[half]:.4f}. "
+        f"The IoU would be highest, {curve.iou[best]:.4f}, above {curve.threshold[best]:g}; a threshold chosen here "
+        "flatters these tiles."
+    )
+
+
+def dataset_rows(task: Task, val: TileResults, summary: Summary) -> dict[str, int | str]:
+    pairs = task.data.loader.tiles.pairs
+    valid, side = int(val.confusion.sum()), summary.tile_pixels
+    labels = scenes.confusion_labels(summary.class_names)
+    shares = zip(labels, val.confusion.sum(axis=1) / max(valid, 1), strict=True)
+    return {
+        "pairs of image and mask": len(pairs),
+        "scenes": len(np.unique(pairs.images.directory)),
+        "images without mask": pairs.unpaired_images,
+        "masks without image": pairs.unpaired_masks,
+        "tile zoom": ", ".join(str(zoom) for zoom in np.unique(pairs.images.zxy[:, 0])),
+        "tile size": f"{side} x {side} pixels",
+        "ground resolution": f"about {maps.metres_per_pixel(pairs.images.zxy, side):.2g} m",
+        "validation pixels with data": f"{valid / max(int(val.pixels.sum()), 1):.1%}",
+        "of them": ", ".join(f"{label} {share:.1%}" for label, share in shares),
+        "validation tiles without data": val.empty,
+    }
+
+
+def remarks_after_training(remarks: Sequence[str], state: State) -> list[str]:
+    """What was remarked on a sample of training tiles, corrected by the last epoch, which has read all of them."""
+    per_class = state.history[-1]["train"]["per_class"]
+    absent = [name for name, scores in per_class.items() if math.isnan(scores["recall"])]  # without a pixel
+    present = per_class.keys() - set(absent)
+    kept = [
+        remark
+        for remark in remarks
+        if not ("no pixel of" in remark and any(_is_about(remark, class_name) for class_name in present))
+    ]
+    unsaid = [name for name in absent if not any(_is_about(remark, name) for remark in kept)]
+    return kept + [f"warning: no pixel that the last epoch has trained on is {name}" for name in unsaid]
+
+
+def seconds_by_activity(outcome: RunOutcome) -> dict[str, float]:
+    """Of finished epochs, over all attempts; and of start-up, if this process has made the whole run."""
+    state, holdout = outcome.state, outcome.holdout
+    waited = sum(row["train"].get("waited_s", 0.0) for row in state.history)
+    seconds = {
+        "training": sum(row["train"]["seconds"] for row in state.history) - waited,
+        "waiting for tiles, in training": waited,
+        "evaluating after each epoch": sum(row["val"]["seconds"] for row in state.history),
+        "evaluating held-out tiles": holdout["seconds"] if holdout else 0.0,
+    }
+    seconds = {activity: spent for activity, spent in seconds.items() if spent > 0}
+    if not state.is_resumed and not outcome.stopped:
+        seconds["start-up, listing tiles, writing"] = hardware.process_seconds() - sum(seconds.values())
+    return seconds
+
+
+def _best_epoch(state: State) -> Mapping[str, Any]:
+    """Its row of the history."""
+    return next(row for row in state.history if row["epoch"] == state.best_epoch)
+
+
+def _split_result(split: str, results: TileResults, measured: Mapping[str, Any], task: Task) -> SplitResult:
+    """`measured`: the metrics that the run itself measured on these tiles."""
+    class_names = [class_.name for class_ in task.config.classes]
+    rows = task.data.split.holdout if split == "holdout" else task.data.split.val
+    scores = metrics.scores(results.confusion, class_names, measured["loss"])
+    differences = [abs(scores[name] - measured[name]) for name in scenes.SCENE_METRICS]
+    images = task.data.loader.tiles.pairs.images
+    return SplitResult(
+        scores=scores,
+        confusion=results.confusion.tolist(),
+        scenes=scenes.by_scene(split, rows, results, images, class_names),
+        largest_difference=max((value for value in differences if not math.isnan(value)), default=0.0),
+    )
+
+
+def _is_about(remark: str, class_name: str) -> bool:
+    return f" is {class_name} (mask value" in remark
