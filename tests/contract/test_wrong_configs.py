@@ -12,7 +12,7 @@ from conftest import SMALL_DATASET, SMALL_MODEL, write_job
 from robosat_pink import checkpoint, train
 from robosat_pink.config import Config
 from robosat_pink.config.keys import leaf_keys
-from robosat_pink.container.redaction import NAME
+from robosat_pink.container.redaction import SECRET_NAME
 
 EXPERIMENT: dict[str, Any] = {
     "dataset": SMALL_DATASET,
@@ -158,7 +158,7 @@ def test_secret_in_a_run_that_trains_is_in_nothing_that_it_leaves(
 
 
 def test_no_key_of_an_experiment_is_taken_for_a_secret() -> None:
-    assert [name for name, _ in leaf_keys(Config) if NAME.search(name)] == []
+    assert [name for name, _ in leaf_keys(Config) if SECRET_NAME.search(name)] == []
 
 
 def test_folder_that_cannot_be_written_is_told_before_the_first_epoch(
