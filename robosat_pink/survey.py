@@ -12,39 +12,39 @@ from robosat_pink.datasets import TilePairs, coverage
 from robosat_pink.datasets.coverage import Coverage
 from robosat_pink.losses import IGNORE
 
-SAMPLED_PIXELS = 4096  # of a tile, for the percentiles
+SAMPLED_PIXELS = 4096  # per tile, for the percentiles
 EXTREMES = (2, 98)  # percentiles
 
 
 @dataclass(frozen=True)
 class Survey:
-    """Of the valid pixels of the tiles read. Statistics are of digital numbers divided by their scale."""
+    """Statistics over the valid pixels of the tiles read, of digital numbers divided by their scale."""
 
     coverage: Coverage
-    scales: tuple[np.ndarray, ...]  # each (C,), the distinct ones among the tiles
+    scales: tuple[np.ndarray, ...]  # the different scales of the tiles, (C,) each
     mean: np.ndarray  # (C,)
     std: np.ndarray  # (C,)
     low: np.ndarray  # (C,)
     high: np.ndarray  # (C,)
-    side: int  # pixels, of the median tile
-    padded_side: int  # as it is evaluated
+    side: int  # pixels, the median over tiles
+    padded_side: int  # the same after the padding for evaluation
     seconds: float
-    fetched_bytes: int  # 0 where the cache had all
+    fetched_bytes: int  # 0 if all tiles were in the cache
     decoded_bytes: int
 
     @property
     def shares(self) -> np.ndarray:
-        """(K,) of the valid pixels; nan where there are none."""
+        """(K,) share of each class in the valid pixels; nan if there are none."""
         with np.errstate(invalid="ignore"):
             shares: np.ndarray = self.coverage.pixels / self.coverage.pixels.sum()
         return shares
 
 
 class Moments:
-    """Mean and standard deviation of each band.
+    """Mean and standard deviation of each band, updated tile by tile.
 
-    By pairwise sums: Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances",
-    1979, equation 2.1.
+    Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979,
+    equation 2.1.
     """
 
     def __init__(self, bands: int) -> None:
@@ -69,12 +69,12 @@ class Moments:
 
 
 def survey(config: Config, tiles: TilePairs, rows: np.ndarray) -> Survey:
-    """Read whole tiles, evenly spread over `rows`. Raises what training would raise for them."""
+    """Read whole tiles, evenly spread over `rows`. Raises the errors that training would raise for these tiles."""
     started = time.monotonic()
     counting, moments = coverage.Counting(config.num_classes), Moments(config.num_channels)
     scales: dict[bytes, np.ndarray] = {}
     sampled: list[np.ndarray] = []
-    sides: list[tuple[int, int]] = []  # of each tile, and padded
+    sides: list[tuple[int, int]] = []  # height of each tile, before and after padding
     fetched = decoded = 0
     for sample in coverage.read(tiles, coverage.chosen(rows)):
         counting.add(sample)

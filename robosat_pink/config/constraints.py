@@ -1,4 +1,4 @@
-"""What the values of an experiment file must satisfy beyond their types. Named by `sections`, checked by `parsing`."""
+"""What the values of an experiment file must satisfy beyond their types. Used by `sections`, checked by `parsing`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from urllib.parse import urlsplit
 
 from PIL import ImageColor
 
-MOST_TEXT = 4096  # characters of a text value: what the system allows a path
+MOST_TEXT = 4096  # characters of a text value: the system's limit for a path
 MOST_BANDS = 65_535  # of all channels; no TIFF has more
 HOLDS_USER = "it holds a user or a password, which belong into environment variables or an aws_profile"
-MOST_EXPRESSION = 100_000  # characters; it may list thousands of directories
+MOST_EXPRESSION = 100_000  # characters; an expression may list thousands of directories
 
 
 @dataclass(frozen=True)
 class Rule:
     """What a value must satisfy beyond its type; for a list, what each entry must satisfy.
 
-    Bounds, names, lengths and the pattern say the same to programs that ask instead of trying: `schema`, `sagemaker`.
+    Bounds, names, lengths and the pattern state the same as data, for `schema` and `sagemaker`.
     """
 
     accepts: str
@@ -32,12 +32,12 @@ class Rule:
     high_open: bool = False
     names: tuple[str, ...] = ()
     may_be_empty: bool = False  # of a list
-    texts: str = ""  # what is accepted of texts, where it is not what is accepted of numbers
+    texts: str = ""  # which texts are accepted, if `accepts` is about numbers
     shortest: int = 0  # characters of a text
     longest: int = MOST_TEXT
-    pattern: str = ""  # which a text must contain a match of
-    fault: Callable[[str], str] = lambda text: ""  # what is wrong with a text, where more than `accepts` can be said
-    hides: bool = False  # whether a text with such a fault is not shown: it holds a secret
+    pattern: str = ""  # a regular expression that must match somewhere in a text
+    fault: Callable[[str], str] = lambda text: ""  # what is wrong with a text, if that is more than `accepts` says
+    hides: bool = False  # whether errors leave out a text that has a fault, because it contains a secret
 
     @property
     def lowest(self) -> float:
@@ -50,7 +50,7 @@ class Rule:
 
 
 def between(low: float, high: float, low_open: bool = False, high_open: bool = False) -> Rule:
-    """Bounds belong to the range unless they are open."""
+    """A number in a range, which includes its bounds unless they are open."""
     return Rule(
         f"{'above' if low_open else 'from'} {low:,} {'and below' if high_open else 'to'} {high:,}",
         lambda value: (low < value if low_open else low <= value) and (value < high if high_open else value <= high),
@@ -81,17 +81,20 @@ def _fault_of_address(text: str) -> str:
 
 
 def _fault_of_bucket(text: str) -> str:
-    """Folders and prefixes may have an @ in their names; but a password may hold a slash."""
+    """HOLDS_USER for a bucket with a user or password before an @. Names of folders and prefixes may contain an @.
+
+    A slash does not end the search for the @: a password may contain one.
+    """
     is_folder = re.match(r"/|\.{1,2}(/|$)|(file|channel):", text)
     return HOLDS_USER if not is_folder and re.match(r"(s3://)?([^/]*|[^/]*:.*)@", text, re.DOTALL) else ""
 
 
 def _fault_of_file(text: str) -> str:
-    return _fault_of_bucket(text) if re.search("[/:]", text) else ""  # else it lies in the working directory
+    return _fault_of_bucket(text) if re.search("[/:]", text) else ""  # without these, a file in the working directory
 
 
 def _location(fault: Callable[[str], str], shortest: int = 1) -> Rule:
-    """Of a text that names a bucket, folder or file; true and false may stand for such a text."""
+    """Rule for a text that names a bucket, folder or file. It accepts true and false, too: some keys allow them."""
     return Rule(
         "text that is not empty" if shortest else "text",
         lambda value: isinstance(value, bool) or (len(value) >= shortest and not fault(value)),
@@ -106,7 +109,7 @@ def _is_address(text: str) -> bool:
         parts = urlsplit(text)
         usual = re.fullmatch(r"[\w.-]+|[\da-f:.]+", parts.hostname or "", re.ASCII)
         return bool(usual) and parts.port != 0 and bool(re.fullmatch(r"https?://[^\s@?#]+", text))
-    except ValueError:  # a port that is no number or too large, or a bracket that is not closed
+    except ValueError:  # a port that is not a number or too large, or an unclosed bracket
         return False
 
 

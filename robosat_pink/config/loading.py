@@ -1,4 +1,4 @@
-"""One experiment file and what overrides it, as a Config; and a Config as a tree again. Called through `config`."""
+"""Loads an experiment file and its overrides as a Config, and converts a Config to a tree. Called through `config`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load_config(
 ) -> Config:
     """The experiment of a file, overridden by hyperparameters and then by command-line arguments (dotted keys).
 
-    Raises ConfigError that lists every problem, one a line: where, key, value, what is accepted, the nearest name.
+    Raises a ConfigError with one line for each problem: where, key, value, what is accepted, the nearest name.
     """
     path = Path(path)
     problems = Problems(path.name)
@@ -38,6 +38,6 @@ def load_config(
 
 
 def to_tree(config: Config) -> dict[str, Any]:
-    """The experiment as nested dicts and lists, keys spelt as in the file."""
+    """The experiment as nested dicts and lists, with keys spelt as in the file."""
     tree: dict[str, Any] = plain(config)
     return tree

@@ -1,4 +1,7 @@
-"""Values given as text, by hyperparameters or the command line: put into the tree, and read by what a key may hold."""
+"""Puts values given as text, by hyperparameters or the command line, into the tree. Called by `loading`.
+
+`readings` lists what such a text may mean; `parsing` takes the first meaning that the key accepts.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def override(tree: dict[str, Any], values: Mapping[str, str], source: str, probl
 
 
 def _child(parent: Any, name: str) -> Any:
-    """The dict or list at a key, made where it is missing and opened where it was given as text."""
+    """The dict or list at a key: created if it is missing, parsed if it was given as text."""
     key: Any = name
     if isinstance(parent, list):
         if not _is_position(name, parent):
@@ -53,7 +56,7 @@ def _is_position(name: str, entries: list[Any]) -> bool:
 
 
 def from_json(value: Any) -> Any:
-    """A section, or a list of them, that was given as text; everything else as it is."""
+    """Parse a section, or a list of sections, that was given as text; return anything else unchanged."""
     if isinstance(value, Text):
         with contextlib.suppress(ValueError, RecursionError):
             return json.loads(value)
@@ -61,9 +64,9 @@ def from_json(value: Any) -> Any:
 
 
 def readings(value: Any) -> list[Any]:
-    """What a value may mean, most literal first: of a text several things, of all others itself.
+    """Possible meanings of a value, most literal first. A value that was not given as text means only itself.
 
-    SageMaker's estimators encode values as JSON, numbers that were text already as text; other clients do not.
+    SageMaker's estimators encode every value as JSON, even one that is text already; other clients do not.
     """
     if not isinstance(value, Text):
         return [value]

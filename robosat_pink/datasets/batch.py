@@ -21,9 +21,9 @@ ACCEPTED = "accepted: image (N, C, H, W), mask (N, H, W) uint8 with 255 = ignore
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Samples that have at least one valid pixel. Raises ValueError where an axis or a type is not as said here.
+    """Samples that have at least one valid pixel. Raises ValueError if an axis or a type differs from those below.
 
-    The tensors may be views of memory that is used again when the last of them is gone, not before.
+    The tensors may be views of memory that is reused, but only after the last of these views is gone.
     """
 
     image: Tensor  # (N, C, H, W), in memory (N, H, W, C); the tiles' own type
@@ -32,11 +32,11 @@ class Batch:
     symmetry: tuple[int, ...]  # (N,) 0 to 7, to be applied to image and mask
     rows: tuple[int, ...]  # (N,) of the pairs
     sizes: tuple[tuple[int, int], ...]  # (N,) heights and widths before they were padded to H and W
-    empty: int = 0  # samples left out, which have no valid pixel
-    cached: int = 0  # of all samples, those that the cache had; the others took two requests each
+    empty: int = 0  # samples left out because they have no valid pixel
+    cached: int = 0  # samples from the cache, empty ones included; every other sample took two requests
     fetched_bytes: int = 0
     retries: int = 0  # of all requests together
-    kinds: Mapping[str, int] = field(default_factory=dict)  # what files say of their bands: a row of each
+    kinds: Mapping[str, int] = field(default_factory=dict)  # metadata of bands: the row of a tile that has them
 
     def __post_init__(self) -> None:
         lengths: dict[str, int] = {}  # by axis
@@ -70,7 +70,7 @@ NO_TILES = Batch(
 
 
 def batch_in(memory: np.ndarray, packed: PackedBatch) -> Batch:
-    """The batch that lies in this memory, not copied."""
+    """The packed batch as views of this memory, without a copy."""
     image, mask = packed.layout.arrays(memory)
     fields = packed._asdict()
     del fields["layout"]

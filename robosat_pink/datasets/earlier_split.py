@@ -1,4 +1,4 @@
-"""The split of an earlier run, from the id files that it left. Called by `pairs` for `dataset.split.from`."""
+"""The split of an earlier run, from the id files that it wrote. Called by `pairs` for `dataset.split.from`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 
 
 def split_from(path: str, ids: Sequence[str], options: Mapping[str, Any]) -> Split:
-    """The val tiles that this id file names; held out are those of a holdout_ids.txt beside it; the rest trains.
+    """Val tiles are those in this id file, holdout tiles those in a holdout_ids.txt beside it, train tiles the rest.
 
-    `ids` are this run's, a row each; `options` are those of `store_options`.
+    `ids` are this run's tile ids by row; `options` are those of `store_options`.
     """
     rows = {tile_id: row for row, tile_id in enumerate(ids)}
     val = _rows_of(location.read_file(path, max_bytes=MAX_IDS_BYTES, **options), rows, path)
@@ -28,7 +28,7 @@ def split_from(path: str, ids: Sequence[str], options: Mapping[str, Any]) -> Spl
     content = b""
     try:
         content = location.read_file(holdout_path, max_bytes=MAX_IDS_BYTES, **options)
-    except DataError as error:  # S3 says 403, not 404, to who may not list the bucket
+    except DataError as error:  # S3 answers 403, not 404, without permission to list the bucket
         if not isinstance(error, NotFound):
             log.warning("warning: %s; no tiles are held out", error)
     holdout = np.setdiff1d(_rows_of(content, rows, holdout_path), val)
@@ -42,7 +42,7 @@ def split_from(path: str, ids: Sequence[str], options: Mapping[str, Any]) -> Spl
 
 
 def _rows_of(content: bytes, rows: Mapping[str, int], path: str) -> np.ndarray:
-    """The rows that an id file names, one id a line, each row once and rising; a warning for ids that have none."""
+    """The rows of the ids in an id file (one per line), sorted and without duplicates. Warns of ids without a row."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

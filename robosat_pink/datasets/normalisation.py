@@ -1,4 +1,4 @@
-"""From the numbers of a file to a network's input: (number / scale - mean) / std, band by band.
+"""Normalises the numbers of a file for the network: (number / scale - mean) / std, band by band.
 
 Called by `reader` for the scale of each tile, and by `train`, `check` and `trained` for mean and std.
 """
@@ -42,7 +42,7 @@ def scales_of(channels: Sequence[ChannelConfig], dtype: str, name: str) -> np.nd
     for channel in channels:
         if isinstance(channel.scale, int | float):
             scale = channel.scale
-        elif channel.scale in ("raw", "tags"):  # tags were applied when it was read
+        elif channel.scale in ("raw", "tags"):  # tags were applied when the file was read
             scale = 1.0
         elif dtype in AUTO_SCALE:
             scale = AUTO_SCALE[dtype]

@@ -1,6 +1,7 @@
-"""From the two files of a tile pair to its image and its labels: what the experiment makes of them. Called by `reader`.
+"""Decodes the two files of a tile pair into image and mask, as the experiment's channels and classes define them.
 
-A pixel is what the files say, or ignored where they say that there is none; anything else is refused.
+Called by `reader`. A pixel has the value in its file, or is ignored where a file declares it as missing; any other
+pixel is an error.
 """
 
 from __future__ import annotations
@@ -24,23 +25,24 @@ HIDDEN = (
     "the mask declares the value of a class as nodata, and so nothing is learnt of those pixels. If they are labels, "
     "write it without that declaration (gdal_edit.py -unsetnodata FILE)"
 )
-BESIDE = "image and mask cover not quite the same ground by their georeferences, but are read as if they did"
+BESIDE = "the georeferences of image and mask differ a little, but both are read as if they covered the same ground"
 FROM_THE_SOUTH = (
-    "one of image and mask lies, by its georeference, where it would if its y were counted from the south (TMS), and "
-    "the other does not say where it lies. Check that both are numbered alike"
+    "the georeference of one of image and mask fits its name only if y is counted from the south (TMS), and the other "
+    "has no georeference. Check that y is counted alike in both names"
 )
-FEW = 5  # values shown; more are no likely classes
-NEAR, SPREAD = 3, 50  # so near to a class's value are those that a lossy format made of it, where values lie far apart
+FEW = 5  # values shown in an error; more different values are unlikely to be classes
+# If the largest class value is above SPREAD, a value within NEAR of a class is likely from a lossy format.
+NEAR, SPREAD = 3, 50
 Bytes = bytes | memoryview
 NO_FILES: Mapping[str, Bytes] = {}
 
 
 class Notes(NamedTuple):
-    """About a decoded pair, beside its pixels. The cache keeps it."""
+    """What is known of a decoded pair besides its pixels. The cache stores it."""
 
     dtype: str  # of the image file
-    kind: str  # what the image file says of its bands, as far as all images of a run should agree
-    zeros: int  # pixels that are missing for being 0 in all bands
+    kind: str  # the image file's metadata of bands in which all images of a run should agree
+    zeros: int  # pixels that count as missing because they are 0 in all bands
     doubts: str = ""  # what may be wrong with the pair, one sentence per line
     palette: str = ""  # of the mask, as `Raster` has it
 
@@ -62,13 +64,13 @@ class PairDecoder:
         self.bands = [band for channel in self.channels for band in channel.bands]
         self.values = class_values(self.classes)
         self._applies_tags = any(channel.scale == "tags" for channel in self.channels)
-        table = self._look_up(np.arange(1 << 8))  # class by value, of masks of 8 bits
+        table = self._look_up(np.arange(1 << 8))  # class by mask value, for 8-bit masks
         self._table = table.tobytes()
         self._unchanged = int((table == np.arange(1 << 8)).argmin()) - 1  # values up to this one are class numbers
 
     @property
     def settings(self) -> list[object]:
-        """All that decides how a pair is decoded, as JSON can hold it: part of the cache key."""
+        """Everything that determines how a pair is decoded, as JSON values: part of the cache key."""
         values = [list(values) for values in self.values]
         return [self.bands, self._applies_tags, values, len(self.classes), self.missing, list(self.ignored)]
 
@@ -81,7 +83,7 @@ class PairDecoder:
         beside_image: Mapping[str, Bytes] = NO_FILES,
         beside_mask: Mapping[str, Bytes] = NO_FILES,
     ) -> Decoded:
-        """The pair of two files' bytes, and of the sidecar files beside each by suffix. Raises DataError."""
+        """Decode a pair from the bytes of its two files and of their sidecar files, by suffix. Raises DataError."""
         image = decode.read_image(image_file, self.bands, image_name, self.missing, beside_image)
         mask = decode.read_mask(mask_file, mask_name, beside_mask)
         if image.missing.shape != mask.missing.shape:
@@ -111,7 +113,7 @@ class PairDecoder:
             yield FROM_THE_SOUTH
 
     def _kind(self, image: Raster) -> str:
-        """What the file says of its bands, less what the experiment takes from each file."""
+        """The file's metadata of bands, without those that the experiment reads from each file and that may differ."""
         are_named = all(isinstance(band, str) for band in self.bands)
         nodata = f"nodata {image.nodata}" if image.nodata else ""
         order = "" if are_named else image.tags.odd_order
@@ -123,7 +125,7 @@ class PairDecoder:
         return "; ".join(filter(None, [words, "a scale of its own" if has_scale else NO_SCALE]))
 
     def _scaled(self, image: Raster) -> np.ndarray:
-        """The values; in float32 by the file's own scale and offset, where the experiment asks for them."""
+        """The values; if the experiment says `tags`, in float32 with the file's own scale and offset applied."""
         if not self._applies_tags:
             return image.values
         values = image.values.astype(np.float32)
@@ -189,15 +191,15 @@ class PairDecoder:
 
 
 def _interpreted(raster: Raster, data: Bytes, name: str) -> georeference.Georeference | None:
-    """With a coordinate system that can be compared."""
+    """The georeference with a coordinate system that can be compared."""
     is_plain = raster.georeference is None or not isinstance(raster.georeference.crs, bytes)
     return raster.georeference if is_plain else gdal_bands.georeference_of(data, name)
 
 
 def _facing_alike(image: Raster, mask: Raster, image_name: str, mask_name: str) -> tuple[Raster, Raster]:
-    """Both north up where both say that they are not. Raises DataError where they show different ground.
+    """Both rasters, flipped to north up if both have south up. Raises DataError if they cover different ground.
 
-    Where one of the two does not say where it lies, rows of both stay as they are.
+    If one of them has no georeference, neither is flipped.
     """
     if not image.georeference or not mask.georeference:
         return image, mask

@@ -1,7 +1,7 @@
 """Which ranks are alive, and why a rank failed. Called by `process_group`.
 
-Each rank counts up its own key in rank 0's store once a second, and reads the others'. A rank that fails leaves the
-cause there, because a collective on the other ranks says no more than that a connection closed, or waits forever.
+Once a second, each rank updates its own key in rank 0's store and reads the other ranks' keys. A rank that fails writes
+the cause there, because a collective on the other ranks reports only a closed connection, or waits forever.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from robosat_pink.errors import RobosatError
 log = logging.getLogger(__name__)
 
 BEAT_S = 1.0
-SILENT_S = 5.0  # without a beat, a rank is taken for gone if a collective with it has failed
-VANISHED_S = 60.0  # without a beat, a rank is taken for gone
-LINGER_S = 10.0  # that rank 0, which holds the store, waits for the others to read its failure
-STUCK_S = 20.0  # in which a collective with a failed rank should end by itself
-GONE = float("inf")  # the last beat of a rank that has said goodbye
+SILENT_S = 5.0  # after this time without a beat, a rank counts as gone if a collective has failed
+VANISHED_S = 60.0  # after this time without a beat, a rank counts as gone in any case
+LINGER_S = 10.0  # for this time, rank 0 waits for the others to read its failure: it holds the store
+STUCK_S = 20.0  # within this time, a collective with a failed rank should end by itself
+GONE = float("inf")  # the last beat of a rank that has ended as planned
 
 
 class RankFailed(RobosatError):
-    """Another rank has failed or vanished. Its own error says more."""
+    """Another rank has failed or vanished. The error of that rank says more."""
 
     is_of_another_rank = True
 
@@ -42,20 +42,20 @@ class Heartbeat:
     def __init__(self, store: Any, process: ProcessRank, host: str, timeout_s: float, container: Container) -> None:
         self._process, self._container = process, container
         self._timeout_s, self._vanished_s = timeout_s, min(VANISHED_S, timeout_s)
-        # A connection of its own: the main thread may be blocked on the store's.
+        # A separate connection: the main thread may be blocked on that of `store`.
         self._store = PrefixStore("heartbeat", store.clone())
         self._store.set(f"host{process.rank}", host)
         self.hosts = [self._store.get(f"host{rank}").decode() for rank in range(process.size)]
         self._beats = dict.fromkeys(range(process.size), b"")
         self._heard_at = dict.fromkeys(range(process.size), time.monotonic())
-        self._answered_at = time.monotonic()  # by the store
-        self._checked_at = time.monotonic()  # by this process
+        self._answered_at = time.monotonic()  # when the store last answered
+        self._checked_at = time.monotonic()  # when this process last looked for failures
         self._failure: dict[str, Any] | None = None  # of another rank
         self._failure_seen_at = 0.0
-        self._is_released = threading.Event()  # this rank needs no other any more
+        self._is_released = threading.Event()  # this rank no longer needs the others
         self._is_closed = threading.Event()
         self._is_store_closed = threading.Event()  # rank 0 has ended
-        # Two threads: the one that asks the store may wait forever for an answer, the other looks at the clock.
+        # Two threads: one asks the store, and may wait forever for the answer; the other watches the clock.
         self._beating = threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True)
         self._watching = threading.Thread(target=self._watch, name="heartbeat watch", daemon=True)
         self._beating.start()
@@ -68,9 +68,9 @@ class Heartbeat:
             self._try_to_set(f"gone{self._process.rank}", "1")
 
     def end(self, error: BaseException | None, stop: StopRequest) -> BaseException | None:
-        """What this process is to raise, given what its run raised. Tells the other ranks of its failure.
+        """The error that this process must raise, given its run's error. Reports a failure to the other ranks.
 
-        After a run that is done or stopped, waits for rank 0, which writes the outputs.
+        After a complete or stopped run, waits until rank 0 has written the outputs.
         """
         if error is None or (isinstance(error, Stopped) and error.is_agreed):
             self.release()
@@ -96,9 +96,9 @@ class Heartbeat:
         self._wait_for_keys("left", SILENT_S)
 
     def _wait_for_rank_zero(self, stop: StopRequest) -> BaseException | None:
-        """Until rank 0 ends, the timeout, or a stop request. Returns what rank 0 failed with.
+        """Wait until rank 0 ends, the timeout passes or a stop is requested. Returns the failure of another rank.
 
-        Rank 0 ends first: some launchers stop all hosts when one has ended.
+        Rank 0 must end first, because some launchers stop all hosts when one has ended.
         """
         deadline = time.monotonic() + self._timeout_s
         while self._heard_at[0] < GONE and not stop.requested:
@@ -108,19 +108,19 @@ class Heartbeat:
                 log.warning("warning: rank 0 has not ended within runtime.peer_timeout_s = %g", self._timeout_s)
                 break
             time.sleep(BEAT_S / 4)
-        self.close()  # first: beating on a closed store fills the log with torch's messages
+        self.close()  # before rank 0 ends: beats to a closed store fill the log with torch's messages
         self._try_to_set(f"left{self._process.rank}", "1")
         if self._heard_at[0] == GONE:
-            time.sleep(BEAT_S)  # rank 0 reads this key, and ends
+            time.sleep(BEAT_S)  # time for rank 0 to read this key and end
         return None
 
     def _share_failure(self, error: BaseException) -> BaseException:
-        """The error itself, which other ranks are told of; or the failure of another rank that caused it."""
+        """Report the error to the other ranks and return it, or return the failure of another rank that caused it."""
         if _is_collective_failure(error):
             deadline = time.monotonic() + 2 * SILENT_S
             while time.monotonic() < deadline and not (failure := self._failure_of_others(SILENT_S)):
                 time.sleep(BEAT_S / 4)
-            return failure or RankFailed(f"the ranks of this run lost each other: {user_message(error)}")
+            return failure or RankFailed(f"the ranks of this run lost their connection: {user_message(error)}")
         if self._failure is None:
             is_stop = isinstance(error, Stopped)
             cause = error.reason if isinstance(error, Stopped) else user_message(error)
@@ -131,7 +131,7 @@ class Heartbeat:
         return error
 
     def _wait_for_keys(self, prefix: str, most_s: float) -> None:
-        """Until every other rank has set its key with this prefix."""
+        """Wait, for `most_s` at most, until every other rank has set its key with this prefix."""
         deadline = time.monotonic() + most_s
         keys = [f"{prefix}{rank}" for rank in range(1, self._process.size)]
         while time.monotonic() < deadline and not all(self._store.check([key]) for key in keys):
@@ -141,7 +141,7 @@ class Heartbeat:
         while not self._is_closed.wait(BEAT_S):
             try:
                 self._beat()
-            except dist.DistNetworkError:  # the store is gone for good; the watching thread sees its silence
+            except dist.DistNetworkError:  # the store is closed for good; the watching thread will notice
                 self._is_store_closed.set()
                 return
             except Exception as error:
@@ -171,7 +171,7 @@ class Heartbeat:
                 self._exit(failure)
 
     def _failure_of_others(self, silent_s: float) -> BaseException | None:
-        """What another rank failed with, or that it has been silent for longer than `silent_s`."""
+        """The failure of another rank, or a RankFailed for a rank that was silent for longer than `silent_s`."""
         if self._failure:
             rank, cause = self._failure["rank"], self._failure["cause"]
             if self._failure["stopped"]:
@@ -179,7 +179,7 @@ class Heartbeat:
             return RankFailed(f"rank {rank} on host {self.hosts[rank]} failed: {cause}")
         before, self._checked_at = self._checked_at, time.monotonic()
         now = self._checked_at
-        if now - before > SILENT_S:  # this process was suspended, and could hear nobody
+        if now - before > SILENT_S:  # this process was suspended, and read no beats
             self._answered_at = now
             self._heard_at.update({rank: max(heard_at, now) for rank, heard_at in self._heard_at.items()})
         silent = {rank: now - heard_at for rank, heard_at in self._heard_at.items() if now - heard_at > silent_s}
@@ -209,7 +209,7 @@ class Heartbeat:
         try:
             self._store.set(key, value)
         except Exception as error:
-            log.debug("the other ranks could not be told: %s", error)
+            log.debug("no report to the other ranks: %s", error)
 
 
 def _is_collective_failure(error: BaseException) -> bool:

@@ -1,6 +1,6 @@
-"""Convolutions that keep less for backward and compute the rest again there. Called by the networks, by `Execution`.
+"""Convolutions that keep less for the backward pass and recompute the rest. Called by `Execution` and the networks.
 
-Values are those of the plain modules, gradients are exact, and norm + activation keep half the memory.
+Outputs are those of the plain modules, gradients are exact, and norm + activation keep half the memory.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 from robosat_pink.models.synchronisation import synchronised_batch_norm
 
-# Autograd keeps the input of every convolution. An activated norm, a concatenation or an upsampled tensor is cheap to
-# compute again from tensors that are kept anyway; so are a derived kernel and a half-precision copy.
+# Autograd keeps the input of every convolution. If this is an activated norm, a concatenation or an upsampled tensor,
+# it is cheap to recompute from tensors that are kept anyway. So are a derived kernel and a half-precision copy.
 # Compare Rota Bulò, Porzi, Kontschieder, "In-Place Activated BatchNorm", arXiv 1712.02616: it inverts activation and
 # norm instead, which needs weights of another form.
 
@@ -57,7 +57,7 @@ def cat_conv(parts: tuple[Tensor, ...], conv: nn.Conv2d, upsampling: Upsampling 
 
 
 def recomputed_in_backward(block: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """block(*inputs), which keeps only the inputs: backward computes the whole block again."""
+    """block(*inputs), of which only the inputs are kept: the backward pass recomputes the whole block."""
     if not torch.is_grad_enabled():
         return block(*inputs)
     result: Tensor = checkpoint(
@@ -68,16 +68,16 @@ def recomputed_in_backward(block: Callable[..., Tensor], *inputs: Tensor) -> Ten
 
 @contextlib.contextmanager
 def without_statistics(model: nn.Module) -> Iterator[None]:
-    """Batch norms take no statistics: for a step, backward included, of a rank that has no tile.
+    """Batch norms take no statistics of this rank, for forward and backward of a step in which it has no tile.
 
-    The flag is kept on the norms, not in a context variable: on a GPU backward runs in another thread.
+    The norms keep the flag, not a context variable, because on a GPU backward runs in another thread.
     """
     norms: list[Any] = [module for module in model.modules() if hasattr(module, "running_mean")]
     training = [norm.training for norm in norms]
     try:
         for norm in norms:
             norm.counts = False
-            norm.training &= getattr(norm, "is_synchronised", False)  # all ranks take part in these
+            norm.training &= getattr(norm, "is_synchronised", False)  # synchronised norms need all ranks
         yield
     finally:
         for norm, was_training in zip(norms, training, strict=True):
@@ -94,8 +94,8 @@ def conv_of(
 ) -> Tensor:
     """A convolution of (N, C, H, W); with `upsampling`, a padded 3 x 3 one of the input upsampled by 2 (nearest).
 
-    After upsampling, each output pixel sees 2 x 2 input pixels, some of them more than once. The transposed form adds
-    the weights of equal pixels beforehand: 4 products instead of 9, and no upsampled tensor. It differs in last bits.
+    After upsampling, each output pixel depends on 2 x 2 input pixels, some of them more than once. The transposed form
+    adds the weights of equal pixels first: 4 products instead of 9, and no upsampled tensor. Only rounding differs.
     """
     assert upsampling == "none" or (weight.shape[2:], stride, padding) == ((3, 3), (1, 1), (1, 1))
     if upsampling == "transposed":
@@ -201,7 +201,7 @@ def _conv_backward(
     padding: tuple[int, int],
     is_transposed: bool = False,
 ) -> tuple[Tensor, Any, Any]:
-    """Gradients of features, weight and bias, computed in the dtype of `grad`; those of parameters in theirs."""
+    """Gradients of features, weight and bias, computed in the dtype of `grad`; the last two have the weight's dtype."""
     dtype = grad.dtype
     num_out = weight.shape[1 if is_transposed else 0]
     grad_features, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
@@ -229,7 +229,7 @@ def _boxed(weight: Tensor) -> Tensor:
 
 
 def _unboxed(grad: Tensor) -> Tensor:
-    """The backward of `_boxed`: the gradient (C, O, 4, 4) of its result to that (O, C, 3, 3) of its argument."""
+    """The backward of `_boxed`: from the gradient (C, O, 4, 4) of its result to (O, C, 3, 3) of its argument."""
     grad = grad.transpose(0, 1)
     for axis in (3, 2):
         first, second, third, fourth = grad.unbind(axis)

@@ -1,6 +1,6 @@
-"""How the best weights do on each tile: confusion, probabilities, and the pixels of example tiles. Called by `build`.
+"""Evaluates the best weights on each tile: confusion, probabilities, and pixels of example tiles. Called by `build`.
 
-It runs training's evaluation loop once more, so that what only people look at costs training nothing.
+It runs the evaluation loop once more after training, so that results for the report take no time during training.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from robosat_pink.training.loop import evaluated_batches
 from robosat_pink.training.metrics import Confusion
 from robosat_pink.training.task import Task
 
-BINS = 200  # of probability
+BINS = 200  # bins of probability
 THRESHOLDS = np.arange(1, BINS) / BINS
-LEAST_SHARE = 0.01  # of an example tile that is valid, and of its valid pixels that are of the class
-MAX_EXAMPLES = 3  # a kind
+LEAST_SHARE = 0.01  # of an example's pixels must be valid, and of its valid pixels be of the class or predicted as it
+MAX_EXAMPLES = 3  # of each kind
 
 
 class TileResults(NamedTuple):
-    """Of the tiles of one split with a valid pixel, a row each."""
+    """Results of the tiles of one split, one row for each tile that has a valid pixel."""
 
     rows: np.ndarray  # (N,) of the pairs
     confusions: np.ndarray  # (N, K, K) int64 pixels, truth by prediction, as `metrics.Confusion` counts them
@@ -64,7 +64,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate_splits(model: nn.Module, task: Task, rows: Mapping[str, np.ndarray]) -> Evaluation:
-    """Evaluate the tiles of each split, val among them, and choose examples of the val tiles."""
+    """Evaluate the tiles of each split, and choose examples among the val tiles. `rows` must have val."""
     results = {split: evaluate_tiles(model, task, rows[split]) for split in rows}
     examples = choose_examples(results["val"], is_single=task.config.num_classes == 1)
     positions = [position for kind in examples.values() for position in kind]
@@ -72,7 +72,7 @@ def evaluate_splits(model: nn.Module, task: Task, rows: Mapping[str, np.ndarray]
 
 
 def evaluate_tiles(model: nn.Module, task: Task, rows: np.ndarray) -> TileResults:
-    """One transfer from the device, at the end."""
+    """Evaluate tiles. Counts stay on the device until the end."""
     started = time.monotonic()
     num_classes, device = task.config.num_classes, task.compute.device
     confusions: list[torch.Tensor] = []
@@ -105,7 +105,7 @@ def evaluate_tiles(model: nn.Module, task: Task, rows: np.ndarray) -> TileResult
 
 
 def predict_tiles(model: nn.Module, task: Task, rows: np.ndarray) -> dict[int, TilePixels]:
-    """The pixels of tiles and their predictions, by row."""
+    """The pixels and predictions of tiles, by row."""
     tiles = {}
     for batch, result in evaluated_batches(model, task, rows, "report"):
         if not result:
@@ -120,7 +120,7 @@ def predict_tiles(model: nn.Module, task: Task, rows: np.ndarray) -> dict[int, T
 
 
 def class_ious(confusions: np.ndarray) -> np.ndarray:
-    """IoU (N, K) of each class in each tile's confusion (N, K, K); nan for a class without a pixel in either."""
+    """IoU (N, K) by tile and class, from confusions (N, K, K); nan for a class in neither truth nor prediction."""
     correct = np.diagonal(confusions, axis1=1, axis2=2).astype(np.float64)
     union = confusions.sum(axis=1) + confusions.sum(axis=2) - correct
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -129,7 +129,7 @@ def class_ious(confusions: np.ndarray) -> np.ndarray:
 
 
 def tile_ious(confusions: np.ndarray, is_single: bool) -> np.ndarray:
-    """One IoU (N,) a tile: of the single class, or the mean over classes that have one."""
+    """One IoU (N,) per tile: that of the single class, or the mean over classes whose IoU is defined."""
     by_class = class_ious(confusions)
     if is_single:
         return by_class[:, 1]
@@ -142,8 +142,8 @@ def tile_ious(confusions: np.ndarray, is_single: bool) -> np.ndarray:
 def choose_examples(results: TileResults, is_single: bool) -> dict[str, list[int]]:
     """The `best`, `median` and `worst` tiles by IoU, as positions in `results`; no tile twice.
 
-    Of tiles with enough to see: an IoU of 0 for three missed pixels teaches nothing. If these are too few, of all tiles
-    with an IoU.
+    Tiles with few valid pixels, or few of the class, are left out: an IoU of 0 for three missed pixels teaches nothing.
+    If too few tiles remain, all tiles with an IoU are considered.
     """
     ious = tile_ious(results.confusions, is_single)
     valid = results.confusions.sum(axis=(1, 2))
@@ -160,9 +160,9 @@ def choose_examples(results: TileResults, is_single: bool) -> dict[str, list[int
 
 
 def threshold_curve(histogram: np.ndarray) -> ThresholdCurve:
-    """Of a single class, from (2, BINS) pixels; nan where nothing is predicted, or no pixel is of the class.
+    """Scores of a single class from its histogram (2, BINS); nan if nothing is predicted, or no pixel is of the class.
 
-    At 0.5 it agrees with the confusion matrix: a pixel is of the class if its logit is above 0.
+    At 0.5 they agree with the confusion matrix: a pixel is of the class if its logit is above 0.
     """
     predicted = histogram[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:].astype(np.float64)
     false, true = predicted
@@ -174,9 +174,9 @@ def threshold_curve(histogram: np.ndarray) -> ThresholdCurve:
 
 
 def _histogram(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Pixels (2 * BINS + 1,) of logits and mask (N, H, W), truth by probability; the last bin is of ignored pixels.
+    """Count the pixels of logits and mask (N, H, W): (2 * BINS + 1,), truth by probability, then the ignored pixels.
 
-    By logits, not probabilities, whose rounding would move pixels across 0.5.
+    It compares logits, not probabilities: their rounding would move pixels across 0.5.
     """
     edges = torch.from_numpy(np.log(THRESHOLDS / (1 - THRESHOLDS))).to(logits.device, torch.float32)
     bins = torch.bucketize(logits.float(), edges) + BINS * mask.long()  # bucketize: how many thresholds lie below

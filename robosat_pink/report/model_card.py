@@ -1,6 +1,6 @@
-"""MODEL_CARD.md beside the model: what it is for, how good it is, how it is applied. Called by `build`.
+"""MODEL_CARD.md beside the model: what the model is for, how good it is, how to apply it. Called by `build`.
 
-Model hubs read its head (YAML between dashes). The licences are left for people to fill in.
+Model hubs read the card's front matter (YAML between dashes). People must fill in the licences.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from robosat_pink.report import maps, templating
 from robosat_pink.report.scenes import confusion_labels
 from robosat_pink.training import metrics
 
-MAX_SCENES = 12  # that the card names
+MAX_SCENES = 12  # scenes that the card names
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """All that the card says. Nothing is escaped."""
+    """The content of the card. Nothing is escaped."""
 
     config: Config
     scenes: Sequence[str]
-    zxy: np.ndarray  # (N, 3) of the pairs
+    zxy: np.ndarray  # (N, 3), zoom, x and y of the pairs
     split_sizes: Mapping[str, int]
     version: str
     epochs: int
@@ -65,7 +65,7 @@ def render(card: ModelCard) -> str:
 
 
 def _reading_code(config: Config, bands: Sequence[int | str]) -> str:
-    """Python that reads an image of the bands, in the values that the network was trained on."""
+    """Python code that reads these bands of an image, with the values that the network was trained on."""
     has_names = any(isinstance(band, str) for band in bands)
     has_tags = config.channels[0].scale == "tags"
     if not has_names and not has_tags:
@@ -82,7 +82,7 @@ def _reading_code(config: Config, bands: Sequence[int | str]) -> str:
 
 
 def _scale(channel: ChannelConfig) -> str:
-    """How a channel's numbers are normalised; `load_model` does it itself."""
+    """How a channel is normalised, in words. `load_model` normalises by itself."""
     if channel.scale == "raw":
         return "as they are"
     if isinstance(channel.scale, int | float):

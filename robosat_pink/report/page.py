@@ -1,6 +1,6 @@
 """The report as one HTML page, from plain data and templates/report.html.j2. Called by `build`.
 
-The page requests nothing: its pictures are inside, its fonts the reader's, and its policy forbids the rest.
+The page makes no requests: its pictures are embedded, its fonts are the reader's, and its content policy forbids more.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 MAX_SCENES = 200  # in the page's tables; scenes.csv has all
 SPLIT_COLORS = {"train": "#a6bddb", "val": "#d55e00", "holdout": "#1d2127"}
 DESCRIPTIONS = {
-    "loss": "what training makes small; mean over tiles",
+    "loss": "what training minimises; mean over tiles",
     "iou": "intersection over union of the class; several classes: their mean",
     "miou": "mean IoU over the classes; one class: with the background's",
-    "precision": "share of what was predicted that is right",
-    "recall": "share of what is there that was found",
+    "precision": "share of the pixels predicted as the class that are of the class",
+    "recall": "share of the pixels of the class that are predicted as the class",
     "f1": "harmonic mean of precision and recall",
-    "accuracy": "share of pixels that are right",
+    "accuracy": "share of pixels that are predicted correctly",
     "mcc": "Matthews correlation coefficient: 0 for guessing, 1 for perfect",
     "kappa": "Cohen's kappa: agreement beyond chance",
 }
 HEADLINE = ("iou", "miou", "precision", "recall", "f1", "accuracy")
-DARKEST = (66, 146, 198)  # ground of a confusion cell; the ink's contrast is 4.7 on it, and higher on lighter ones
+DARKEST = (66, 146, 198)  # background of a confusion cell; text on it has a contrast of 4.7, and on lighter ones more
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class TilePreview:
     id: str
     zxy: str
     map_link: str
-    bands: str  # that the image shows
+    bands: str  # the bands that the image shows
     panels: Mapping[str, str]  # data URIs by name
 
 
@@ -55,7 +55,7 @@ class SplitResult:
     scores: Mapping[str, Any]
     confusion: Sequence[Sequence[int]]  # (K, K) pixels, truth by prediction
     scenes: Sequence[Scene]
-    largest_difference: float  # between a score here and the same one as the run itself measured it
+    largest_difference: float  # between a score here and the same score as measured during the run
 
     @property
     def pixels(self) -> int:
@@ -64,7 +64,7 @@ class SplitResult:
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page says. Secrets are redacted; nothing is escaped."""
+    """The content of the page. Secrets are redacted; nothing is escaped."""
 
     title: str
     source: str
@@ -79,7 +79,7 @@ class Report:
     curves: Mapping[str, str]  # data URIs by metric
     threshold_curve: str | None  # a data URI, of a single class
     threshold_sentences: str
-    tiles: Mapping[str, Sequence[TilePreview]]  # best, median and worst validation tiles; no empty list
+    tiles: Mapping[str, Sequence[TilePreview]]  # best, median and worst val tiles; a kind without tiles has no key
     split_map: str  # SVG
     bounds: str
     dataset: Mapping[str, int | str]
@@ -123,7 +123,7 @@ def environment() -> Environment:
 
 
 def heat_color(share: float | None) -> str:
-    """The ground of a confusion cell: the larger the share of its row, the darker."""
+    """The background of a confusion cell: the larger its share of the row, the darker."""
     return f"rgb({','.join(str(round(255 + (share or 0.0) * (darkest - 255))) for darkest in DARKEST)})"
 
 

@@ -1,6 +1,6 @@
 """Curves over epochs and over thresholds, by matplotlib. Called by `build`.
 
-matplotlib is imported when something is drawn: a training must not wait for it.
+matplotlib is imported at the first plot, so that training does not wait for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Color (Okabe and Ito), dashes and marker: each alone tells the lines apart.
+# Color (Okabe and Ito), dashes and marker: any one of them suffices to tell the lines apart.
 LINES = {"train": ("#0072b2", "--", "o"), "val": ("#d55e00", "-", "s")}
 INK, FAINT = "#23272e", "#c9ced6"
 STYLE: dict[Any, Any] = {
@@ -45,12 +45,12 @@ SIZE = (3.5, 2.2)  # inches of 96 pixels in the page; a phone shows the width wi
 
 
 def metric_name(name: str) -> str:
-    """A metric as people write it."""
+    """The name of a metric as people write it."""
     return {"iou": "IoU", "miou": "mean IoU", "f1": "F1", "mcc": "MCC"}.get(name, name)
 
 
 def curves(history: Sequence[Mapping[str, Any]], best_epoch: int) -> tuple[dict[str, str], bytes]:
-    """Each metric over epochs as the data URI of an SVG, by name, and one PNG of all."""
+    """Plot each metric over epochs: data URIs of SVGs by metric, and one PNG with all metrics."""
     uris = {}
     with _style():
         for name in metrics.NAMES:
@@ -67,7 +67,7 @@ def curves(history: Sequence[Mapping[str, Any]], best_epoch: int) -> tuple[dict[
 
 
 def precision_recall(curve: ThresholdCurve, name: str) -> tuple[str, bytes]:
-    """Precision over recall with some thresholds marked, 0.5 largest, as the data URI of an SVG and as PNG."""
+    """Plot precision over recall, as the data URI of an SVG and as PNG. Some thresholds are marked, 0.5 the largest."""
     with _style():
         figure = _figure((4.6, 3.4))
         figure.subplots_adjust(left=0.13, right=0.98, top=0.93, bottom=0.13)

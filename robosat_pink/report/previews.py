@@ -1,6 +1,6 @@
-"""Tiles as pictures: image, mask, prediction, errors. Called by `build`; knows arrays and Pillow alone.
+"""Tiles as pictures: image, mask, prediction, errors. Called by `build`; needs only NumPy and Pillow.
 
-Colors differ for people who cannot tell red from green (Okabe and Ito, "Color Universal Design", 2008).
+Color-blind people can tell the colors apart (Okabe and Ito, "Color Universal Design", 2008).
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ class Panel(NamedTuple):
 
 
 class Rendering(NamedTuple):
-    """Positions of the bands (of C selected ones) that are shown as red, green and blue, or of one shown as grey."""
+    """Positions, among the C selected bands, of the three shown as red, green and blue, or of the one shown in grey."""
 
     positions: tuple[int, ...]
     words: str
 
 
 def rendering(bands: Sequence[int | str], dtype: np.dtype) -> Rendering:
-    """Bands described as red, green and blue are shown as these.
+    """Choose the bands to show: those described as red, green and blue, if there are such.
 
-    Else by number: satellite images have blue before red (Planet, Sentinel-2, Landsat 8), 8-bit photographs red first.
+    Otherwise by number: satellite images have blue before red (Planet, Sentinel-2, Landsat 8), 8-bit photographs have
+    red first.
     """
     positions = {band: bands.index(band) for band in bands}
     described = {band.lower(): band for band in bands if isinstance(band, str)}
@@ -61,7 +62,7 @@ def rendering(bands: Sequence[int | str], dtype: np.dtype) -> Rendering:
 
 
 def stretched(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """image (C, H, W) of any dtype to (H, W, 3) uint8: each band between STRETCH percentiles of valid pixels."""
+    """image (C, H, W) of any dtype to (H, W, 3) uint8: STRETCH percentiles of valid pixels become 0 and 255."""
     stretch = np.zeros((*valid.shape, len(image)), dtype=np.uint8)
     for channel, band in enumerate(image):
         values = band[valid].astype(np.float64)
@@ -73,7 +74,7 @@ def stretched(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 
 def class_colors(colors: Sequence[str]) -> list[str]:
-    """A color for each class number in a mask, background included: the experiment's if all differ, else CYCLE's."""
+    """One color for each class number, background included: the experiment's if all differ, otherwise CYCLE's."""
     if len(colors) == 1:
         red, green, blue = ImageColor.getrgb(colors[0])[:3]
         is_bright = 0.2126 * red + 0.7152 * green + 0.0722 * blue > 110
@@ -88,7 +89,7 @@ def panels(
 ) -> list[Panel]:
     """Four pictures of one tile: image (C, H, W), mask and predicted (H, W) uint8; `colors` are the experiment's.
 
-    Ignored pixels are hatched; in the image, pixels without data.
+    Ignored pixels are hatched; in the image, only those without data.
     """
     valid = mask != IGNORE
     has_data = valid | (image != 0).any(axis=0)
@@ -126,7 +127,7 @@ def as_png(picture: Image.Image) -> bytes:
 
 
 def data_uri(panel: Panel) -> str:
-    """The panel for the page, small: a large image as JPEG, the others, of few colors, as PNG."""
+    """The panel for the page, as small as possible: a large image as JPEG, all others as PNG."""
     picture, file = panel.picture, io.BytesIO()
     longest = max(picture.size)
     is_image = panel.name == "image"

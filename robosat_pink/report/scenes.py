@@ -1,4 +1,4 @@
-"""Metrics by scene, a directory of tiles, for `scenes.csv` and the report's table. Called by `build`."""
+"""Metrics by scene, for `scenes.csv` and the report's table. A scene is a directory of tiles. Called by `build`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Scene(NamedTuple):
     split: str  # holdout or val
     name: str
     tiles: int  # with a valid pixel
-    empty: int  # without
+    empty: int  # tiles without a valid pixel
     confusion: np.ndarray  # (K, K) int64
     scores: dict[str, Any]
 
@@ -33,7 +33,7 @@ class Scene(NamedTuple):
 def by_scene(
     split: str, rows: np.ndarray, results: TileResults, images: TileFiles, class_names: Sequence[str]
 ) -> list[Scene]:
-    """The scenes that have tiles among `rows`, by name; their confusions sum to the split's."""
+    """The scenes of the tiles in `rows`, sorted by name. Their confusion matrices sum to the split's."""
     evaluated, listed = images.directory[results.rows], images.directory[rows]
     scenes = []
     for number in np.unique(listed).tolist():
@@ -47,12 +47,12 @@ def by_scene(
 
 
 def confusion_labels(class_names: Sequence[str]) -> list[str]:
-    """What rows and columns of a confusion matrix stand for."""
+    """Labels of the rows and columns of a confusion matrix."""
     return ["background", *class_names] if len(class_names) == 1 else list(class_names)
 
 
 def to_csv(scenes: Sequence[Scene], class_names: Sequence[str]) -> str:
-    """A line a scene: tiles, metrics, the IoU of each class, and the pixels by truth and prediction."""
+    """One line per scene: tiles, metrics, the IoU of each class, and the pixels by truth and prediction."""
     labels = confusion_labels(class_names)
     pixel_columns = [f"pixels_{truth}_as_{prediction}" for truth in labels for prediction in labels]
     iou_classes = [] if len(class_names) == 1 else list(class_names)

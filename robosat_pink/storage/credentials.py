@@ -1,7 +1,7 @@
 """The credentials of requests: a profile, the environment, a role, or none. Called by `location` and `datasets`.
 
 obstore handles environment variables, web identities, container roles (SageMaker, ECS) and instance roles, and renews
-them. Profiles and the files below ~/.aws need boto3, an extra: `pip install robosat_pink[profile]`.
+credentials. Profiles and the files in ~/.aws need boto3, an extra: `pip install robosat_pink[profile]`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ PROFILE_SETTINGS = ("endpoint_url", "ca_bundle", "addressing_style")
 SHARED_FILES = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
 
 
-@functools.cache  # one warning a process
+@functools.cache  # one warning per process
 def usable_profile(profile: str | None) -> str | None:
-    """The profile; None, with a warning, where this machine does not have it: the default credentials are used."""
+    """The profile, or None with a warning if this machine does not have it; None means the default credentials."""
     if profile is None:
         return None
     if find_spec("boto3") is None:
@@ -60,10 +60,10 @@ def unset_empty_variables() -> None:
 
 
 def profile_settings(profile: str | None) -> dict[str, str]:
-    """endpoint_url, ca_bundle and addressing_style of the profile, else of the default profile.
+    """endpoint_url, ca_bundle and addressing_style of the profile, or of the default profile if it is None.
 
-    As in botocore, an endpoint_url of its `services` for S3 goes before its own. boto3, slow to import, is used only
-    if the files contain such a setting.
+    As in botocore, an endpoint_url for S3 in the profile's `services` takes precedence over the profile's own. boto3 is
+    slow to import, so it is imported only if the files contain such a setting.
     """
     if find_spec("boto3") is None or not any(name in _shared_text() for name in PROFILE_SETTINGS):
         return {}
@@ -98,14 +98,14 @@ def identity(profile: str | None) -> dict[str, Any]:
 
     with _file_errors_explained():
         session = boto3.Session(profile_name=profile)
-        provider = _Provider(session, profile) if session.get_credentials() else None  # files may name a region alone
+        provider = _Provider(session, profile) if session.get_credentials() else None  # files may have only a region
     options: dict[str, Any] = {"region": region or session.region_name or "us-east-1"}
     return options | ({"credential_provider": provider} if provider else {})
 
 
 @contextlib.contextmanager
 def _file_errors_explained() -> Iterator[None]:
-    """Turns botocore's errors into ConfigError, without their cause, which may quote a line with a secret."""
+    """Turns botocore's errors into ConfigError. Their cause is left out: it may quote a line with a secret."""
     from botocore.exceptions import BotoCoreError
 
     try:
@@ -122,7 +122,7 @@ def is_anonymous() -> bool:
 
 
 def carries_token(options: Mapping[str, Any]) -> bool:
-    """Whether requests with these arguments of S3Store carry a session token. Those of a role always do."""
+    """Whether requests with these arguments of S3Store carry a session token. Requests of a role always do."""
     if "skip_signature" in options:
         return False
     is_static = "credential_provider" not in options and "AWS_ACCESS_KEY_ID" in os.environ
@@ -136,7 +136,7 @@ class _Provider:
         self.session, self.profile = session, profile
 
     def __call__(self) -> dict[str, Any]:
-        """Credentials as obstore wants them. It calls again before they expire."""
+        """Credentials in obstore's format. obstore calls again before they expire."""
         import boto3
         from botocore.credentials import RefreshableCredentials
 

@@ -1,4 +1,4 @@
-"""The endpoint of an object store: its address, its certificate authorities, its style of bucket names.
+"""The endpoint of an object store: its address, its certificate authorities, its style of bucket addresses.
 
 Called by `location`. Precedence: experiment file, environment, profile.
 """
@@ -20,16 +20,16 @@ PEM_MARK = b"-----BEGIN CERTIFICATE-----"
 
 
 class Endpoint(NamedTuple):
-    url: str | None  # None: Amazon's for the region
+    url: str | None  # None: Amazon's endpoint of the region
     is_virtual: bool  # https://bucket.store.example/key, not https://store.example/bucket/key
-    certificates: bytes | None  # PEM, of authorities that are trusted beside the system's
+    certificates: bytes | None  # PEM, of authorities that are trusted in addition to the system's
 
     def options(self, bucket: str) -> dict[str, Any]:
-        """Arguments of obstore's S3Store."""
+        """Arguments for obstore's S3Store."""
         options: dict[str, Any] = {"virtual_hosted_style_request": True} if self.is_virtual else {}
         if self.url:
             options["endpoint"] = self.bucket_url(bucket) if self.is_virtual else self.url
-        if os.environ.get(URL_VARIABLES[0]):  # the client would prefer this variable
+        if os.environ.get(URL_VARIABLES[0]):  # otherwise the client would use this variable
             options["aws_endpoint_url_s3"] = options["endpoint"]
         return options
 

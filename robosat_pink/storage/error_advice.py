@@ -1,6 +1,6 @@
 """What an object store's errors mean: which are retried, and what a user is told to check. Called by `location`.
 
-403 is "AccessDenied" in ADVICE: told at once with the identity in use, never retried. 404 is NotFound.
+A 403 is never retried: it is reported at once with the identity in use ("AccessDenied" in ADVICE). A 404 is NotFound.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from robosat_pink.errors import DataError
 from robosat_pink.storage import redirects
 from robosat_pink.storage.credentials import is_anonymous
 
-INSTANCE_METADATA = "/latest/api/token"  # the client asks there for credentials if it finds none elsewhere
-FOLDER_DENIED = "Permission denied"  # in the client's error of a folder's listing
+INSTANCE_METADATA = "/latest/api/token"  # the client requests credentials there if it has no others
+FOLDER_DENIED = "Permission denied"  # in the client's error if it cannot list a folder
 MAX_STORE_CHARACTERS = 300  # of the store's own words
 PERMANENT_ERRORS = (
     FileNotFoundError,
@@ -48,7 +48,7 @@ TRANSIENT_CODES = {
 }
 OTHER_REGION = "{bucket} is in another region; set AWS_REGION to the bucket's"
 EXPIRED = "the credentials have expired; get new ones (aws sso login, AWS_* variables) and start again"
-# By S3's error code, or by a name of ours for what S3 has no code for.
+# Keys are S3's error codes, or names of ours for errors without a code.
 ADVICE = {
     "NoSuchBucket": "the bucket {bucket} does not exist; check its name (a folder begins with / or ./)",
     "NoSuchKey": "not found; check bucket, prefix and name",
@@ -72,13 +72,13 @@ ADVICE = {
     "AWS_SSE_CUSTOMER_KEY_BASE64, or copy it without",
     "AllAccessDisabled": "all access to it is disabled; ask {bucket}'s owner",
     "AccountProblem": "the account has a problem that only its owner and Amazon can solve",
-    "NotSignedUp": "the account has no S3; sign it up, or use another's credentials",
+    "NotSignedUp": "the account is not signed up for S3; sign it up, or use credentials of another account",
     "Redirected": redirects.ADVICE,
     "Certificate": "the store's certificate is not accepted ({flaw}); if its authority is unknown here, set "
     "AWS_CA_BUNDLE to the authority's file (PEM)",
     "NoLength": "the answer does not say how many bytes it has; check the proxy or gateway before the store",
 }
-# What the client's text contains where it does not quote S3's code. The first that matches counts.
+# For errors in which the client quotes no code of S3: keys are parts of its text. The first match counts.
 ADVICE_BY_TEXT = {
     f"{redirects.NOWHERE},": "Redirected",
     "Received redirect": "PermanentRedirect",
@@ -114,14 +114,14 @@ class StoreError(NamedTuple):
 
 
 def data_error(error: Exception, where: str, bucket: str | None, profile: str | None, attempts: str = "") -> DataError:
-    """The error to raise for one of the client's: where, what happened, what to check, and a note on the attempts."""
+    """The error to raise for a client's error: where, what happened, what to check, and a note on the attempts."""
     is_absent = isinstance(error, FileNotFoundError | exceptions.NotFoundError) or "404 Not Found" in str(error)
     error_class = NotFound if is_absent else DataError
     return error_class(f"{where}: {_explanation(error, bucket, profile)}{attempts}")
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether a retry may succeed: no answer, a server error (5xx), or a 4xx that says to try later."""
+    """Whether a retry may succeed: after no answer, a server error (5xx), or a 4xx that asks to try later."""
     text = str(error)
     answer = _parse(text)
     if answer.code in TRANSIENT_CODES or answer.status in TRANSIENT_STATUSES:
@@ -133,12 +133,12 @@ def is_transient(error: Exception) -> bool:
 
 
 def is_truncated(error: Exception) -> bool:
-    """Whether an answer began and broke off. This alone the client itself does not retry."""
+    """Whether an answer broke off after its start: the only transient error that the client itself does not retry."""
     return "response body" in str(error)
 
 
 def _explanation(error: BaseException, bucket: str | None, profile: str | None) -> str:
-    """What happened and what to check; without advice of ours, the first line of the client's text."""
+    """What happened and what to check; the first line of the client's text if ADVICE has nothing for it."""
     text = str(error)
     if bucket is None and (isinstance(error, PermissionError) or FOLDER_DENIED in text):
         return "no permission to read it"
@@ -184,7 +184,7 @@ def _advice_key(text: str, answer: StoreError) -> str:
 
 
 def _destination(text: str) -> str:
-    """Where the store redirects to, by its answer, or by what it says when asked once more."""
+    """Where the store redirects to, from its answer or, if that has no region, from one more request."""
     address = re.search(r"Error performing \w+ (https?://\S+) in ", text)
     region = re.search(r"<Region>([\w-]+)</Region>", text)
     if region:

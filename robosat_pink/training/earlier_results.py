@@ -1,6 +1,6 @@
 """Moves the results of an earlier run out of the way of a new one, into folders earlier-N. Called by `outputs`.
 
-Only files with names that this package writes are moved, and none that the experiment itself names.
+It moves only files that have a name of this package's results, and no input that the experiment names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TILE_PICTURE = re.compile(r"(best|median|worst)-\d+-.+\.png")  # in the folder t
 
 
 def move_away(container: Container, config: Config) -> None:
-    """Raises ContractError if a file cannot be moved."""
+    """Move earlier results in the folders for model and output. Raises ContractError if a file cannot be moved."""
     inputs = (config.checkpoint.path, config.checkpoint.resume, config.dataset.split.from_, config.model.pretrained)
     input_files = {os.path.realpath(path.removeprefix("file://")) for path in inputs if isinstance(path, str)}
     results = {container.model: _in_model(container.model), container.output_data: _in_output(container.output_data)}

@@ -1,4 +1,4 @@
-"""Whether training stops or saves after a step: one decision for all ranks. Made by `run`, asked by `loop`."""
+"""Decides whether training stops or saves after a step, for all ranks alike. Created by `run`, called by `loop`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from robosat_pink.training.background_writer import BackgroundWriter
 
 
 class Decision(NamedTuple):
-    stop_reason: str | None  # None: go on
+    stop_reason: str | None  # None: continue
     should_save: bool
 
 
@@ -24,13 +24,13 @@ class LoopControl:
         save_every_s: float | None = None,
         max_seconds: float | None = None,
     ) -> None:
-        """`save_every_s` is None where there is no folder for resume points; `max_seconds` counts from here."""
+        """`save_every_s` is None without a folder for resume points. `max_seconds` counts from this call."""
         self._world, self._stop, self._writer = world, stop, writer
         self._save_every_s, self._max_seconds = save_every_s, max_seconds
         self._started = self._saved = time.monotonic()
 
     def after_step(self) -> Decision:
-        """Agreed between all ranks. Raises what the background writer failed with."""
+        """The decision, agreed between all ranks. Raises the error of the background writer if it has failed."""
         self._writer.raise_failure()
         now = time.monotonic()
         is_time_over = self._max_seconds is not None and now - self._started >= self._max_seconds
@@ -50,6 +50,6 @@ class LoopControl:
         return now - self._saved >= self._save_every_s
 
     def interrupt(self) -> None:
-        """Called while a batch is waited for. A single process stops at once; several stop together after the step."""
+        """Called while waiting for a batch. A single process stops at once; several stop together after the step."""
         if self._world.size == 1:
             self._stop.raise_if_requested()

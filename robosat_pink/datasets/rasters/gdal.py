@@ -1,4 +1,4 @@
-"""Bytes in memory opened by GDAL: by the drivers that are allowed, within limits. Called by `gdal_bands`."""
+"""Opens bytes in memory with GDAL, with allowed drivers only, and within limits. Called by `gdal_bands`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from rasterio.session import DummySession
 
 from robosat_pink.errors import DataError
 
-MEMORY_NAME = re.compile(r"'?(/vsimem/)?[-0-9a-f/]{36,}(\.\w+)?'?(, |: | )?")  # what GDAL calls bytes in memory
+MEMORY_NAME = re.compile(r"'?(/vsimem/)?[-0-9a-f/]{36,}(\.\w+)?'?(, |: | )?")  # GDAL's names for bytes in memory
 MAX_PIXELS = 4096 * 4096  # a tile, not a scene; 4 bands of uint16 at this size take 128 MiB
-MAX_BYTES = 1 << 30  # decoded, all bands; and of one strip or internal tile, which a header may give any size
+MAX_BYTES = 1 << 30  # of all bands decoded, and of one strip or internal tile, whose size a header may declare freely
 MAX_CHUNKS = 1 << 18  # strips or internal tiles
 
 
 class Opened:
-    """A dataset on bytes in memory, closed in any case; DataError if no tile driver can open them, or too large."""
+    """A context with a dataset on bytes in memory. DataError if no driver can open it, or if it is too large."""
 
     def __init__(self, data: bytes, name: str, drivers: Sequence[str]) -> None:
         enter_environment()
@@ -52,7 +52,7 @@ class Opened:
 
 
 def _excess(dataset: DatasetReader) -> str:
-    """What is too much of it to be read, by its header alone; empty for nothing."""
+    """Which limit the dataset exceeds, judged by its header alone; empty if none."""
     width, height, count = dataset.width, dataset.height, dataset.count
     if width * height > MAX_PIXELS:
         return f"{width} x {height} pixels, a tile has at most {MAX_PIXELS}"
@@ -86,10 +86,10 @@ def enter_environment() -> None:
     Outside one, every open builds an AWS session when AWS variables are set: 20 ms instead of 2.
     """
     if not hasattr(_of_thread, "environment"):
-        warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)  # a tile's place is its name
+        warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)  # a tile's name says where it is
         _of_thread.environment = rasterio.Env(
             session=DummySession(),
             GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR",
-            GDAL_PNG_WHOLE_IMAGE_OPTIM="NO",  # by which a PNG that was cut short is read as what lay in memory
+            GDAL_PNG_WHOLE_IMAGE_OPTIM="NO",  # "YES" reads a truncated PNG without an error, as whatever was in memory
         )
         _of_thread.environment.__enter__()

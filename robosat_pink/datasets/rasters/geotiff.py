@@ -1,7 +1,7 @@
-"""The plain layouts of GeoTIFF, decoded by libtiff or tifffile, not by GDAL: up to ten times faster. For `decode`.
+"""Decodes plain GeoTIFFs with libtiff or tifffile, up to ten times faster than GDAL. Called by `decode`.
 
-Plain is: one page without overviews or internal mask, no alpha, nothing rotated, whole numbers or floats of 8 to 64
-bits, uncompressed or by LZW, deflate or Zstandard. Everything else, damaged files too, is left to GDAL.
+Plain means: one page; no overviews, internal mask, alpha or rotation; integers or floats of 8 to 64 bits; uncompressed,
+LZW, deflate or Zstandard. GDAL decodes all other files, and reports damaged ones.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ from robosat_pink.datasets.rasters import band_tags, georeference
 from robosat_pink.datasets.rasters.band_tags import BandTags
 from robosat_pink.datasets.rasters.georeference import Georeference
 
-logging.getLogger("tifffile").disabled = True  # of a file it cannot read, GDAL says so
+logging.getLogger("tifffile").disabled = True  # GDAL reports the files that tifffile cannot read
 
 NATIVE = "<" if sys.byteorder == "little" else ">"
 DEFLATES = {8, 32946}
 COMPRESSIONS = {1, 5, 50000} | DEFLATES  # none, LZW, Zstandard
 PHOTOMETRICS = {1, 2}  # grey and RGB: GDAL reads these as they are
-LAYOUT = (258, 259, 262, 277, 284, 339)  # bits, compression, photometry, bands, their order, kind; GDAL writes all
+LAYOUT = (258, 259, 262, 277, 284, 339)  # bits, compression, photometry, bands, their layout, type; GDAL writes all
 ALPHAS = {1, 2}  # among ExtraSamples
 ORIENTATION, GDAL_METADATA, GDAL_NODATA, MODEL_TRANSFORMATION = 274, 42112, 42113, 34264
-GEOREFERENCE = (33550, 33922, 34735, 34736, 34737)  # pixel scale, tie point, keys, their numbers and texts
-# Bytes of a header in one piece: more is a list of a quarter of a million strips, which GDAL counts.
+GEOREFERENCE = (33550, 33922, 34735, 34736, 34737)  # pixel scale, tie point, keys, the keys' numbers and texts
+# Bytes of one read in a header. Only a list of a quarter of a million strips is longer; GDAL limits their number.
 MOST_READ = 1 << 22
 DTYPES = {"uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"}
 
 
 class Plain(NamedTuple):
-    """What is in the file: all bands (C, H, W), the value that stands for missing ones, and what it says of itself."""
+    """The content of a file: all bands (C, H, W), its nodata value and its metadata."""
 
-    values: np.ndarray  # perhaps the file's own bytes, which cannot be written to
+    values: np.ndarray  # may be a read-only view of the file's bytes
     nodata: float | None
     tags: BandTags
     georeference: Georeference | None
 
 
 class _GeoreferenceSpans(NamedTuple):
-    """Where in a file its georeference stands: it differs in each tile, and so is no part of a remembered header."""
+    """The byte ranges of a file's georeference. It differs from tile to tile, so a remembered header has no values."""
 
-    spans: tuple[slice, ...]  # as GEOREFERENCE has them; empty for what is not there
-    order: str
+    spans: tuple[slice, ...]  # one for each tag of GEOREFERENCE; empty for a missing tag
+    order: str  # of bytes
 
     def read(self, data: memoryview) -> Georeference | None:
         scale, tie_point, keys, *parameters = (bytes(data[span]) for span in self.spans)
@@ -57,11 +57,11 @@ class _GeoreferenceSpans(NamedTuple):
 
 
 class _Header(NamedTuple):
-    """Of a file whose pixels lie in it as they shall be in memory: where, and all that was read to know so."""
+    """The header of a file whose pixels need no decoding, remembered for other files with equal bytes in `parts`."""
 
-    parts: tuple[tuple[int, bytes], ...]  # offset in the file, bytes
+    parts: tuple[tuple[int, bytes], ...]  # everything that was read to parse the header: offset in the file, bytes
     dtype: np.dtype
-    shape: tuple[int, int, int]  # as it lies there
+    shape: tuple[int, int, int]  # of the pixels in the file: (C, H, W) if planar, else (H, W, C)
     is_planar: bool
     offset: int  # of the first pixel
     nodata: float | None
@@ -69,28 +69,29 @@ class _Header(NamedTuple):
     georeference: _GeoreferenceSpans
 
     def is_of(self, data: memoryview) -> bool:
-        """Whether a file of the same size has the same bytes at all these offsets, and so would be read alike."""
+        """Whether a file of the same size has the same bytes in all `parts`, so that its header is the same."""
         return all(data[offset : offset + len(part)] == part for offset, part in self.parts)
 
-    def lay_over(self, data: memoryview) -> Plain:
+    def view(self, data: memoryview) -> Plain:
+        """The file's content, with an array that shares memory with `data`."""
         values = np.frombuffer(data, self.dtype, math.prod(self.shape), self.offset).reshape(self.shape)
         values = values if self.is_planar else values.transpose(2, 0, 1)
         return Plain(values, self.nodata, self.tags, self.georeference.read(data))
 
 
-_headers: dict[tuple[int, int], _Header] = {}  # by size of file and limit: uncompressed tiles mostly share one
-MOST_HEADERS = 64  # tiles with longer or shorter texts in them have other sizes
+_headers: dict[tuple[int, int], _Header] = {}  # by file size and max_pixels; uncompressed tiles mostly share one
+MOST_HEADERS = 64  # more than one, because texts of different lengths in the header change the file size
 
 
 def decode(data: bytes | memoryview, max_pixels: int, max_bytes: int = 1 << 30) -> Plain | None:
-    """None where the file is not plain, has more pixels or takes more memory than that, or cannot be read.
+    """Decode a plain GeoTIFF; None if the file is not plain, exceeds a limit, or cannot be read.
 
-    The array may lie in the data, perhaps at an odd offset, where GDAL, too, begins pixels; NumPy does not mind.
+    The array may be a view of `data`, even at an odd offset: GDAL writes pixels there, and NumPy accepts it.
     """
     data = memoryview(data)
     header = _headers.get((len(data), max_pixels))
     if header and header.is_of(data):
-        return header.lay_over(data)
+        return header.view(data)
     stream: Any = _Stream(data)
     content: Any = data
     try:
@@ -104,26 +105,26 @@ def decode(data: bytes | memoryview, max_pixels: int, max_bytes: int = 1 << 30) 
             is_planar = page.planarconfig == 2
             expected = (bands, height, width) if is_planar else (height, width, bands)
             assert page.dtype is not None
-            if _lies_as_it_is(page):
+            if _needs_no_decoding(page):
                 if len(_headers) >= MOST_HEADERS:
                     _headers.clear()
                 parts = tuple(stream.parts)
                 header = _Header(parts, page.dtype, expected, is_planar, page.dataoffsets[0], nodata, tags, spans)
                 _headers[len(data), max_pixels] = header
-                return header.lay_over(data)
-            # Of damaged deflate libtiff gives what it has, without a word, where more comes out than it has room.
+                return header.view(data)
+            # Not libtiff for deflate: if damaged data decode to too many bytes, it returns the first without an error.
             is_deflated = page.compression in DEFLATES
             values = page.asarray(maxworkers=1) if is_deflated else imagecodecs.tiff_decode(content)
-    except Exception:  # whatever either reader dislikes: GDAL says what is wrong with it
+    except Exception:  # any error of either reader: GDAL then reads the file, and reports what is wrong with it
         return None
     if values.dtype != page.dtype or _without_ones(values.shape) != _without_ones(expected):
-        return None  # the two readers do not understand the header alike
+        return None  # the two readers interpret the header differently
     values = values.reshape(expected)
     return Plain(values if is_planar else values.transpose(2, 0, 1), nodata, tags, spans.read(data))
 
 
 class _Stream(io.RawIOBase):
-    """Bytes as a file, without a copy of them; remembers what was read."""
+    """A file over bytes in memory, not copied. It remembers what was read."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
@@ -173,7 +174,7 @@ def _is_plain(page: TiffPage, max_pixels: int) -> bool:
 
 
 def _is_whole(page: TiffPage, size: int) -> bool:
-    """Whether every strip or tile is there, and inside the file's so many bytes."""
+    """Whether every strip or tile is present, and ends within the file's `size` bytes."""
     offsets, counts = page.dataoffsets, page.databytecounts
     return (
         len(offsets) == len(counts) == math.prod(page.chunked)
@@ -183,8 +184,8 @@ def _is_whole(page: TiffPage, size: int) -> bool:
     )
 
 
-def _lies_as_it_is(page: TiffPage) -> bool:
-    """Whether the pixels are in the file as they shall be in memory: an array can be laid over them."""
+def _needs_no_decoding(page: TiffPage) -> bool:
+    """Whether the pixels are stored as NumPy needs them, so that an array can be a view of the file."""
     return (
         page.is_contiguous
         and sum(page.databytecounts) == page.nbytes
@@ -195,7 +196,7 @@ def _lies_as_it_is(page: TiffPage) -> bool:
 
 
 def _bytes_of_a_chunk(page: TiffPage) -> int:
-    """Of a strip or tile, decoded: its header may give it any size, whatever the image's."""
+    """The decoded size of one strip or tile, for which a header may declare any size, even more than the image's."""
     assert page.dtype is not None
     return math.prod(page.chunks) * page.dtype.itemsize
 
@@ -207,7 +208,7 @@ def _band_tags(page: TiffPage) -> BandTags:
 
 
 def _georeference_spans(page: TiffPage) -> _GeoreferenceSpans:
-    """Tags' values are not read here, but where they stand."""
+    """Reads where the tags' values are, not the values."""
     tags = [page.tags.get(code) for code in GEOREFERENCE]
     spans = (slice(tag.valueoffset, tag.valueoffset + tag.valuebytecount) if tag else slice(0) for tag in tags)
     return _GeoreferenceSpans(tuple(spans), page.parent.byteorder)
@@ -218,7 +219,7 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _nodata(page: TiffPage) -> float | None:
-    """The declared value, if the type has it."""
+    """The declared nodata value, if the type can represent it."""
     text = page.tags.valueof(GDAL_NODATA)
     if text is None:
         return None
