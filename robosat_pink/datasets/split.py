@@ -19,7 +19,7 @@ By = Literal["tile", "block", "group"]
 
 
 class Split(NamedTuple):
-    """Rows of the pairs, rising; each row is in one of the three."""
+    """The rows (positions in `Pairs`) of each split, ascending. Every row is in one of the three."""
 
     train: np.ndarray
     val: np.ndarray
