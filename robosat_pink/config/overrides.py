@@ -1,4 +1,7 @@
-"""Values given as text, by hyperparameters or the command line: put into the tree, and read by what a key may hold."""
+"""Values given as text, by hyperparameters or the command line: put into the tree, and read by what a key may hold.
+
+Called by `loading` and `parsing`.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ By = Literal["tile", "block", "group"]
 
 
 class Split(NamedTuple):
-    """Rows of the pairs, in ascending order. Every row is in exactly one of the three arrays."""
+    """The rows (positions in `Pairs`) of each split, ascending. Every row is in exactly one of the three."""
 
     train: np.ndarray
     val: np.ndarray

@@ -117,7 +117,7 @@ def end_with_parent(environment: Mapping[str, str]) -> None:
             os._exit(1)
 
 
-def run(ranks: Sequence[ProcessRank], arguments: Sequence[str], stop: StopRequest, container: Container) -> int:
+def run_ranks(ranks: Sequence[ProcessRank], arguments: Sequence[str], stop: StopRequest, container: Container) -> int:
     """Start the ranks of this host, pass a stop request on, and wait. Returns the failed rank's exit code, or 0.
 
     When a rank has failed, the others end by themselves, or are killed after GRACE_S.

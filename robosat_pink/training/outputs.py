@@ -29,6 +29,7 @@ from robosat_pink.training.state import State
 
 log = logging.getLogger(__name__)
 
+# "test" is planet-snowcover's name of the validation tiles.
 ID_FILES = {"train": "train_ids.txt", "val": "test_ids.txt", "holdout": "holdout_ids.txt"}
 
 
