@@ -1,6 +1,6 @@
-"""A dry run, `train --check`: the tiles, their statistics, time and disk that an experiment needs. Called by `train`.
+"""A dry run, `train --check`: logs the tiles, their statistics, and the time and disk a run needs. Called by `train`.
 
-It reads some tiles, and takes a few training steps with weights that it discards.
+It reads some tiles, and takes a few training steps, whose weights it discards.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ from robosat_pink.training.state import State
 log = logging.getLogger(__name__)
 
 SHOWN_DIRECTORIES = 20
-PROBE_PIXELS = 256  # the side of a tile in a step on a CPU: with 512 a large model takes a minute
+PROBE_PIXELS = 256  # side of the tiles in a step on a CPU: with 512, a large model takes a minute
 STEPS = 4
 EVALUATION_SHARE = 1 / 3  # of the time of a training step: forward, without backward
-FLAT = 1e-6  # of the mean, or of 1: a smaller std is rounding
-FAR_MEAN, FAR_STD = 0.25, 1.5  # from the measured ones, in deviations and as a ratio: then the measured are suggested
+FLAT = 1e-6  # relative to the mean, or to 1: a smaller std is rounding error
+FAR_MEAN, FAR_STD = 0.25, 1.5  # distance in stds, and ratio, beyond which measured values are suggested
 SCALES = (1, 255, 10000, 65535)
-USUAL = (0.05, 2.0)  # where the brightest pixels lie after scaling
+USUAL = (0.05, 2.0)  # range of the brightest pixels after scaling
 SPARSE = 0.02  # share of pixels
 GB = 1e9
 
 
 def check(config: Config, container: Container) -> None:
-    """Log what a run would find and take. Writes nothing but the cache of tiles.
+    """Log the tiles, time and disk of a run. Writes only the cache of tiles.
 
-    Raises what training would raise for the experiment, the tiles read, the initial checkpoint and a step. It ignores
-    resume points and full disks, which belong to the folder and not to the experiment.
+    Raises the errors that training would raise for the experiment, the tiles read, the initial checkpoint and a step.
+    Ignores resume points and full disks, because they are not part of the experiment.
     """
     process = launcher.ranks_of_this_host(container, config.runtime)[0]
     check_world_size(config, World(process))
@@ -67,7 +67,7 @@ def check(config: Config, container: Container) -> None:
     log.info("experiment: %s", json.dumps(redacted_tree(to_tree(config))))
     tiles, split = find_tiles(config, container, World())
     if config.model.pretrained is True:
-        log.info("the encoder's ImageNet weights are not downloaded for this")
+        log.info("the encoder's ImageNet weights are not downloaded for a check")
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=False))
     model, _ = make_model(config, initial, torch.device("cpu"), store)
     if initial:
@@ -86,7 +86,7 @@ def check(config: Config, container: Container) -> None:
 
 
 def directory_lines(tiles: TilePairs, split: Split) -> Iterator[str]:
-    """How many pairs of each directory are in each split."""
+    """The number of pairs of each directory in each split."""
     images = tiles.pairs.images
     counts = np.stack([np.bincount(images.directory[rows], minlength=len(images.directories)) for rows in split])
     directories = np.flatnonzero(counts.sum(axis=0)).tolist()
@@ -126,8 +126,8 @@ def channel_lines(config: Config, surveyed: Survey) -> Iterator[str]:
         first += len(channel.bands)
         scales = sorted({float(scale[bands][0]) for scale in surveyed.scales})
         divided = "digital numbers divided by " + " and ".join(f"{scale:g}" for scale in scales)
-        by = "by the files' own scale and offset" if channel.scale == "tags" else divided
-        yield f"channels.{number}: {by}, over valid pixels"
+        scaling = "by the files' own scale and offset" if channel.scale == "tags" else divided
+        yield f"channels.{number}: {scaling}, over valid pixels"
         statistics = (surveyed.low[bands], surveyed.high[bands], surveyed.mean[bands], surveyed.std[bands])
         for band, low, high, mean, std in zip(channel.bands, *statistics, strict=True):
             yield f"  band {band}: 2nd to 98th percentile {low:.4g} to {high:.4g}, mean {mean:.4f}, std {std:.4f}"
@@ -142,15 +142,15 @@ def channel_lines(config: Config, surveyed: Survey) -> Iterator[str]:
 def suggestion_lines(
     config: Config, surveyed: Survey, channel: ChannelConfig, bands: slice, scales: Sequence[float]
 ) -> Iterator[str]:
-    """Whether a channel's mean, std and scale fit the `bands`, its columns in the survey."""
+    """Whether a channel's mean, std and scale fit the survey, or better ones. `bands` are its columns in the survey."""
     configured_mean, configured_std = (np.array(values[bands]) for values in normalisation(config.channels))
     mean, std, brightest = surveyed.mean[bands], surveyed.std[bands], float(surveyed.high[bands].max())
     is_flat = std <= FLAT * np.maximum(np.abs(mean), 1)
-    std = np.where(is_flat, 1, std)  # nothing can be divided by less
+    std = np.where(is_flat, 1, std)  # a smaller std would only magnify rounding errors
     if is_flat.any():
         flat = ", ".join(str(band) for band, is_flat_band in zip(channel.bands, is_flat, strict=True) if is_flat_band)
         yield f"  the same value everywhere, so that nothing can be learnt from it: band {flat}"
-    # Of several data types, each has its right scale; so do physical values.
+    # No single scale fits several data types, and `tags` gives physical values.
     is_single = len(scales) == 1 and channel.scale != "tags"
     better = _better_scale(scales[0], scales[0] * brightest) if is_single else scales[0]
     is_mean_far = np.abs(configured_mean - mean) > FAR_MEAN * std
@@ -179,11 +179,11 @@ def time_line(config: Config, split: Split, surveyed: Survey, model: nn.Module, 
     tiles_read = len(surveyed.coverage.rows)
     reading_s = surveyed.seconds / tiles_read * (len(split.train) + len(split.val)) / parallel
     run_s = config.model.epochs * epoch_s + max(0.0, reading_s - epoch_s)
-    by = f", by {process.size} processes" if process.size > 1 else ""
+    remark = f", by {process.size} processes" if process.size > 1 else ""
     if config.runtime.compile:
-        by += ", not compiled (which takes a minute or more)"
+        remark += ", not compiled (which takes a minute or more)"
     return (
-        f"time, on {device} in {precision or torch.float32}{by}: about {duration(epoch_s)} an epoch, "
+        f"time, on {device} in {precision or torch.float32}{remark}: about {duration(epoch_s)} an epoch, "
         f"{duration(run_s)} for {config.model.epochs}; {tiles_read} tiles were read in {surveyed.seconds:.1f} s "
         f"({tiles_read / surveyed.seconds:.1f} tiles/s)"
     )
@@ -192,7 +192,7 @@ def time_line(config: Config, split: Split, surveyed: Survey, model: nn.Module, 
 def step_seconds(
     config: Config, model: nn.Module, device: torch.device, precision: torch.dtype | None, processes: int
 ) -> float:
-    """Seconds of forward and backward for one training tile: the quickest of some steps; on a CPU, of smaller tiles.
+    """Seconds of forward and backward per training tile, from the fastest of STEPS steps; on a CPU, with smaller tiles.
 
     A step has one rank's share of a batch. Raises ContractError, with the settings that fit, if the device runs out of
     memory.
@@ -206,7 +206,7 @@ def step_seconds(
     model.to(device).to(memory_format=layout).train()  # type: ignore[call-overload]
 
     def step(micro_batches: int) -> float:
-        """Seconds a tile."""
+        """Seconds per tile."""
         size = math.ceil(share / micro_batches)
         model.zero_grad()
         moments = [torch.empty_like(parameter) for parameter in model.parameters() for _ in range(2)]  # Adam's
@@ -226,7 +226,7 @@ def step_seconds(
 
 
 def disk_lines(container: Container, tiles: TilePairs, surveyed: Survey, model: nn.Module) -> Iterator[str]:
-    """What the run writes, and what is free. Checkpoints have the optimizer's moments: three times the weights."""
+    """The disk space a run needs, and what is free. A checkpoint with Adam's moments takes three times the weights."""
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     yield _disk_line("model", container.model, 4 * weights, 7 * weights)
     if container.checkpoints:
@@ -239,15 +239,15 @@ def disk_lines(container: Container, tiles: TilePairs, surveyed: Survey, model: 
         yield f"cache: up to {decoded / GB:.2f} GB of decoded tiles in {cache.folder}{more}"
 
 
-def _disk_line(what: str, folder: Path, needed: int, at_most: int) -> str:
+def _disk_line(what: str, folder: Path, needed: int, at_peak: int) -> str:
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
-    needed_gb = f"{needed / GB:.2f} GB (for moments {at_most / GB:.2f} GB)"
+    needed_gb = f"{needed / GB:.2f} GB ({at_peak / GB:.2f} GB at peak)"
     return f"disk, {what}: {needed_gb} in {folder}, where {free / GB:.1f} GB are free"
 
 
 def _better_scale(scale: float, brightest: float) -> float:
-    """The scale itself if it puts the brightest pixels where networks expect them, else a usual one that does."""
+    """`scale` if it brings the brightest pixels into the USUAL range, else the first of SCALES that does, if any."""
     if USUAL[0] <= brightest / scale <= USUAL[1] or brightest <= 0:
         return scale
     return next((float(usual) for usual in SCALES if USUAL[0] <= brightest / usual <= USUAL[1]), scale)

@@ -31,7 +31,7 @@ EPOCH_FILE = re.compile(r"checkpoint-(\d{5})-of-(\d{5})\.pth")
 RESUME_FILE = re.compile(r"resume-(\d{5})-(\d{6,})(?:-(\d+))?\.pth")
 KEPT_RESUME_POINTS = 2
 FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-UPLOADING_SUFFIX = ".sagemaker-uploading"  # of SageMaker's marker beside a file that it is copying to S3
+UPLOADING_SUFFIX = ".sagemaker-uploading"  # of SageMaker's marker, which exists while it copies the file to S3
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ def read(text: str, **where: Any) -> dict[str, Any]:
 def load_weights(
     model: nn.Module, path_or_state: str | Path | Mapping[str, Any], name: str = "the given weights", **where: Any
 ) -> Loaded:
-    """Load weights into `model`, from a path as `read` takes it, a checkpoint's content or a state dict.
+    """Load weights into `model` from a path that `read` accepts, a checkpoint's content, or a state dict.
 
-    Accepted formats: ours; robosat.pink's ("module." before each name, the ResNet's unused classifier, an optimizer
-    beside); TernausNetV2's published ones (below "model"); plain state dicts. Raises CheckpointError with the names
-    that are missing or unexpected, or whose shapes differ. `name` stands for a given state in messages.
+    Accepted formats: ours; robosat.pink's ("module." before each name, the ResNet's unused classifier, an
+    optimizer); TernausNetV2's published ones (below "model"); plain state dicts. Raises CheckpointError with the names
+    that are missing or unexpected, or whose shapes differ. If no path is given, messages use `name`.
     """
     if isinstance(path_or_state, Mapping):
         content = dict(path_or_state)
@@ -87,23 +87,23 @@ def load_weights(
         content, name = read(str(path_or_state), **where), str(path_or_state)
     expected = model.state_dict()
     given = weights_of(content, name)
-    # The ResNet's classifier, which robosat.pink neither used nor trained, but saved.
+    # robosat.pink saved the ResNet's classifier, but neither used nor trained it.
     ignored = tuple(key for key in given if key.startswith("resnet.fc.") and key not in expected)
     weights = {key: value for key, value in given.items() if key not in ignored}
-    # Files older than torch 0.4.1 have no num_batches_tracked, and nothing here reads it.
+    # Files from before torch 0.4.1 have no num_batches_tracked, and nothing here reads it.
     weights = {key: value for key, value in expected.items() if key.endswith("num_batches_tracked")} | weights
     check_weights(weights, expected, name)
     try:
         model.load_state_dict(weights)
     except Exception as error:  # tensors of a kind that cannot be copied into strided ones
-        raise CheckpointError(f"{name}: its weights cannot be taken: {error}") from error
+        raise CheckpointError(f"{name}: its weights cannot be loaded: {error}") from error
     return Loaded(len(weights), content.get("epoch"), metadata_of(content), ignored)
 
 
 def check_weights(weights: Mapping[str, Any], expected: Mapping[str, Any], name: str) -> None:
-    """CheckpointError if names, shapes or dtypes do not fit the network, or a weight is NaN or inf.
+    """Raises CheckpointError if names, shapes or dtypes do not fit the network, or if a weight is NaN or inf.
 
-    Integer tensors, which are counts that nothing reads, may have any integer dtype.
+    Integer tensors are counts that nothing reads, and may have any integer dtype.
     """
     _check_fit(weights, expected, name)
     misfits = [
@@ -115,7 +115,7 @@ def check_weights(weights: Mapping[str, Any], expected: Mapping[str, Any], name:
         kinds = ", ".join(sorted({str(weights[key].dtype) for key in misfits}))
         accepted = ", ".join(map(str, FLOAT_TYPES))
         raise CheckpointError(f"{name}: its weights {_shortened(misfits)} are of type {kinds}; accepted: {accepted}")
-    # In float32, the dtype of training, larger float64 numbers are inf.
+    # Training uses float32, in which large float64 numbers are inf.
     floats = {key: value for key, value in weights.items() if value.dtype in FLOAT_TYPES}
     nonfinite = [key for key, value in floats.items() if not value.float().isfinite().all()]
     if nonfinite:
@@ -123,12 +123,12 @@ def check_weights(weights: Mapping[str, Any], expected: Mapping[str, Any], name:
 
 
 def weights_of(content: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The tensors of a checkpoint by names without wrappers' prefixes, in its order. CheckpointError if it has none."""
+    """A checkpoint's tensors by name, in its order, without wrappers' prefixes. CheckpointError if it has none."""
     return _without_wrapper_names(_state_dict_of(content, name))
 
 
 def metadata_of(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Version, config, bands, scale and classes of a checkpoint of ours; empty for other programs' files."""
+    """Version, config, bands, scale and classes of one of our checkpoints; empty for other programs' files."""
     metadata = content.get("metadata")
     return metadata if isinstance(metadata, dict) else {}
 
@@ -138,7 +138,7 @@ def epoch_name(epoch: int, epochs: int) -> str:
 
 
 def save_epoch(folder: Path, epoch: int, epochs: int, content: Mapping[str, Any]) -> Path:
-    """Write checkpoint-00001-of-00050.pth, then remove that of the epoch before."""
+    """Write checkpoint-00001-of-00050.pth, then remove the file of the previous epoch."""
     path = folder / epoch_name(epoch, epochs)
     save(path, content)
     for other in folder.iterdir():
@@ -148,19 +148,19 @@ def save_epoch(folder: Path, epoch: int, epochs: int, content: Mapping[str, Any]
 
 
 class ResumePoints:
-    """The resume points of a folder: resume-00001-000020.pth, 20 steps after epoch 1, with all state.
+    """The resume points of a folder. resume-00001-000020.pth has all state, 20 steps after epoch 1.
 
-    SageMaker copies the folder to S3 during the run, and removes there what is removed here. So each name is written
-    once: a position that a restarted epoch reaches again gets a suffix, resume-00001-000020-1.pth. The last two files
-    that this run has read or written are kept. A file that is being copied is removed by a later call of `save`.
+    SageMaker copies the folder to S3 during the run, and deletes from S3 what is deleted here. So no name is written
+    twice: if a restarted epoch reaches a position again, the name gets a suffix, resume-00001-000020-1.pth. The last
+    two files that this run has read or written are kept. A file that is being copied is removed by a later `save`.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._verified: list[Path] = []  # that this run has read or written, the latest last
+        self._verified: list[Path] = []  # files that this run has read or written, the latest last
 
     def newest(self) -> ResumePoint | None:
-        """The newest undamaged resume point; a warning for each damaged one. Raises DataError if one cannot be read."""
+        """The newest undamaged resume point. Logs a warning for each damaged one. DataError if one cannot be read."""
         for path in sorted(self._files(), key=_position, reverse=True):
             try:
                 point = ResumePoint(path, load(path))
@@ -178,14 +178,14 @@ class ResumePoints:
     def save(self, epoch: int, step: int, content: Mapping[str, Any]) -> Path:
         """Write a resume point, then remove all but the latest KEPT_RESUME_POINTS."""
         positions = [_position(path) for path in (*self._files(), *self._verified)]
-        # Higher than before if a file of this or a later position exists.
+        # One more restart than a file of this or a later position has, if there is one.
         restarts = max((count + int(tuple(position) >= (epoch, step)) for count, *position in positions), default=0)
         suffix = f"-{restarts}" if restarts else ""
         path = self.folder / f"resume-{epoch:05d}-{step:06d}{suffix}.pth"
         save(path, content)
         self._verified.append(path)
         kept = self._verified[-KEPT_RESUME_POINTS:]
-        # With one verified file alone, the newest of the others stays, too: S3 may receive this one damaged.
+        # If this file is the only verified one, the newest other file is kept, too: the copy in S3 may be damaged.
         others = sorted((path for path in self._files() if path not in kept), key=_position)
         for old in others[: len(others) - (KEPT_RESUME_POINTS - len(kept))]:
             if not old.with_name(old.name + UPLOADING_SUFFIX).exists():
@@ -197,7 +197,7 @@ class ResumePoints:
 
 
 def _position(path: Path) -> tuple[int, int, int]:
-    """Number of restarts, epoch and step, from a file name: later resume points compare greater."""
+    """Number of restarts, epoch and step, from a file name. Later resume points compare greater."""
     match = RESUME_FILE.fullmatch(path.name)
     assert match
     epoch, step, restarts = (int(digits or 0) for digits in match.groups())
@@ -205,11 +205,11 @@ def _position(path: Path) -> tuple[int, int, int]:
 
 
 def _verify_checksums(data: bytes) -> None:
-    """BadZipFile for a damaged file. torch itself ignores the checksums: a flipped bit would be a wrong weight."""
+    """Raises BadZipFile if the file is damaged. torch ignores the checksums: a flipped bit would be a wrong weight."""
     file = io.BytesIO(data)
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
-            # torch writes no compressed entries. Those of a malicious file could unpack to any size.
+            # torch writes no compressed entries. In a malicious file, they could unpack to any size.
             if sum(entry.file_size for entry in archive.infolist()) > len(data):
                 raise zipfile.BadZipFile("compressed")
             if damaged := archive.testzip():
@@ -229,7 +229,7 @@ def _state_dict_of(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def is_plain_tensor(value: object) -> TypeGuard[torch.Tensor]:
-    """Whether it is a strided, real, unquantized tensor on the CPU. Others are quantized models or malicious files."""
+    """Whether it is a strided, real, unquantized CPU tensor. Others come from quantized models or malicious files."""
     return (
         isinstance(value, torch.Tensor)
         and value.layout == torch.strided
@@ -240,13 +240,13 @@ def is_plain_tensor(value: object) -> TypeGuard[torch.Tensor]:
 
 
 def _without_wrapper_names(weights: Mapping[str, Any]) -> dict[str, Any]:
-    """Names without the prefixes of DataParallel and torch.compile, and without the `.bn` of activated batch norms."""
+    """Remove the prefixes of DataParallel and torch.compile from the names, and the `.bn` of activated batch norms."""
     plain = {key.removeprefix("_orig_mod.").removeprefix("module."): value for key, value in weights.items()}
     return {re.sub(r"(\bbn\d)\.bn\.", r"\1.", key): value for key, value in plain.items()}
 
 
 def _check_fit(weights: Mapping[str, Any], expected: Mapping[str, Any], name: str) -> None:
-    """CheckpointError for other names or shapes. Other counts of bands or classes, which users change, are named."""
+    """Raises CheckpointError if names or shapes differ. The message names a different number of bands or classes."""
     missing, surplus = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
     differing = [key for key in expected if key in weights and weights[key].shape != expected[key].shape]
     reasons = []
@@ -258,7 +258,7 @@ def _check_fit(weights: Mapping[str, Any], expected: Mapping[str, Any], name: st
     if missing:
         reasons.append(f"missing: {_shortened(missing)}")
     if surplus:
-        reasons.append(f"too many: {_shortened(surplus)}")
+        reasons.append(f"unexpected: {_shortened(surplus)}")
     if differing:
         shapes = [f"{key} {tuple(weights[key].shape)} for {tuple(expected[key].shape)}" for key in differing]
         reasons.append(f"of another shape: {_shortened(shapes)}")

@@ -69,7 +69,7 @@ def train_or_check(arguments: argparse.Namespace, argv: Sequence[str], container
     process = launcher.rank_from_environment(os.environ)
     ranks = [process] if process else launcher.ranks_of_this_host(container, config.runtime)
     if len(ranks) > 1:
-        return launcher.run(ranks, argv, stop, container)
+        return launcher.run_ranks(ranks, argv, stop, container)
     train_as(ranks[0], config, container, stop)
     return 0
 

@@ -1,4 +1,4 @@
-"""A trained network from its checkpoint, applied to images. Called by users, as the model card shows, not by a run."""
+"""Loads a trained network and applies it to images. Called by users, as the model card shows, not by a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from robosat_pink.models import build_model
 def load_model(path: str | Path, device: str = "cpu", **where: Any) -> TrainedModel:
     """The model of best.pth or another checkpoint of a run: a local file or s3://bucket/key.
 
-    Raises CheckpointError for a file without the experiment it was trained by, such as weights of other programs.
+    Raises CheckpointError if the file does not hold its experiment: weights from other programs do not.
     """
     content = checkpoint.read(str(path), **where)
     tree = checkpoint.metadata_of(content).get("config")
@@ -34,7 +34,7 @@ def load_model(path: str | Path, device: str = "cpu", **where: Any) -> TrainedMo
 
 
 class TrainedModel:
-    """`bands` are the bands of an image file that `probabilities` and `classify` take, in order."""
+    """A network with its experiment. Methods take the `bands` of an image file, in this order."""
 
     def __init__(self, config: Config, content: dict[str, Any], name: str, device: torch.device) -> None:
         self.config, self.device = config, device
@@ -52,10 +52,10 @@ class TrainedModel:
 
     @torch.inference_mode()
     def probabilities(self, image: np.ndarray) -> np.ndarray:
-        """Digital numbers (C, H, W) of `bands` to probabilities (K, H, W) float32; K = 1 for a single class.
+        """Maps digital numbers (C, H, W) of `bands` to probabilities (K, H, W) float32; K = 1 for a single class.
 
         NaN and inf count as 0, as in training. For channels with `scale: tags`, apply the file's scale and offset
-        first. Raises DataError for another number of bands.
+        first. Raises DataError for a different number of bands.
         """
         if image.ndim != 3 or len(image) != len(self.bands):
             raise DataError(f"image {image.shape}: accepted: (C, H, W) with the bands {self.bands} of a file, in order")
@@ -72,7 +72,7 @@ class TrainedModel:
         return array
 
     def classify(self, image: np.ndarray) -> np.ndarray:
-        """Digital numbers (C, H, W) to class numbers (H, W) uint8. A single class is 1, the background 0."""
+        """Maps digital numbers (C, H, W) to class numbers (H, W) uint8. A single class is 1, its background 0."""
         probs = self.probabilities(image)
         classes = probs[0] > 0.5 if len(probs) == 1 else probs.argmax(axis=0)
         return classes.astype(np.uint8)

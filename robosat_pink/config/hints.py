@@ -1,4 +1,4 @@
-"""Better hints than the nearest spelling, for keys of other sections and of other programs. Called by `config`."""
+"""Better hints than the nearest spelling, for keys of other sections and of other programs. Called by `loading`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Puts values given as text, by hyperparameters or the command line, into the tree. Called by `loading`.
+"""Puts values given as text, by hyperparameters or the command line, into the tree. Called by `loading` and `parsing`.
 
 `readings` lists what such a text may mean; `parsing` takes the first meaning that the key accepts.
 """

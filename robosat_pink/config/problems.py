@@ -1,4 +1,4 @@
-"""What is wrong with an experiment, collected to be told together. Filled by `schema`, `hints` and `config`."""
+"""What is wrong with an experiment, collected to be told together. Filled by `parsing`, `hints` and `sections`."""
 
 from __future__ import annotations
 

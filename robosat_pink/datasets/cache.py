@@ -2,8 +2,9 @@
 
 Opened by `pairs`, read and filled by `reader`.
 
-An entry is a file named by a digest of everything that decides its content: where image and mask are, what the store
-says of their contents (ETag, size), bands and classes. It is written atomically and checked when read; a damaged
+An entry is a file named by a digest of everything that decides its content (`TileReader._cache_key`): where image and
+mask are, what the store says of their contents, bands, classes. A pair with sidecar files has none: they may change
+without their tile. An entry is written atomically and checked when read; a damaged
 entry counts as absent. Any number of processes may share a folder: they only ever add whole files, and count
 the bytes of all of them together.
 """

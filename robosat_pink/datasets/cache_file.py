@@ -1,6 +1,7 @@
-"""A pair of tiles as a file of the cache: a page with the header, image, mask, and zeros to a whole page.
+"""A cache entry, one file for a pair of tiles: a page with the header, image, mask, and zeros to a whole page.
 
-The pixels lie as in a batch of one. It is written past the system's page cache, and read through it. Called by `cache`.
+Pixels have the layout of a batch of one sample. Writing bypasses the system's page cache; reading uses it. Called by
+`cache`.
 """
 
 from __future__ import annotations
@@ -21,26 +22,26 @@ import xxhash
 from robosat_pink.datasets.pixel_layout import PixelLayout
 
 HEADER = struct.Struct("<4s8sIII4x")  # magic, image type, bands, height, width
-DIGEST = slice(HEADER.size, HEADER.size + 8)  # xxh3 of all else in the file, low byte first
-NOTES = slice(HEADER.size + 8, 4096)  # text in UTF-8, zeros behind it
+DIGEST = slice(HEADER.size, HEADER.size + 8)  # xxh3 of the rest of the file, little-endian
+NOTES = slice(HEADER.size + 8, 4096)  # text in UTF-8, padded with zeros
 MAGIC = b"RSP5"
-PLAIN = os.O_NOFOLLOW | os.O_NONBLOCK  # with which no link is followed, and no pipe waited for
-MOST_BYTES = 1 << 32  # a longer file is no entry
-PAGE = 4096  # of the format, whatever the system's are: no disk wants more for O_DIRECT
+PLAIN = os.O_NOFOLLOW | os.O_NONBLOCK  # follow no link, wait for no pipe
+MOST_BYTES = 1 << 32  # a larger file is not an entry
+PAGE = 4096  # of the format, not of the system; no disk needs a larger alignment for O_DIRECT
 
 
 def pack(image: np.ndarray, mask: np.ndarray, notes: str) -> list[memoryview]:
-    """An entry of image (C, H, W), mask (H, W) uint8 and notes, of at most 4,060 bytes, in parts.
+    """The parts of an entry with image (C, H, W), mask (H, W) uint8 and notes of at most 4,060 bytes.
 
-    The pixels where they are if they fill whole pages, as in the batches of a worker where height x width is a multiple
-    of 4096; or else copied to memory of this thread.
+    Pixels that fill whole pages are not copied. In a worker's batch they do if height x width is a multiple of 4096.
+    Other pixels are copied to this thread's buffer.
     """
     layout = _layout(image.dtype.str, *image.shape)
     pixels = image.transpose(1, 2, 0)
     if _is_whole_pages(pixels) and _is_whole_pages(mask):
-        head, parts = _memory_of_thread(PAGE), [pixels.reshape(-1).view(np.uint8).data, mask.reshape(-1).data]
+        head, parts = _thread_buffer(PAGE), [pixels.reshape(-1).view(np.uint8).data, mask.reshape(-1).data]
     else:
-        content = _memory_of_thread(PAGE + math.ceil(layout.size / PAGE) * PAGE)
+        content = _thread_buffer(PAGE + math.ceil(layout.size / PAGE) * PAGE)
         head, parts = content[:PAGE], [content[PAGE:]]
         images, masks = layout.arrays(np.frombuffer(parts[0], dtype=np.uint8))
         images[0], masks[0] = image, mask
@@ -54,7 +55,7 @@ def pack(image: np.ndarray, mask: np.ndarray, notes: str) -> list[memoryview]:
 
 
 def write(path: str, parts: Sequence[memoryview]) -> None:
-    """Past the system's page cache where the file system can: filling that takes more of a core than decoding does."""
+    """Bypass the page cache if the file system allows it: filling the cache takes more CPU time than decoding."""
     try:
         _write_with(os.O_DIRECT, path, parts)
     except OSError as error:
@@ -73,7 +74,7 @@ def _write_with(flags: int, path: str, parts: Sequence[memoryview]) -> None:
 
 
 def read(path: str) -> memoryview | None:
-    """The file's bytes in memory of this thread; None if there is no such file, or it can be no entry."""
+    """The file's bytes in this thread's buffer; None if the file is missing or cannot be an entry."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | PLAIN)
     except OSError:
@@ -82,7 +83,7 @@ def read(path: str) -> memoryview | None:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
             return None
-        data = _memory_of_thread(status.st_size)
+        data = _thread_buffer(status.st_size)
         return data[: os.readv(file, [data])]
     except OSError:
         return None
@@ -91,7 +92,7 @@ def read(path: str) -> memoryview | None:
 
 
 def unpack(content: memoryview) -> tuple[np.ndarray, np.ndarray, str] | None:
-    """image (C, H, W) and mask (H, W) as views, and notes; None if a bit has changed. Overwrites the digest."""
+    """image (C, H, W) and mask (H, W) as views, and notes; None if the content is damaged. Overwrites the digest."""
     if len(content) < PAGE:
         return None
     head, pixels = content[:PAGE], content[PAGE:]
@@ -110,7 +111,7 @@ def _layout(dtype: str, bands: int, height: int, width: int) -> PixelLayout:
 
 
 def _digest(head: memoryview, parts: Iterable[memoryview]) -> bytes:
-    """Of the page, with zeros for the digest, and what follows."""
+    """The digest of the header's page, in which it counts as zeros, and of the pixels."""
     digest = xxhash.xxh3_64(head)
     for part in parts:
         digest.update(part)
@@ -121,17 +122,17 @@ def _is_whole_pages(array: np.ndarray) -> bool:
     return array.flags.c_contiguous and array.ctypes.data % PAGE == array.nbytes % PAGE == 0
 
 
-_of_thread = threading.local()
+_thread = threading.local()
 
 
-def _memory_of_thread(size: int) -> memoryview:
-    """The calling thread's own, until it asks again: new memory for every tile costs more than reading it does.
+def _thread_buffer(size: int) -> memoryview:
+    """The calling thread's buffer, valid until its next call. New memory for each tile costs more than reading it.
 
-    It begins with a page, as O_DIRECT wants. It is no bytearray, which begins 16 bytes behind one: to copy a tile of
-    2.4 MB to such an address took the kernel 1.5 ms, to a page 0.35 (AMD EPYC, family 25, November 2026).
+    The buffer is page-aligned, as O_DIRECT requires. A bytearray begins 16 bytes after a page boundary: to copy a tile
+    of 2.4 MB there took the kernel 1.5 ms, and 0.35 ms to a page boundary (AMD EPYC, family 25, November 2026).
     """
-    if not hasattr(_of_thread, "memory") or len(_of_thread.memory) < size:
-        _of_thread.memory = mmap.mmap(-1, max(size, PAGE), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        with contextlib.suppress(OSError):  # where the system has none, pages of 4 KB, at 1.5 times the cost of a write
-            _of_thread.memory.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(_of_thread.memory)[:size]
+    if not hasattr(_thread, "buffer") or len(_thread.buffer) < size:
+        _thread.buffer = mmap.mmap(-1, max(size, PAGE), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with contextlib.suppress(OSError):  # without huge pages, a write takes 1.5 times as long
+            _thread.buffer.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(_thread.buffer)[:size]

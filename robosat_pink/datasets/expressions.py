@@ -1,7 +1,7 @@
-"""Regular expressions of the experiment file against names of directories. Called by `sides`.
+"""Matches the experiment file's regular expressions with directory names. Called by `sides`.
 
-An expression such as (a+)+$ can take longer than anyone waits, and nothing in its process ends it: while Python matches
-in one thread, no other one runs. So it is matched in a process that is ended when its time is over.
+An expression such as (a+)+$ can take years, and Python holds the GIL meanwhile, so that no other thread can stop it.
+So a child process matches, and is killed after a timeout.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from robosat_pink.errors import ConfigError
 
-LIMIT_S = 5.0  # for all names of both sides; a hundred thousand take less than one
+LIMIT_S = 5.0  # for all names of both sides; a hundred thousand names take less than 1 s
 ANYTHING = ".*"  # the default, which needs no process
-# What the process runs: the names that match are told one by one, so that the one which takes too long is known. If
-# this process is killed, the alarm ends the other one.
+# The code of the child process. It prints one line per name, so that the number of lines tells which name takes too
+# long. The alarm ends the child if this process is killed.
 MATCHING = f"""
 import json, re, signal, sys
 signal.alarm({int(LIMIT_S) + 1})
@@ -32,31 +32,31 @@ Groups = dict[str, str | None]  # what the named groups of an expression matched
 
 
 class Names(NamedTuple):
-    """Names to match from their first letter; and, for errors, the key of the expression and where the names are."""
+    """An expression, and the names to match with it from their first letter."""
 
-    key: str
+    key: str  # of the expression, for errors
     expression: str
     names: Sequence[str]
-    where: str
+    where: str  # the bucket or folder with these names, for errors
 
 
 def matching(sides: Sequence[Names]) -> list[dict[str, Groups]]:
-    """Of each side, the names that match, in order. ConfigError for an expression that takes longer than LIMIT_S."""
+    """For each side, the names that match, in order. Raises ConfigError if matching takes longer than LIMIT_S."""
     if all(side.expression == ANYTHING for side in sides):
         return [{name: {} for name in side.names} for side in sides]
     request = json.dumps([(side.expression, side.names) for side in sides]).encode()
     command = [sys.executable, "-I", "-S", "-c", MATCHING]
     try:
-        run = subprocess.run(  # noqa: S603 - of its own, whom a terminal's signals do not reach
+        run = subprocess.run(  # noqa: S603 - in its own session, which a terminal does not signal
             command, input=request, stdout=subprocess.PIPE, timeout=LIMIT_S, check=True, start_new_session=True
         )
-    except subprocess.TimeoutExpired as late:
-        every = [(side, name) for side in sides for name in side.names]
-        side, name = every[min((late.stdout or b"").count(b"\n"), len(every) - 1)]
+    except subprocess.TimeoutExpired as timeout:
+        requested = [(side, name) for side in sides for name in side.names]
+        side, name = requested[min((timeout.stdout or b"").count(b"\n"), len(requested) - 1)]
         raise ConfigError(
             f"{side.key} = {side.expression!r}: takes longer than {LIMIT_S:g} s to match with {name}, a directory of "
             f"{side.where}; repeat nothing that repeats itself, as in (a+)+, and use fewer of .* and .+"
-        ) from late
+        ) from timeout
     answers = iter(map(json.loads, run.stdout.splitlines()))
     answered = [[(name, next(answers)) for name in side.names] for side in sides]
     return [{name: groups for name, groups in pairs if groups is not None} for pairs in answered]

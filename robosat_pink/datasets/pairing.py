@@ -1,4 +1,4 @@
-"""Which image belongs to which mask: the one of its tile and of equal named groups. Called by `pairs`; no I/O."""
+"""Pairs each image with the mask of the same tile and the same named groups. Called by `pairs`; no I/O."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from robosat_pink.errors import DataError
 
 @dataclass(frozen=True)
 class Pairs:
-    """Row i of `images` and row i of `masks` show the same tile; `group[i]` numbers what the named groups matched."""
+    """Row i of `images` and `masks` shows one tile; `group_values[group[i]]` is what the named groups matched."""
 
     images: TileFiles
     masks: TileFiles
-    group: np.ndarray  # (N,) of the smallest unsigned type that holds all
-    group_values: tuple[Hashable, ...]  # by number
+    group: np.ndarray  # (N,) of the smallest unsigned dtype that holds all numbers
+    group_values: tuple[Hashable, ...]
     unpaired_images: int
     unpaired_masks: int
 
@@ -35,11 +35,11 @@ def pair(
 ) -> Pairs:
     """Join images and masks on the tile and on the value of the named groups that both expressions share.
 
-    The groups are given per directory. Raises DataError where two masks claim one image, or two files one tile of one
-    directory: whichever were taken, the other's pixels would be wrong.
+    `image_groups` and `mask_groups` have one value per directory. Raises DataError if an image has two masks, or if a
+    directory has two files of one tile: choosing either could be wrong.
     """
-    _refuse_twins(images, "images")
-    _refuse_twins(masks, "masks")
+    _refuse_duplicates(images, "images")
+    _refuse_duplicates(masks, "masks")
     numbers: dict[Hashable, int] = {}
     for value in (*image_groups, *mask_groups):
         numbers.setdefault(value, len(numbers))
@@ -50,14 +50,14 @@ def pair(
     image_keys, mask_keys = keys[: len(images)], keys[len(images) :]
 
     mask_row = np.full(len(keys), -1, dtype=np.int32)  # by key
-    mask_row[mask_keys[::-1]] = np.arange(len(masks))[::-1]  # the first of several, to be named below
+    mask_row[mask_keys[::-1]] = np.arange(len(masks))[::-1]  # the first of several masks with one key
     _refuse_second_masks(images, masks, image_keys, mask_keys, mask_row)
     rows = np.flatnonzero(mask_row[image_keys] >= 0)
     paired_images = images.take(rows)
     paired_masks = masks.take(mask_row[image_keys[rows]])
     return Pairs(
         images=paired_images,
-        masks=dataclasses.replace(paired_masks, zxy=paired_images.zxy),  # equal, and not held twice
+        masks=dataclasses.replace(paired_masks, zxy=paired_images.zxy),  # equal to its own; shared to save memory
         group=image_group[rows],
         group_values=tuple(numbers),
         unpaired_images=len(images) - len(rows),
@@ -66,7 +66,7 @@ def pair(
 
 
 def _keys(group: np.ndarray, zxy: np.ndarray) -> np.ndarray:
-    """A number (N,) for each different (group, z, x, y), by two sorts of plain integers."""
+    """Keys (N,) that are equal for equal (group, z, x, y). Sorts plain integers only."""
     _, lower = np.unique(zxy[:, 1].astype(np.int64) << 32 | zxy[:, 2], return_inverse=True)
     _, upper = np.unique(group.astype(np.int64) << 32 | zxy[:, 0], return_inverse=True)
     _, keys = np.unique(upper * len(group) + lower, return_inverse=True)
@@ -76,7 +76,7 @@ def _keys(group: np.ndarray, zxy: np.ndarray) -> np.ndarray:
 def _refuse_second_masks(
     images: TileFiles, masks: TileFiles, image_keys: np.ndarray, mask_keys: np.ndarray, mask_row: np.ndarray
 ) -> None:
-    """DataError where an image has a mask beside that of `mask_row`."""
+    """Raises DataError if an image has a second mask, besides the one in `mask_row`."""
     second = np.flatnonzero(mask_row[mask_keys] != np.arange(len(masks)))
     second = second[np.isin(mask_keys[second], image_keys)]
     if len(second):
@@ -90,7 +90,7 @@ def _refuse_second_masks(
         )
 
 
-def _refuse_twins(files: TileFiles, kind: str) -> None:
+def _refuse_duplicates(files: TileFiles, kind: str) -> None:
     keys = np.column_stack([files.directory, files.zxy])
     if len(keys) < 2:
         return
@@ -101,7 +101,7 @@ def _refuse_twins(files: TileFiles, kind: str) -> None:
 
 
 def seeming_cause(images: np.ndarray, masks: np.ndarray) -> str:
-    """Why tiles (N, 3) and (M, 3) have none in common, where that shows; empty where it does not."""
+    """The likely cause if images (N, 3) and masks (M, 3) share no tile, to append to an error; empty if unknown."""
     if not np.isin(images[:, 0], masks[:, 0]).any():
         return (
             f". The images are of zoom {zooms_in_words(images)}, the masks of {zooms_in_words(masks)}: tile both alike"

@@ -1,6 +1,6 @@
 """Which pairs are trained on, which are evaluated each epoch, and which are held out. No I/O, no torch.
 
-Called by `pairs`. A split is decided by a hash of seed and ground tile, so that it is the same everywhere.
+Called by `pairs`. A hash of seed and ground tile decides the split, so that it is the same on every machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ By = Literal["tile", "block", "group"]
 
 
 class Split(NamedTuple):
-    """Rows of the pairs, rising; each row is in one of the three."""
+    """The rows (positions in `Pairs`) of each split, ascending. Every row is in exactly one of the three."""
 
     train: np.ndarray
     val: np.ndarray
@@ -35,11 +35,12 @@ def split_pairs(
     zoom: int | None = None,
     holdout_percent: float = 0.0,
 ) -> Split:
-    """Rank the ground tiles by a hash and cut: the first share trains, the last is held out, val lies between.
+    """Sort units by their hash and cut: the first units are train, the last are holdout, those between are val.
 
-    All images of a unit fall on one side. A unit is the ground tile; by block, its parent tile at `zoom`, so that
-    neighbours stay together; by group, what the shared named groups matched. train, val and, if asked for, holdout get
-    at least one unit each. The hash depends on seed and unit alone, so that more data does not reshuffle the old.
+    All images of a unit are in one split. A unit is a ground tile (by tile), its parent tile at `zoom` (by block, which
+    keeps neighbours together), or what the shared named groups matched (by group). train and val get at least one unit
+    each; so does holdout, unless holdout_percent is 0. The hash depends on seed and unit alone, so that new data does
+    not reshuffle the old.
     """
     _refuse_several_zooms(pairs.images.zxy, by)
     unit_of_pair = pairs.group[:, None] if by == "group" else pairs.images.zxy
@@ -72,14 +73,14 @@ def _too_few_units(pairs: Pairs, units: int, by: By, zoom: int, splits: int) -> 
 
 
 def _hashes(names: Iterable[Iterable[object]], seed: int) -> Iterator[int]:
-    """64 bits for each unit by its name: z, x and y, or what the named groups matched."""
+    """The 64-bit hash of each unit's name: z, x and y, or what the named groups matched."""
     for name in names:
         text = "/".join(map(str, (seed, *name)))
         yield int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
 
 
 def _counts(units: int, train_percent: float, holdout_percent: float) -> tuple[int, int, int]:
-    """How many units go to train, val and holdout: at least one to each, if holdout is asked for."""
+    """The numbers of units in train, val and holdout: at least one each, but no holdout for a share of 0."""
     holdout = max(1, round(holdout_percent * units)) if holdout_percent else 0
     train = min(max(1, round(train_percent * units)), units - holdout - 1)
     train = max(train, 1)
@@ -88,13 +89,13 @@ def _counts(units: int, train_percent: float, holdout_percent: float) -> tuple[i
 
 
 def _rows(table: np.ndarray) -> Iterator[list[int]]:
-    """Row by row as plain numbers, a thousand in memory at a time."""
+    """The rows as lists of int, converted 1,024 at a time to save memory."""
     for start in range(0, len(table), 1024):
         yield from table[start : start + 1024].tolist()
 
 
 def _refuse_several_zooms(zxy: np.ndarray, by: str) -> None:
-    """DataError where a tile of val might show ground that is trained on at another zoom."""
+    """Raises DataError if a val tile might show ground that is trained on at another zoom."""
     zooms = np.unique(zxy[:, 0])
     if by != "block" and len(zooms) > 1:
         raise DataError(
@@ -105,7 +106,7 @@ def _refuse_several_zooms(zxy: np.ndarray, by: str) -> None:
 
 
 def refuse_crossings(pairs: Pairs, split: Split, source: str) -> None:
-    """DataError where tiles that are not trained on cover ground of training tiles of another zoom, or lie in it."""
+    """Raises DataError if a val or holdout tile contains a training tile of another zoom, or lies in one."""
     zxy = pairs.images.zxy
     train, others = zxy[split.train], zxy[np.concatenate([split.val, split.holdout])]
     is_crossing = np.zeros(len(others), dtype=bool)
@@ -124,6 +125,6 @@ def refuse_crossings(pairs: Pairs, split: Split, source: str) -> None:
 
 
 def _ground(zxy: np.ndarray, zoom: int) -> np.ndarray:
-    """A number (N,) for the tile at `zoom` that contains each."""
+    """A number (N,) for each tile's parent at `zoom`: equal for equal parents."""
     _, x, y = parents(zxy, zoom).astype(np.int64).T
     return x << 32 | y

@@ -1,6 +1,6 @@
-"""What happens to a batch on the device: scaling, normalisation, and in training the symmetries of the square.
+"""Transforms of a batch on the device: scaling, normalisation, and in training a symmetry of the square.
 
-Called by `step`. One function turns image and mask by their last two axes, so that they stay aligned.
+Called by `step`. One function transforms the last two axes of both image and mask, so that they stay aligned.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class EvaluationTransform(nn.Module):
-    """image (N, C, H, W) of any type to float32 (number / scale - mean) / std; the mask is left as it is."""
+    """Maps image (N, C, H, W) of any dtype to (image / scale - mean) / std in float32; leaves the mask unchanged."""
 
     mean: Tensor
     std: Tensor
@@ -23,12 +23,12 @@ class EvaluationTransform(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32)[:, None, None], persistent=False)
 
     def forward(self, image: Tensor, mask: Tensor, scale: Tensor, symmetry: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """scale (N, C) float32; `symmetry` is for training."""
+        """`scale` is (N, C) float32. `symmetry` is ignored: it is for training."""
         return (image.float() / scale[:, :, None, None] - self.mean) / self.std, mask
 
 
 class TrainingTransform(EvaluationTransform):
-    """The same, with each sample's symmetry applied to image and mask (square samples)."""
+    """Does the same, then applies each sample's symmetry to its image and mask, which are square."""
 
     def forward(self, image: Tensor, mask: Tensor, scale: Tensor, symmetry: Sequence[int]) -> tuple[Tensor, Tensor]:
         image, mask = super().forward(image, mask, scale, symmetry)
@@ -39,7 +39,10 @@ class TrainingTransform(EvaluationTransform):
 
 
 def apply_symmetry(tensor: Tensor, number: int) -> Tensor:
-    """One of the eight symmetries of the square on the last two axes: bit 0 mirrors columns, 1 rows, 2 transposes."""
+    """Apply one of the eight symmetries of the square to the last two axes.
+
+    Bit 0 flips the last axis (columns), bit 1 the one before (rows); bit 2 then transposes the two.
+    """
     assert 0 <= number < 8
     flipped = tensor.flip([axis for bit, axis in ((1, -1), (2, -2)) if number & bit])
     return flipped.transpose(-1, -2) if number & 4 else flipped

@@ -1,6 +1,6 @@
-"""Where batches come from: worker processes, or threads of this one. Called by `loader`.
+"""Reads batches in worker processes, or in threads of this process. Called by `loader`.
 
-What runs in a worker process is `worker`.
+The code of a worker process is in `worker`.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ INTERRUPT_S = 0.5  # between two calls of `interrupt` during a wait
 
 
 class Source(Protocol):
-    """Reads batches; several may be under way."""
+    """Reads batches; several may be in flight."""
 
     def begin(self, requests: Sequence[ReadRequest]) -> int:
-        """Returns the batch's number, for `finish` or `abandon`."""
+        """Start reading a batch. Returns its number, for `finish` or `abandon`."""
         ...
 
     def finish(self, number: int) -> Batch:
-        """Waits for the batch. Raises what went wrong with it."""
+        """Wait for the batch. Raises the error that occurred while it was read."""
         ...
 
     def abandon(self, number: int) -> None:
-        """Forget a batch that was begun."""
+        """Discard a batch that was begun."""
         ...
 
     def close(self) -> object:
-        """End what was started."""
+        """Discard all batches; end the worker process, if there is one."""
         ...
 
 
 class ThisProcess:
-    """Batches that threads of this process read."""
+    """Reads batches in threads of this process."""
 
     def __init__(self, reader: TileReader, interrupt: Callable[[], None]) -> None:
         self._reader = reader
@@ -83,17 +83,17 @@ class ThisProcess:
         return batch_in(memory[0], packed)
 
     def abandon(self, number: int) -> None:
-        self._begun.pop(number, None)  # none after `close`
+        self._begun.pop(number, None)  # not there after `close`
 
     def close(self) -> None:
         self._begun.clear()
 
 
 class Worker:
-    """A worker process as this one sees it. Batches lie in slots of shared memory, pinned if a GPU copies from them."""
+    """The client of one worker process. Batches are in slots of shared memory, pinned if a GPU copies from them."""
 
     def __init__(self, reader: TileReader, pin_memory: bool, interrupt: Callable[[], None]) -> None:
-        # Forked from a clean server, not from this process: neither clients nor GDAL survive a fork of running threads.
+        # A fork server forks the worker, not this process: neither clients nor GDAL survive a fork while threads run.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([worker.__name__])
         self._connection, worker_end = context.Pipe()
@@ -106,9 +106,9 @@ class Worker:
         self._pinned: set[int] = set()  # slots
         self.close = Finalize(self, _close, (self._connection, self._memories, self._pinned), exitpriority=1)
         self._slots = itertools.count()
-        self._free: deque[tuple[int, torch.cuda.Event | None]] = deque()  # slots, and when the GPU has read them
+        self._free: deque[tuple[int, torch.cuda.Event | None]] = deque()  # slot, event after the GPU's copy
         self._numbers = itertools.count()
-        self._begun: deque[tuple[int, int]] = deque()  # number and slot of the batches under way
+        self._begun: deque[tuple[int, int]] = deque()  # number and slot of the batches in flight
         self._abandoned: set[int] = set()
         self._received: dict[int, tuple[int, PackedBatch | BaseException]] = {}  # slot and outcome by number
 
@@ -128,7 +128,7 @@ class Worker:
         if isinstance(outcome, BaseException):
             self._free.append((slot, None))
             raise outcome
-        memory = np.frombuffer(self._memories[slot], dtype=np.uint8)  # gone when the batch's last tensor is
+        memory = np.frombuffer(self._memories[slot], dtype=np.uint8)  # freed with the batch's last tensor
         weakref.finalize(memory, self._release, slot).atexit = False
         return batch_in(memory, outcome)
 
@@ -139,7 +139,7 @@ class Worker:
             self._abandoned.add(number)
 
     def _receive(self) -> None:
-        """Take the next reply, of whatever batch it is."""
+        """Receive the next reply, which is to the oldest batch in flight."""
         try:
             while not self._connection.poll(INTERRUPT_S):
                 self._interrupt()
@@ -171,7 +171,7 @@ class Worker:
             self._pin_memory = False
 
     def _free_slot(self) -> int:
-        """The one that was freed last, so that few slots grow where few are used; or else a new one."""
+        """The slot that was freed last, to keep few slots in use; a new slot if none is free."""
         for _ in range(len(self._free)):
             slot, event = self._free.pop()
             if event is None or event.query():  # type: ignore[no-untyped-call]
@@ -189,29 +189,29 @@ class Worker:
     def _death(self) -> RobosatError:
         self._process.join(5)
         code = self._process.exitcode
-        how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        cause = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         advice = "its own message is above; runtime.workers = 0 reads in the main process"
         if code == -signal.SIGKILL:
             advice = hardware.KILLED_ADVICE
-        return RobosatError(f"a process that reads tiles died ({how}), {advice}")
+        return RobosatError(f"a process that reads tiles died ({cause}), {advice}")
 
 
 def _close(connection: Connection, memories: dict[int, mmap.mmap], pinned: set[int]) -> None:
-    """End the worker, by its connection; unpin its memory before that is freed."""
+    """Close the connection, which ends the worker. Unpin its memory before the memory is freed."""
     connection.close()
     if pinned:
-        torch.cuda.synchronize()  # it may still be copying
+        torch.cuda.synchronize()  # the GPU may still be copying
     while pinned:
         _pin(memories[pinned.pop()], False)
 
 
 def _pin(memory: mmap.mmap, is_pinned: bool) -> bool:
-    """Pin memory, or unpin it, so that a GPU copies from it by itself. Whether CUDA could."""
+    """Pin memory, so that a GPU can copy from it asynchronously, or unpin it. Returns whether CUDA succeeded."""
     tensor = torch.frombuffer(memory, dtype=torch.uint8)
     runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     pointer = tensor.data_ptr()
     status = runtime.cudaHostRegister(pointer, len(tensor), 0) if is_pinned else runtime.cudaHostUnregister(pointer)
     if int(status):
         with contextlib.suppress(RuntimeError):
-            torch.ones(1, device="cuda")  # CUDA keeps the error for the next kernel to raise: this one
+            torch.ones(1, device="cuda")  # CUDA raises the error again at the next kernel: let it be this one
     return not int(status)

@@ -1,7 +1,7 @@
-"""The ranks of this host, one a GPU, and the processes that run them. Called by `train`.
+"""Starts one training process per GPU of this host, each with its rank. Called by `train`.
 
-Ranks follow the sorted hosts of resourceconfig.json. Under torchrun, or another launcher that sets RANK and WORLD_SIZE,
-nothing is launched here.
+Hosts get ranks in the sorted order of resourceconfig.json. Under torchrun, or another launcher that sets RANK and
+WORLD_SIZE, it starts nothing.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 
 PORT = 29500  # of rank 0, for the rendezvous
 POLL_S = 0.1
-MOST_PROCESSES = 10**6  # of a run
-MOST_SHOWN = 100  # characters of a variable
+MOST_PROCESSES = 10**6  # in a run
+MOST_SHOWN = 100  # characters of a variable in an error
 TOGETHER = "RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT go together, as torchrun sets them"
-GRACE_S = 60.0  # for the other ranks to end by themselves after one has failed
+GRACE_S = 60.0  # after one rank has failed, for the others to end by themselves
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ProcessRank:
     port: int = PORT
 
     def environment(self) -> dict[str, str]:
-        """The variables that torchrun sets."""
+        """The environment variables of this rank, as torchrun sets them."""
         return {
             "RANK": str(self.rank),
             "WORLD_SIZE": str(self.size),
@@ -58,12 +58,12 @@ class ProcessRank:
 
 
 SINGLE_PROCESS = ProcessRank()
-PARENT = "ROBOSAT_PINK_PARENT"  # the process that has started this one, in its environment
+PARENT = "ROBOSAT_PINK_PARENT"  # environment variable with the launcher's process id
 PR_SET_PDEATHSIG = 1  # prctl.h
 
 
 def rank_from_environment(environment: Mapping[str, str]) -> ProcessRank | None:
-    """The rank that a launcher has set, or None without one. Raises ConfigError for missing or impossible variables."""
+    """The rank that a launcher has set; None without a launcher. ConfigError for missing or impossible variables."""
     if "RANK" not in environment and "WORLD_SIZE" not in environment:
         return None
     size = _number(environment, "WORLD_SIZE", 1, MOST_PROCESSES)
@@ -80,7 +80,7 @@ def rank_from_environment(environment: Mapping[str, str]) -> ProcessRank | None:
 
 
 def _number(environment: Mapping[str, str], name: str, low: int, high: int, advice: str = TOGETHER) -> int:
-    """Raises ConfigError unless the variable is a whole number from `low` to `high`."""
+    """The value of a variable. Raises ConfigError unless it is a whole number from `low` to `high`."""
     text = environment.get(name)
     if text is None:
         raise ConfigError(f"environment: {name} is missing; {advice}")
@@ -91,7 +91,7 @@ def _number(environment: Mapping[str, str], name: str, low: int, high: int, advi
 
 
 def ranks_of_this_host(container: Container, runtime: RuntimeConfig) -> list[ProcessRank]:
-    """runtime.processes of them, or one for each GPU."""
+    """As many ranks as `runtime.processes`, or with `auto` one for each GPU."""
     hosts, current = container.hosts()
     count = runtime.processes
     if count == "auto":
@@ -109,15 +109,15 @@ def ranks_of_this_host(container: Container, runtime: RuntimeConfig) -> list[Pro
 
 
 def end_with_parent(environment: Mapping[str, str]) -> None:
-    """Have the system kill this process if the launcher dies: its next run would write to the same folder."""
+    """Have the kernel kill this process if the launcher dies: the next run may write to the same folder."""
     if environment.get(PARENT):
         parent = _number(environment, PARENT, 1, 2**31 - 1, "this program sets it; unset it")
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it has died before the call
+        if os.getppid() != parent:  # the launcher died before the call
             os._exit(1)
 
 
-def run(ranks: Sequence[ProcessRank], arguments: Sequence[str], stop: StopRequest, container: Container) -> int:
+def run_ranks(ranks: Sequence[ProcessRank], arguments: Sequence[str], stop: StopRequest, container: Container) -> int:
     """Start the ranks of this host, pass a stop request on, and wait. Returns the failed rank's exit code, or 0.
 
     When a rank has failed, the others end by themselves, or are killed after GRACE_S.
@@ -131,7 +131,7 @@ def run(ranks: Sequence[ProcessRank], arguments: Sequence[str], stop: StopReques
         failures = [
             (process, code)
             for process, code in zip(ranks, codes, strict=True)
-            # A rank that is asked to stop while it starts is ended by the signal.
+            # A rank without its signal handler yet is killed by the SIGTERM of a stop: that is no failure.
             if code and not (is_stopped and code == -signal.SIGTERM)
         ]
         if failures and failed_at is None:
@@ -150,7 +150,7 @@ def run(ranks: Sequence[ProcessRank], arguments: Sequence[str], stop: StopReques
 
 
 def _start(ranks: Sequence[ProcessRank], arguments: Sequence[str]) -> list[subprocess.Popen[bytes]]:
-    """In sessions of their own: a terminal's signals reach this process alone, which passes them on once."""
+    """Start each rank in its own session, so that a terminal signals only this process, which passes it on once."""
     command = [sys.executable, "-m", "robosat_pink.train", *arguments]
     environment = os.environ | {PARENT: str(os.getpid())}
     return [
@@ -160,7 +160,10 @@ def _start(ranks: Sequence[ProcessRank], arguments: Sequence[str]) -> list[subpr
 
 
 def _exit_code(failures: Sequence[tuple[ProcessRank, int]], container: Container) -> int:
-    """Of the rank with the cause: one that was killed, else not 1, with which a rank ends that only noticed."""
+    """The exit code of the rank that caused the failure.
+
+    That is a killed rank, else the rank with the highest code: ranks that only lost a peer exit with 1.
+    """
     process, code = min(failures, key=lambda failure: (failure[1] > 0, -failure[1]))
     if code > 0:
         return code
@@ -171,7 +174,7 @@ def _exit_code(failures: Sequence[tuple[ProcessRank, int]], container: Container
 
 
 def _gpus() -> int:
-    """At least 1. Imports torch only if there is a driver."""
+    """The number of GPUs, at least 1. Imports torch only if there is a driver."""
     if not hardware.NVIDIA_DRIVER.exists():
         return 1
     import torch

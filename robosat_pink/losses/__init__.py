@@ -1,7 +1,8 @@
 """The losses by name. To add a loss: one file beside this one and one line in LOSSES.
 
-loss(logits (N, K, H, W), mask (N, H, W) uint8 with 255 = ignore) is a scalar, computed in float32: the mean over the N
-samples of a loss per sample, which is 0 without a valid pixel. `config` reads LOSSES, so nothing here imports torch.
+loss(logits (N, K, H, W), mask (N, H, W) uint8) is a scalar, computed in float32 whatever the logits are: the mean over
+the N samples of a loss per sample, which is 0 without a valid pixel. With one class, K = 1 and the mask holds 0 and 1;
+with several, it holds 0 to K - 1; 255 is ignored. `config` reads LOSSES, so nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ IGNORE = 255  # in a mask: pixels that count in no loss and no metric
 
 @dataclass(frozen=True)
 class LossEntry:
-    class_path: str  # module:class; the class takes num_classes
+    class_path: str  # module:class; the class takes num_classes, and class_weights if it takes these
     takes_class_weights: bool = False
 
 

@@ -1,6 +1,6 @@
-"""What people open after a run: report.html, scenes.csv, pictures, the model card. Called by `train`, on rank 0.
+"""Writes what users open after a run: report.html, scenes.csv, pictures, model card. Called by `train`, on rank 0.
 
-`make_report` evaluates the best weights, puts the results into plain data, and writes the pages from it.
+`make_report` evaluates the best weights, converts the results to plain data, and renders the pages from these data.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 
 
 def make_report(outcome: RunOutcome, container: Container, stop: StopRequest) -> None:
-    """Evaluate the best weights tile by tile, and write the report. The model keeps these weights.
+    """Evaluate the best weights tile by tile, and write the report. Leaves the model with these weights.
 
-    The training has succeeded by now: any failure here is a warning.
+    The training has succeeded by now, so that a failure here is only a warning.
     """
     try:
         seconds = seconds_by_activity(outcome)
@@ -51,7 +51,7 @@ def make_report(outcome: RunOutcome, container: Container, stop: StopRequest) ->
         log.warning("warning: stopped by a signal before the report was made; model and metrics are complete")
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # including obstore's panics, which are no Exception
+    except BaseException as error:  # obstore's panics do not derive from Exception
         is_defect = not isinstance(error, RobosatError)
         message = user_message(error)
         log.warning("warning: no report: %s; model and metrics are complete", message, exc_info=is_defect)
@@ -99,7 +99,7 @@ def _model_card(outcome: RunOutcome, summary: Summary) -> model_card.ModelCard:
 def _report(
     outcome: RunOutcome, evaluation: Evaluation, summary: Summary, seconds: dict[str, float], container: Container
 ) -> page.Report:
-    """The page's data. Pictures that are also files of their own are written on the way."""
+    """The data of the page. Also writes the pictures that are files beside the page."""
     state, task, config = outcome.state, outcome.task, outcome.task.config
     zxy = task.data.loader.tiles.pairs.images.zxy
     source = f"Images of {config.dataset.image_bucket}, masks of {config.dataset.mask_bucket}"
@@ -138,7 +138,7 @@ def _draw_curves(outcome: RunOutcome, folder: Path) -> dict[str, str]:
 
 
 def _draw_threshold_curve(evaluation: Evaluation, summary: Summary, folder: Path) -> tuple[str | None, str]:
-    """A picture for the page and sentences about it, of a single class."""
+    """The precision-recall curve of a single class as a picture, and sentences about it. None for several classes."""
     histogram = evaluation.results["val"].histogram
     if histogram is None:
         return None, ""
@@ -149,10 +149,10 @@ def _draw_threshold_curve(evaluation: Evaluation, summary: Summary, folder: Path
 
 
 def _draw_tiles(outcome: RunOutcome, evaluation: Evaluation, folder: Path) -> dict[str, list[page.TilePreview]]:
-    """The example tiles by kind, for the page; and each as a PNG of its own, in place of an earlier run's."""
+    """The example tiles for the page, by kind. Also writes each as a PNG, after removing those of an earlier run."""
     folder.mkdir(parents=True, exist_ok=True)
-    for earlier in folder.glob("*.png"):
-        earlier.unlink()
+    for earlier_png in folder.glob("*.png"):
+        earlier_png.unlink()
     config, tiles, val = outcome.task.config, outcome.task.data.loader.tiles, evaluation.results["val"]
     ious = evaluate.tile_ious(val.confusions, is_single=config.num_classes == 1)
     bands, colors = tiles.reader.bands, [class_.color for class_ in config.classes]

@@ -1,7 +1,7 @@
-"""Listings of folders and buckets that hold names which obstore refuses. Called by `location`.
+"""Lists folders and buckets with names that obstore refuses. Called by `location`.
 
-Names such as `a//b` or `..` make obstore fail a whole listing. So folders are listed with os.scandir, and a bucket that
-obstore failed on is listed again with boto3, if it is installed. Tiles with such names are left out.
+Names such as `a//b` or `..` make obstore fail a whole listing. So os.scandir lists folders, and boto3, if it is
+installed, lists the buckets on which obstore failed. Tiles with such names are left out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from robosat_pink.errors import DataError
 from robosat_pink.storage.credentials import identity, is_anonymous
 from robosat_pink.storage.endpoints import Endpoint
 
-MAX_DEPTH = 5  # of directories below a listed one: tiles lie two deep, and links may form a ring
+MAX_DEPTH = 5  # of directories below a listed one: tiles are two levels deep, and links may form a cycle
 REFUSED_DIRECTORY = re.compile(r"\.{0,2}|.*[\x00-\x1f\x7f\ud800-\udfff].*", re.DOTALL)
 
 
@@ -27,7 +27,7 @@ class ListedFile(NamedTuple):
 
     path: str  # below the bucket or folder
     size: int  # bytes
-    etag: str | None  # of a file in a folder: its modification time in nanoseconds
+    etag: str | None  # for a file in a folder, its modification time in nanoseconds
     modified: int  # whole seconds since 1970
 
 
@@ -51,7 +51,7 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
 
 
 def files_in_folder(folder: str, prefix: str, max_depth: int = MAX_DEPTH) -> Iterator[ListedFile]:
-    """Every file below `folder`/`prefix`; the prefix is empty or ends with a slash. None if there is no such folder."""
+    """Every file below `folder`/`prefix`, or nothing if that is missing. The prefix is empty or ends with a slash."""
     with contextlib.suppress(FileNotFoundError), os.scandir(f"{folder}/{prefix}") as entries:
         for entry in entries:
             path = f"{prefix}{entry.name}"
@@ -65,7 +65,7 @@ def files_in_folder(folder: str, prefix: str, max_depth: int = MAX_DEPTH) -> Ite
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """None for a broken or circular link, and for what was removed meanwhile."""
+    """The file's status. None for a broken or circular link, or for a file that was removed meanwhile."""
     try:
         return entry.stat()
     except OSError as error:
@@ -82,7 +82,7 @@ class Boto3Bucket(NamedTuple):
     profile: str | None
 
     def files(self, prefix: str, base: str) -> Iterator[ListedFile]:
-        """Every object below the prefix. Paths are relative to `base`, with which the prefix begins."""
+        """Every object below the prefix. The prefix begins with `base`, and paths are relative to `base`."""
         for page in self._pages(Prefix=prefix):
             for entry in page.get("Contents", []):
                 modified = int(entry["LastModified"].timestamp())
@@ -98,7 +98,7 @@ class Boto3Bucket(NamedTuple):
         where = f"s3://{self.name}/{request['Prefix']}"
         if find_spec("boto3") is None:
             raise DataError(
-                f"{where}: below it is a name that cannot be listed, with an empty directory (//), . or .. or a "
+                f"{where}: holds a name that cannot be listed, with an empty directory (//), . or .. or a "
                 "control character in it; pip install 'robosat_pink[profile]' to skip such names, or remove it"
             )
         from botocore.exceptions import BotoCoreError, ClientError

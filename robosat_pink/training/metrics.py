@@ -7,7 +7,7 @@ class that has no pixel and is never predicted has no IoU, and does not change t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,6 +94,13 @@ def definitions() -> list[dict[str, str]]:
         for name in NAMES
     ]
     return [*by_phase, {"Name": "train:tiles_per_s", "Regex": f"phase=train .* tiles_per_s={PRINTED_NUMBER}"}]
+
+
+def with_every_name(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of a phase in a resume point, with those that its version did not know as undefined."""
+    unknown = dict.fromkeys(CLASS_NAMES, math.nan)
+    per_class = {class_name: unknown | scores for class_name, scores in values["per_class"].items()}
+    return dict.fromkeys(NAMES, math.nan) | dict(values) | {"per_class": per_class}
 
 
 def as_json(values: dict[str, Any]) -> dict[str, Any]:

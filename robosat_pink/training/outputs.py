@@ -1,4 +1,4 @@
-"""The files a run leaves in /opt/ml/model and /opt/ml/checkpoints, each written atomically. Called by `run`."""
+"""Writes a run's files in /opt/ml/model and /opt/ml/checkpoints, each atomically. Called by `run`."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ from robosat_pink.training.state import State
 
 log = logging.getLogger(__name__)
 
+# "test" is planet-snowcover's name of the validation tiles.
 ID_FILES = {"train": "train_ids.txt", "val": "test_ids.txt", "holdout": "holdout_ids.txt"}
 
 
 class NoOutputs:
-    """Of ranks other than 0, which write nothing."""
+    """The outputs of ranks other than 0, which write nothing."""
 
     def begin(self, state: State) -> None: ...
 
@@ -51,7 +52,7 @@ class NoOutputs:
 
 
 class Outputs(NoOutputs):
-    """Of rank 0."""
+    """The outputs of rank 0, which writes all files."""
 
     def __init__(
         self,
@@ -63,7 +64,7 @@ class Outputs(NoOutputs):
         points: ResumePoints | None,
         upsampling: str | int,
     ) -> None:
-        """`upsampling` is the form that resume points note: a resumed run uses the same."""
+        """`upsampling` goes into the resume points, so that a resumed run uses the same form."""
         self.writer = writer
         self.container, self.model, self.checkpoints = container, container.model, container.checkpoints
         self.config, self.tiles, self.split = config, tiles, split
@@ -84,7 +85,7 @@ class Outputs(NoOutputs):
         }
 
     def begin(self, state: State) -> None:
-        """Write what is known before the first step; move an earlier run's results away unless this run resumes it.
+        """Write what is known before the first step. Unless the run resumes, first move an earlier run's results away.
 
         Raises ContractError if the disk has no room for the files to come.
         """
@@ -95,14 +96,14 @@ class Outputs(NoOutputs):
         self._write("config.yml", yaml.safe_dump(self.metadata["config"], sort_keys=False, allow_unicode=True))
 
     def replace_tiles(self, tiles: TilePairs, split: Split) -> None:
-        """After a new listing."""
+        """Use the tiles and split of a new listing from now on."""
         self.writer.wait()
         self.tiles, self.split = tiles, split
         self.metadata["data_digest"] = tiles.digest()
         self._write_ids()
 
     def save_epoch(self, state: State) -> None:
-        """After each epoch, in the background: last and best weights, metrics, and finally a resume point."""
+        """After each epoch, write last and best weights, metrics, and finally a resume point, in the background."""
         state_now = dataclasses.replace(state, history=list(state.history))
         content = self._snapshot(state)
 
@@ -116,22 +117,22 @@ class Outputs(NoOutputs):
         self.writer.submit(write)
 
     def save(self, state: State) -> None:
-        """Within an epoch, in the background: a resume point."""
+        """Within an epoch, write a resume point in the background."""
         content = self._snapshot(state)
         self.writer.submit(lambda: self._save_resume_point(content))
 
     def save_stopped(self, state: State, reason: str) -> None:
-        """When the run is stopped: a resume point, and a model if the folder has none."""
+        """When the run is stopped, write a resume point, and a model if the folder has none."""
         self.writer.wait()
         has_trained = bool(state.epoch or state.step)
-        if has_trained and not self._is_complete:  # of a complete run the last epoch's point is enough
+        if has_trained and not self._is_complete:  # a complete run has the last epoch's point
             self._save_resume_point(state.to_content())
         if has_trained:
             self._fill_model_folder(state)
         log.info("stopped %s after %d epochs and %d steps", reason, state.epoch, state.step)
 
     def complete(self, state: State) -> None:
-        """After the last epoch: fill a model folder that is empty because the run was resumed with no epoch left."""
+        """After the last epoch, fill the model folder: it is empty if the run resumed with no epoch left."""
         self.writer.wait()
         self._is_complete = True
         self._fill_model_folder(state)
@@ -140,12 +141,12 @@ class Outputs(NoOutputs):
             checkpoint.save_epoch(self.model, state.epoch, epochs, self._weights(state.to_content()))
 
     def finish(self, state: State, holdout: dict[str, Any] | None) -> None:
-        """The metrics of the whole run."""
+        """Write the metrics of the whole run. `holdout` has those of the held-out tiles."""
         self._write_metrics(state, holdout)
         log.info("training waited %.2f s for %d saves", self._copied_s, self._copies)
 
     def _check_disk(self, state: State) -> None:
-        """A checkpoint takes three times the weights, with Adam's moments; a resume point has the best weights, too."""
+        """A checkpoint with Adam's moments takes three times the weights. A resume point also has the best weights."""
         weights = sum(tensor.nbytes for tensor in state.model.state_dict().values())
         hardware.check_disk(self.model, 7 * weights, "the last checkpoint, the next one and the best model")
         if self.checkpoints:
@@ -155,7 +156,7 @@ class Outputs(NoOutputs):
         """A copy of the state's content: the only part of a save that training waits for."""
         started = time.monotonic()
         content = state.to_content()
-        best_weights = content.pop("best_state_dict")  # replaced after an epoch, never changed: needs no copy
+        best_weights = content.pop("best_state_dict")  # replaced after an epoch, but never modified: needs no copy
         copied: dict[str, Any] = snapshot(content)
         self._copied_s += time.monotonic() - started
         self._copies += 1
@@ -163,11 +164,11 @@ class Outputs(NoOutputs):
 
     def _save_resume_point(self, content: Mapping[str, Any]) -> None:
         if self._points:
-            more = {"metadata": self.metadata, "ids": self._ids, "upsampling": self._upsampling}
-            self._points.save(content["epoch"], content["step"], {**content, **more})
+            extra = {"metadata": self.metadata, "ids": self._ids, "upsampling": self._upsampling}
+            self._points.save(content["epoch"], content["step"], {**content, **extra})
 
     def _fill_model_folder(self, state: State) -> None:
-        """Write each file that is missing: the folder may be a new container's, or the epoch its first."""
+        """Write the files that are missing, because the container is new or no epoch has finished yet."""
         content = self._weights(state.to_content())
         if not (self.model / "best.pth").exists():
             if state.best_weights:
@@ -223,7 +224,7 @@ def _scores(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _csv_row(epoch: Mapping[str, Any]) -> dict[str, Any]:
-    """A line of history.csv: epoch, lr, then each phase's metrics, tiles and seconds."""
+    """A row of history.csv: epoch, lr, then each phase's metrics, tiles and seconds."""
     row = {"epoch": epoch["epoch"], "lr": epoch["lr"]}
     for phase in ("train", "val"):
         row |= {f"{phase}_{name}": epoch[phase][name] for name in (*metrics.NAMES, "tiles", "empty", "seconds")}

@@ -1,4 +1,4 @@
-"""Puts the initial checkpoint into the state of a run: everything of a resume point, or weights. Called by `run`."""
+"""Restores a run's state from the initial checkpoint: all of a resume point, or only weights. Called by `run`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # in state 
 
 
 def restore(state: State, initial: InitialCheckpoint, config: Config, tiles: TilePairs, split: Split) -> None:
-    """Raises CheckpointError if the checkpoint is damaged, or of another network or experiment."""
+    """Load `initial` into `state`. CheckpointError if it is damaged, or is of another network or experiment."""
     if not initial.is_resumed:
         loaded = checkpoint.load_weights(state.model, initial.content, name=initial.name)
         log.info("starting from %s: %d tensors, epoch %s", initial.name, loaded.tensors, loaded.epoch)
@@ -51,14 +51,14 @@ def _resume(state: State, initial: InitialCheckpoint, config: Config, tiles: Til
     if epoch + (step > 0 or not initial.is_resume_point) > epochs:
         done = f"{epoch} epochs and {step} steps" if step else f"{epoch} epochs"
         raise CheckpointError(
-            f"{name} has {done} behind it, model.epochs = {epochs}; ask for more, or give this run an empty "
-            "checkpoints folder and no checkpoint.resume"
+            f"{name} was written after {done}, but model.epochs = {epochs}; raise model.epochs, or give this run an "
+            "empty checkpoints folder and no checkpoint.resume"
         )
     if initial.is_resume_point:
         check_point(content, state.model, name)
         checkpoint.check_weights(content["state_dict"], state.model.state_dict(), name)
         state.restore(content)
-        _restart_epoch_of_other_batches(state, initial, config, tiles, split)
+        _restart_epoch_if_batches_differ(state, initial, config, tiles, split)
     else:
         checkpoint.load_weights(state.model, content, name=name)
         restore_optimizer(state.optimizer, state.model, initial)
@@ -67,7 +67,7 @@ def _resume(state: State, initial: InitialCheckpoint, config: Config, tiles: Til
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, initial: InitialCheckpoint) -> None:
-    """Adam's moments, by parameter names: robosat.pink's checkpoints have parameters that our models lack."""
+    """Restore Adam's moments by parameter name, because robosat.pink's checkpoints have parameters our models lack."""
     saved = initial.content.get("optimizer")
     if not isinstance(saved, Mapping):
         raise CheckpointError(f"{initial.name}: holds no optimizer; checkpoint.path starts from weights alone")
@@ -88,12 +88,12 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, initia
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _restart_epoch_of_other_batches(
+def _restart_epoch_if_batches_differ(
     state: State, initial: InitialCheckpoint, config: Config, tiles: TilePairs, split: Split
 ) -> None:
-    """Restart the unfinished epoch if its tiles, or their permutation, have changed since."""
+    """Restart the unfinished epoch if its tiles, or their permutation, have changed since the resume point."""
     metadata = checkpoint.metadata_of(initial.content)
-    # The digest of a folder has times of modification, which change with every copy.
+    # The digest of a folder covers modification times, which differ in every copy of the folder.
     is_changed = tiles.image_location.bucket is not None and metadata["data_digest"] != tiles.digest()
     saved, current = tile_ids.decompress(initial.content["ids"]), tile_ids.tile_ids(tiles, split)
     saved_ids, current_ids = ({id_ for ids in split_ids.values() for id_ in ids} for split_ids in (saved, current))

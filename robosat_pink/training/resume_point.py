@@ -10,7 +10,6 @@ from torch import nn
 
 from robosat_pink import checkpoint
 from robosat_pink.errors import CheckpointError
-from robosat_pink.training import metrics
 
 KINDS: dict[str, tuple[type, ...]] = {
     "epoch": (int,),
@@ -26,7 +25,8 @@ KINDS: dict[str, tuple[type, ...]] = {
     "metadata": (dict,),
     "ids": (dict,),
 }
-PHASE_NUMBERS = (*metrics.NAMES, "tiles", "empty", "seconds")
+PHASE_NUMBERS = ("loss", "iou", "tiles", "empty", "seconds")  # of every version; more metrics have come later
+CLASS_NUMBERS = ("iou",)
 LARGEST_NUMBER = 1e300  # in a history
 
 
@@ -89,8 +89,7 @@ def _is_phase(values: Any) -> bool:
         return False
     numbers = {name: value for name, value in values.items() if name != "per_class"}
     return _are_numbers(numbers, PHASE_NUMBERS) and all(
-        isinstance(name, str) and _are_numbers(scores, metrics.CLASS_NAMES)
-        for name, scores in values["per_class"].items()
+        isinstance(name, str) and _are_numbers(scores, CLASS_NUMBERS) for name, scores in values["per_class"].items()
     )
 
 

@@ -29,16 +29,16 @@ from robosat_pink.training.task import Task
 
 log = logging.getLogger(__name__)
 
-MOST_LISTINGS = 10  # in one run, of tiles that change meanwhile
+MOST_LISTINGS = 10  # in one run, if tiles keep changing
 
 
 class RunOutcome(NamedTuple):
-    """Of a run with at least one finished epoch."""
+    """The outcome of a run with at least one finished epoch."""
 
     state: State
     task: Task
-    holdout: dict[str, Any] | None  # metrics of held-out tiles; None without any, or if the run stopped before
-    stopped: Stopped | None  # by runtime.max_seconds
+    holdout: dict[str, Any] | None  # metrics of held-out tiles; None if there are none, or the run stopped before
+    stopped: Stopped | None  # if runtime.max_seconds ended the run
 
 
 def run(config: Config, container: Container, stop: StopRequest, world: World) -> RunOutcome:
@@ -62,7 +62,7 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
     objective = setup.make_objective(model, config, compute)
     if initial:
         resume.restore(state, initial, config, tiles, split)
-    del initial  # it takes three times the memory of the weights
+    del initial  # frees three times the memory of the weights
 
     with BackgroundWriter() as writer:
         save_every_s = 60 * config.checkpoint.every_minutes if points else None
@@ -88,8 +88,8 @@ def train_and_evaluate(
 ) -> RunOutcome:
     """Train to the last epoch or until runtime.max_seconds, evaluate held-out tiles, write the outputs.
 
-    Tiles that change meanwhile are listed again, if dataset.if_changed says so. Raises Stopped after a signal, or if no
-    epoch is finished.
+    If a tile changes meanwhile and dataset.if_changed is "relist", the tiles are listed again. Raises Stopped after a
+    signal, or if no epoch is finished.
     """
     for listings in itertools.count(1):
         try:
@@ -113,7 +113,7 @@ def train_and_evaluate(
 
 
 def list_again(state: State, task: Task, outputs: NoOutputs, container: Container, stop: StopRequest) -> Task:
-    """The task with today's tiles; the unfinished epoch restarts."""
+    """List the tiles again, restart the unfinished epoch, and return the task with the new tiles."""
     config, compute = task.config, task.compute
     if state.epoch == config.model.epochs:
         log.warning("listing again; the held-out tiles are evaluated again")

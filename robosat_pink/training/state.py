@@ -68,8 +68,12 @@ class State:
             if content.get("scaler") and self.scaler.is_enabled():
                 self.scaler.load_state_dict(content["scaler"])
             self.epoch, self.step = content["epoch"], content["step"]
-            self.partial_metrics, self.train_metrics = content["tallies"], content["train"]
-            self.history = content["history"]
+            self.partial_metrics = content["tallies"]
+            self.train_metrics = content["train"] and metrics.with_every_name(content["train"])
+            phases = ("train", "val")
+            self.history = [
+                row | {phase: metrics.with_every_name(row[phase]) for phase in phases} for row in content["history"]
+            ]
             self.best_epoch, self.best_weights = content["best_epoch"], content["best_state_dict"]
             self.skipped = content["skipped"]
         except (KeyError, RuntimeError, ValueError) as error:

@@ -174,7 +174,7 @@ def test_files_and_keys_of_the_log_on_the_page_are_those_that_a_run_writes() -> 
     assert len(left) >= 10
     assert [name for name in left if not name.startswith("checkpoint-") and name not in texts()] == []
     source = (PACKAGE / "training/phase_metrics.py").read_text()
-    table = page.split("| key | what it says |")[1]
+    table = page.split("| key | meaning |")[1]
     keys = [key for keys in re.findall(r"^\| (`.*?) \| ", table, re.MULTILINE) for key in re.findall(r"`(\w+)`", keys)]
     assert {"tiles", "waited", "retries", "cached"} <= set(keys)
     assert [key for key in keys if not key.startswith(("train_", "val_")) and f"{key}=" not in source] == []

@@ -367,4 +367,4 @@ def test_moments_of_parts_are_those_of_the_whole() -> None:
 
 def test_disk_is_measured_where_the_folder_will_be(tmp_path: Path) -> None:
     line = check._disk_line("model", tmp_path / "a/b/model", 2_000_000_000, 3_000_000_000)
-    assert line.startswith(f"disk, model: 2.00 GB (for moments 3.00 GB) in {tmp_path}/a/b/model, where ")
+    assert line.startswith(f"disk, model: 2.00 GB (3.00 GB at peak) in {tmp_path}/a/b/model, where ")

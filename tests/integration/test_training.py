@@ -361,7 +361,7 @@ def test_last_checkpoint_is_the_last_epoch_s_even_where_a_resume_only_scores_the
 def test_fewer_epochs_than_are_done_are_refused(job: Path) -> None:
     assert main(["model.epochs=2"]) == 0
     assert main(["model.epochs=1"]) == 4
-    assert "has 2 epochs behind it, model.epochs = 1" in (job / "output/failure").read_text()
+    assert "was written after 2 epochs, but model.epochs = 1" in (job / "output/failure").read_text()
 
 
 def test_masks_of_one_class_only_are_warned_of(job: Path, capsys: pytest.CaptureFixture[str]) -> None:

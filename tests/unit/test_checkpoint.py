@@ -161,7 +161,7 @@ def test_weights_of_another_network_are_an_error_with_every_key_that_does_not_fi
     assert message.startswith(f"{tmp_path}/other.pth: ")
     for part in (
         "missing: decoder.bias, decoder.weight;",
-        "too many: other.decoder.bias, other.decoder.weight;",
+        "unexpected: other.decoder.bias, other.decoder.weight;",
         "encoder.weight (1, 5) for (1, 2)",
         "encoder.bias () for (1,)",
     ):
@@ -172,7 +172,7 @@ def test_weights_of_another_network_are_an_error_with_every_key_that_does_not_fi
 
 def test_long_list_of_keys_is_cut_and_counted() -> None:
     weights = ARITHMETIC | {f"layer{number}": torch.zeros(1) for number in range(10)}
-    with pytest.raises(CheckpointError, match=r"too many: layer0, .*, layer7 and 2 more(;|$)"):
+    with pytest.raises(CheckpointError, match=r"unexpected: layer0, .*, layer7 and 2 more(;|$)"):
         checkpoint.load_weights(network(), weights)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import io
+import math
 import os
 import pickle
 import random
@@ -22,6 +23,7 @@ from robosat_pink.training import metrics, resume
 from robosat_pink.training.initial_checkpoint import InitialCheckpoint
 from robosat_pink.training.phase_metrics import PhaseMetrics
 from robosat_pink.training.resume_point import PHASE_NUMBERS
+from robosat_pink.training.state import State
 
 
 def saved(content: object) -> bytes:
@@ -132,9 +134,11 @@ def test_any_part_of_a_resume_point_that_is_missing_or_odd_is_damage() -> None:
                 assert key in {*free, "skipped", "best_epoch", "step", "history"}, (key, odd)
 
 
-def restore(content: dict[str, Any]) -> None:
+def restore(content: dict[str, Any]) -> State:
     config = dataclasses.replace(experiment(), model=dataclasses.replace(experiment().model, epochs=99))
-    resume.restore(made(Network()), InitialCheckpoint("a.pth", content, True), config, Tiles(), SPLIT)  # type: ignore[arg-type]
+    state = made(Network())
+    resume.restore(state, InitialCheckpoint("a.pth", content, True), config, Tiles(), SPLIT)  # type: ignore[arg-type]
+    return state
 
 
 @pytest.mark.parametrize("key", ["exp_avg", "exp_avg_sq"])
@@ -182,7 +186,11 @@ def test_optimizer_state_of_another_kind_is_refused(extra: dict[Any, Any]) -> No
 
 
 SCORES = dict.fromkeys(metrics.CLASS_NAMES, 0.5)
-PHASE = dict.fromkeys(PHASE_NUMBERS, 0.5) | {"iou": float("nan"), "waited_s": 0.1, "per_class": {"snow": SCORES}}
+PHASE = dict.fromkeys((*metrics.NAMES, *PHASE_NUMBERS), 0.5) | {
+    "iou": float("nan"),
+    "waited_s": 0.1,
+    "per_class": {"snow": SCORES},
+}
 ROW = {"epoch": 1, "lr": 0.1, "train": PHASE, "val": PHASE}
 
 
@@ -199,6 +207,16 @@ def test_history_as_it_is_written_is_taken_and_a_best_epoch_that_is_not_in_it_re
             restore(point_with(ROW, best_epoch=best))
     with pytest.raises(CheckpointError, match="its history"):
         restore(point_with(ROW, train=PHASE | {"per_class": {"snow": 5}}))
+
+
+def test_metrics_that_an_older_version_did_not_know_are_undefined() -> None:
+    older = {name: value for name, value in PHASE.items() if name != "kappa"} | {"per_class": {"snow": {"iou": 0.5}}}
+    state = restore(point_with(ROW | {"val": older}, train=older))
+    assert state.train_metrics is not None
+    for phase in (state.train_metrics, state.history[0]["val"]):
+        assert math.isnan(phase["kappa"])
+        assert math.isnan(phase["per_class"]["snow"]["f1"])
+        assert (phase["mcc"], phase["per_class"]["snow"]["iou"]) == (0.5, 0.5)
 
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), 10**400, "x", None])

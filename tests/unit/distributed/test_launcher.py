@@ -89,7 +89,10 @@ def test_exit_code_is_that_of_the_process_with_a_cause_of_its_own(
     monkeypatch.setattr(sys, "executable", str(process))
     monkeypatch.setattr(launcher, "GRACE_S", 1.0)
     container = Container(opt_ml)
-    assert launcher.run(ranks_of_this_host(container, RuntimeConfig(processes=2)), [], StopRequest(), container) == code
+    assert (
+        launcher.run_ranks(ranks_of_this_host(container, RuntimeConfig(processes=2)), [], StopRequest(), container)
+        == code
+    )
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_weights_alone_cannot_be_resumed() -> None:
 
 def test_checkpoint_with_more_epochs_than_are_asked_for_is_refused() -> None:
     content, _ = original_checkpoint(epoch=9)
-    with pytest.raises(CheckpointError, match=r"has 9 epochs behind it, model\.epochs = 3; ask for more"):
+    with pytest.raises(CheckpointError, match=r"was written after 9 epochs, but model\.epochs = 3; raise"):
         resume.restore(
             made(Network()), InitialCheckpoint("a.pth", content, True), experiment(model={"epochs": 3}), Tiles(), SPLIT
         )  # type: ignore[arg-type]
