@@ -1,1 +1,1 @@
-"""Training of segmentation networks on slippy-map tiles, behind the /opt/ml contract of SageMaker containers."""
+"""Trains segmentation networks on slippy-map tiles, in containers that follow SageMaker's /opt/ml contract."""

@@ -1,6 +1,6 @@
 """A dry run, `train --check`: logs the tiles, their statistics, and the time and disk a run needs. Called by `train`.
 
-It reads some tiles, and takes a few training steps, whose weights it discards.
+It reads some tiles, and times a few forward and backward passes without updating the weights.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ from robosat_pink.training.state import State
 log = logging.getLogger(__name__)
 
 SHOWN_DIRECTORIES = 20
-PROBE_PIXELS = 256  # side of the tiles in a step on a CPU: with 512, a large model takes a minute
+PROBE_PIXELS = 256  # tile side in a step on a CPU: with 512, a large model takes a minute
 STEPS = 4
-EVALUATION_SHARE = 1 / 3  # of the time of a training step: forward, without backward
-FLAT = 1e-6  # relative to the mean, or to 1: a smaller std is rounding error
-FAR_MEAN, FAR_STD = 0.25, 1.5  # distance in stds, and ratio, beyond which measured values are suggested
+EVALUATION_SHARE = 1 / 3  # time of an evaluation step relative to a training step: forward without backward
+FLAT = 1e-6  # a std up to FLAT * max(|mean|, 1) is rounding error
+FAR_MEAN, FAR_STD = 0.25, 1.5  # measured values are suggested beyond this distance in stds, or this ratio of stds
 SCALES = (1, 255, 10000, 65535)
 USUAL = (0.05, 2.0)  # range of the brightest pixels after scaling
-SPARSE = 0.02  # share of pixels
+SPARSE = 0.02  # a class with a smaller share of the pixels is sparse
 GB = 1e9
 
 
 def check(config: Config, container: Container) -> None:
     """Log the tiles, time and disk of a run. Writes only the cache of tiles.
 
-    Raises the errors that training would raise for the experiment, the tiles read, the initial checkpoint and a step.
-    Ignores resume points and full disks, because they are not part of the experiment.
+    Raises the errors that training would raise for the experiment, the tiles that it reads, the initial checkpoint and
+    a step. Ignores resume points and full disks, because they are not part of the experiment.
     """
     process = launcher.ranks_of_this_host(container, config.runtime)[0]
     check_world_size(config, World(process))
@@ -86,7 +86,7 @@ def check(config: Config, container: Container) -> None:
 
 
 def directory_lines(tiles: TilePairs, split: Split) -> Iterator[str]:
-    """The number of pairs of each directory in each split."""
+    """One line per directory: its number of pairs in each split."""
     images = tiles.pairs.images
     counts = np.stack([np.bincount(images.directory[rows], minlength=len(images.directories)) for rows in split])
     directories = np.flatnonzero(counts.sum(axis=0)).tolist()
@@ -99,7 +99,7 @@ def directory_lines(tiles: TilePairs, split: Split) -> Iterator[str]:
 
 
 def class_lines(config: Config, tiles: TilePairs, surveyed: Survey) -> Iterator[str]:
-    """Each class's share of pixels."""
+    """A line with each class's share of pixels, then remarks and warnings about the classes."""
     names = confusion_labels([class_.name for class_ in config.classes])
     covered = surveyed.coverage
     shares = ", ".join(f"{name} {share:.2%}" for name, share in zip(names, surveyed.shares, strict=True))
@@ -142,15 +142,18 @@ def channel_lines(config: Config, surveyed: Survey) -> Iterator[str]:
 def suggestion_lines(
     config: Config, surveyed: Survey, channel: ChannelConfig, bands: slice, scales: Sequence[float]
 ) -> Iterator[str]:
-    """Whether a channel's mean, std and scale fit the survey, or better ones. `bands` are its columns in the survey."""
+    """Say that a channel's mean, std and scale fit the survey, or suggest better ones.
+
+    `bands` are the channel's columns in the survey.
+    """
     configured_mean, configured_std = (np.array(values[bands]) for values in normalisation(config.channels))
     mean, std, brightest = surveyed.mean[bands], surveyed.std[bands], float(surveyed.high[bands].max())
     is_flat = std <= FLAT * np.maximum(np.abs(mean), 1)
-    std = np.where(is_flat, 1, std)  # a smaller std would only magnify rounding errors
+    std = np.where(is_flat, 1, std)  # dividing by a flat band's std would only magnify rounding errors
     if is_flat.any():
         flat = ", ".join(str(band) for band, is_flat_band in zip(channel.bands, is_flat, strict=True) if is_flat_band)
         yield f"  the same value everywhere, so that nothing can be learnt from it: band {flat}"
-    # No single scale fits several data types, and `tags` gives physical values.
+    # No single scale fits several data types, and with `tags` the values are physical ones.
     is_single = len(scales) == 1 and channel.scale != "tags"
     better = _better_scale(scales[0], scales[0] * brightest) if is_single else scales[0]
     is_mean_far = np.abs(configured_mean - mean) > FAR_MEAN * std
@@ -165,7 +168,7 @@ def suggestion_lines(
 
 
 def time_line(config: Config, split: Split, surveyed: Survey, model: nn.Module, process: ProcessRank) -> str:
-    """How long an epoch and the run take on machines like this one, with the world size of `process`."""
+    """The time of an epoch and of the run on machines like this one, with the world size of `process`."""
     device = devices.choose_device(config.runtime.device)
     precision = devices.choose_precision(config.runtime.precision, device)
     devices.prepare(device)
@@ -192,10 +195,10 @@ def time_line(config: Config, split: Split, surveyed: Survey, model: nn.Module, 
 def step_seconds(
     config: Config, model: nn.Module, device: torch.device, precision: torch.dtype | None, processes: int
 ) -> float:
-    """Seconds of forward and backward per training tile, from the fastest of STEPS steps; on a CPU, with smaller tiles.
+    """Seconds of forward and backward per training tile, from the fastest of STEPS steps.
 
-    A step has one rank's share of a batch. Raises ContractError, with the settings that fit, if the device runs out of
-    memory.
+    A step has one rank's share of a batch. On a CPU it has smaller tiles, and the time is scaled up. Raises
+    ContractError, with the settings that fit, if the device runs out of memory.
     """
     is_gpu = device.type == "cuda"
     side = config.model.tile_size if is_gpu else min(config.model.tile_size, PROBE_PIXELS)
@@ -209,7 +212,8 @@ def step_seconds(
         """Seconds per tile."""
         size = math.ceil(share / micro_batches)
         model.zero_grad()
-        moments = [torch.empty_like(parameter) for parameter in model.parameters() for _ in range(2)]  # Adam's
+        # Takes the memory of Adam's moments.
+        moments = [torch.empty_like(parameter) for parameter in model.parameters() for _ in range(2)]
         image = torch.randn(size, config.num_channels, side, side, device=device).contiguous(memory_format=layout)
         mask = (torch.arange(side, device=device) * max(config.num_classes, 2) // side).byte().expand(size, side, side)
         started = time.monotonic()
@@ -226,7 +230,7 @@ def step_seconds(
 
 
 def disk_lines(container: Container, tiles: TilePairs, surveyed: Survey, model: nn.Module) -> Iterator[str]:
-    """The disk space a run needs, and what is free. A checkpoint with Adam's moments takes three times the weights."""
+    """The needed and the free disk space. A checkpoint with Adam's moments takes three times the weights."""
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     yield _disk_line("model", container.model, 4 * weights, 7 * weights)
     if container.checkpoints:
@@ -247,7 +251,10 @@ def _disk_line(what: str, folder: Path, needed: int, at_peak: int) -> str:
 
 
 def _better_scale(scale: float, brightest: float) -> float:
-    """`scale` if it brings the brightest pixels into the USUAL range, else the first of SCALES that does, if any."""
+    """A scale that brings the brightest pixels into the USUAL range: `scale`, or the first of SCALES that does.
+
+    If none does, `scale`.
+    """
     if USUAL[0] <= brightest / scale <= USUAL[1] or brightest <= 0:
         return scale
     return next((float(usual) for usual in SCALES if USUAL[0] <= brightest / usual <= USUAL[1]), scale)

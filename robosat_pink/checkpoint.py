@@ -1,6 +1,6 @@
-"""Checkpoint files: weights in /opt/ml/model and resume points. Called by `training`, `report`, `trained`, `train`.
+"""Checkpoint files: weights in /opt/ml/model and resume points. Called by `training` and `trained`.
 
-Files hold tensors and builtins only, so that they load with `weights_only=True`. Their keys are those of robosat.pink
+Files contain only tensors and builtins, so that they load with `weights_only=True`. Their keys are those of robosat.pink
 ("epoch", "state_dict", "optimizer"), without DataParallel's "module." prefix.
 """
 
@@ -31,12 +31,12 @@ EPOCH_FILE = re.compile(r"checkpoint-(\d{5})-of-(\d{5})\.pth")
 RESUME_FILE = re.compile(r"resume-(\d{5})-(\d{6,})(?:-(\d+))?\.pth")
 KEPT_RESUME_POINTS = 2
 FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-UPLOADING_SUFFIX = ".sagemaker-uploading"  # of SageMaker's marker, which exists while it copies the file to S3
+UPLOADING_SUFFIX = ".sagemaker-uploading"  # suffix of the marker that SageMaker keeps while it copies a file to S3
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What `load_weights` loaded, and the names that it ignored."""
+    """The result of `load_weights`, with the names that it ignored."""
 
     tensors: int
     epoch: int | None
@@ -55,7 +55,10 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """The content of a local checkpoint, on the CPU. CheckpointError if it is damaged, too large, or holds code."""
+    """The content of a local checkpoint, on the CPU.
+
+    Raises CheckpointError if the file is damaged, too large, or contains code.
+    """
     try:
         return _unpack(read_regular(path, location.MAX_FILE_BYTES), str(path))
     except OSError as error:
@@ -65,9 +68,9 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 def read(text: str, **where: Any) -> dict[str, Any]:
-    """The content of a checkpoint: a local file, s3://bucket/key or channel:NAME/file.
+    """The content of the checkpoint at a local path, s3://bucket/key or channel:NAME/file.
 
-    Raises DataError if it cannot be read, CheckpointError if it is damaged or holds code.
+    Raises DataError if it cannot be read, CheckpointError if it is damaged or contains code.
     """
     return _unpack(location.read_file(text if "/" in text else f"./{text}", **where), text)
 
@@ -123,7 +126,10 @@ def check_weights(weights: Mapping[str, Any], expected: Mapping[str, Any], name:
 
 
 def weights_of(content: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A checkpoint's tensors by name, in its order, without wrappers' prefixes. CheckpointError if it has none."""
+    """A checkpoint's tensors by name, in file order, without wrappers' prefixes.
+
+    Raises CheckpointError if there are none.
+    """
     return _without_wrapper_names(_state_dict_of(content, name))
 
 
@@ -148,11 +154,11 @@ def save_epoch(folder: Path, epoch: int, epochs: int, content: Mapping[str, Any]
 
 
 class ResumePoints:
-    """The resume points of a folder. resume-00001-000020.pth has all state, 20 steps after epoch 1.
+    """The resume points of a folder. resume-00001-000020.pth contains the whole state, 20 steps after epoch 1.
 
-    SageMaker copies the folder to S3 during the run, and deletes from S3 what is deleted here. So no name is written
-    twice: if a restarted epoch reaches a position again, the name gets a suffix, resume-00001-000020-1.pth. The last
-    two files that this run has read or written are kept. A file that is being copied is removed by a later `save`.
+    SageMaker copies the folder to S3 during the run, and deletes from S3 what is deleted here. Therefore no name is
+    written twice: if a restarted epoch reaches a position again, the name gets a suffix, resume-00001-000020-1.pth. The
+    last two files that this run has read or written are kept. A later `save` removes a file that is being copied.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -160,7 +166,7 @@ class ResumePoints:
         self._verified: list[Path] = []  # files that this run has read or written, the latest last
 
     def newest(self) -> ResumePoint | None:
-        """The newest undamaged resume point. Logs a warning for each damaged one. DataError if one cannot be read."""
+        """The newest undamaged resume point; warns of each damaged one. Raises DataError if one cannot be read."""
         for path in sorted(self._files(), key=_position, reverse=True):
             try:
                 point = ResumePoint(path, load(path))
@@ -178,7 +184,7 @@ class ResumePoints:
     def save(self, epoch: int, step: int, content: Mapping[str, Any]) -> Path:
         """Write a resume point, then remove all but the latest KEPT_RESUME_POINTS."""
         positions = [_position(path) for path in (*self._files(), *self._verified)]
-        # One more restart than a file of this or a later position has, if there is one.
+        # As many restarts as any file has; one more than any file at this or a later position.
         restarts = max((count + int(tuple(position) >= (epoch, step)) for count, *position in positions), default=0)
         suffix = f"-{restarts}" if restarts else ""
         path = self.folder / f"resume-{epoch:05d}-{step:06d}{suffix}.pth"
@@ -229,7 +235,7 @@ def _state_dict_of(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def is_plain_tensor(value: object) -> TypeGuard[torch.Tensor]:
-    """Whether it is a strided, real, unquantized CPU tensor. Others come from quantized models or malicious files."""
+    """Whether it is a strided, real, unquantized CPU tensor. Quantized models and malicious files contain others."""
     return (
         isinstance(value, torch.Tensor)
         and value.layout == torch.strided
@@ -246,7 +252,7 @@ def _without_wrapper_names(weights: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_fit(weights: Mapping[str, Any], expected: Mapping[str, Any], name: str) -> None:
-    """Raises CheckpointError if names or shapes differ. The message names a different number of bands or classes."""
+    """Raises CheckpointError if names or shapes differ. Its message says if the number of bands or classes differs."""
     missing, surplus = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
     differing = [key for key in expected if key in weights and weights[key].shape != expected[key].shape]
     reasons = []

@@ -1,5 +1,6 @@
-"""`python -m robosat_pink.reference experiments` writes what follows from keys and registries: the schema, the columns
-of the key tables and SageMaker's files. People run it in a clone after adding a key, a loss or a network.
+"""`python -m robosat_pink.reference experiments` generates the schema, the key tables and SageMaker's files.
+
+It derives them from keys and registries. People run it in a clone after adding a key, a loss or a network.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from robosat_pink.config import Config
 from robosat_pink.config.keys import Key, leaf_keys
 from robosat_pink.config.schema import json_schema
 
-# The columns: key, accepted, default, description.
+# A table row with the columns key, accepted, default and description.
 KEY_ROW = re.compile(r"^\| `(\w+[\w.\[\]]*\.\w+)` \|[^|\n]*\|[^|\n]*\| (.*) \|$", re.MULTILINE)
 NETWORK_HEAD = "| network | encoders, the default first | sides | ImageNet weights |\n|---|---|---|---|\n"
 
@@ -45,12 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def descriptions_in(page: str) -> dict[str, str]:
-    """What the page says of each key: the one place where keys are described, and where descriptions are edited."""
+    """The description of each key in the page's tables, the only place where descriptions are edited."""
     return {name: re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", text) for name, text in KEY_ROW.findall(page)}
 
 
 def with_tables_written(page: str, keys: Mapping[str, Key]) -> str:
-    """The page with the columns of every row of a key, but for its description, and with the table of networks."""
+    """The page with the row of every key rewritten, except its description, and with the table of networks."""
     page = KEY_ROW.sub(lambda row: row_of(row[1], keys[row[1]], row[2]), page)
     before, _, after = page.partition(NETWORK_HEAD)
     return before + NETWORK_HEAD + network_rows() + re.sub(r"\A(\|.*\n)*", "", after)

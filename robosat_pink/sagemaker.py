@@ -1,8 +1,8 @@
-"""What Amazon SageMaker is told about this image, as JSON: `python -m robosat_pink.sagemaker FOLDER` writes the files.
+"""Requests and policies for Amazon SageMaker, as JSON: `python -m robosat_pink.sagemaker FOLDER` writes the files.
 
 Hyperparameters come from the experiment file's keys, metrics from the table that prints them, so that a request cannot
-name what the program does not know. Nothing here talks to AWS, and nothing imports it. What the requests may hold is
-described in the Amazon SageMaker API reference, CreateTrainingJob and CreateAlgorithm.
+name one that the program does not know. Nothing here calls AWS, and only `reference` imports this module. The Amazon
+SageMaker API reference describes the requests: CreateTrainingJob and CreateAlgorithm.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ IMAGE_BUCKET = "planet-snowcover-imagery"
 MASK_BUCKET = "planet-snowcover-snow"
 CONFIG_BUCKET = "planet-snowcover-config"
 MODEL_BUCKET = "planet-snowcover-models"
-EXPERIMENT = "tuolumne-1"  # one prefix below CONFIG_BUCKET, which holds nothing but this experiment's file
+EXPERIMENT = "tuolumne-1"  # a prefix in CONFIG_BUCKET that contains only this experiment's file
 
 CHECKPOINTS = "/opt/ml/checkpoints"
 VOLUME_GB = 150
 MAX_RUNTIME_S = 25200
-MAX_WAIT_S = 2 * MAX_RUNTIME_S  # running and waiting for spot capacity together
+MAX_WAIT_S = 2 * MAX_RUNTIME_S  # for running plus waiting for spot capacity
 
-# g5.xlarge brings 250 GB of its own. g4dn.xlarge brings 125, and a tuning job refuses a volume above that.
+# g5.xlarge includes a disk of 250 GB. g4dn.xlarge includes only 125 GB, and a tuning job refuses a larger volume.
 INSTANCE_TYPE = "ml.g5.xlarge"
 ONE_GPU_SIZES = ("xlarge", "2xlarge", "4xlarge", "8xlarge", "16xlarge")
 INSTANCE_TYPES = (
@@ -48,7 +48,7 @@ FLOAT_LIMITS = (-sys.float_info.max, sys.float_info.max)
 
 @dataclass(frozen=True)
 class Account:
-    """Where a job runs. Names of the image's repository and of the role are the package's own."""
+    """The account and region of a job. The image's repository and the role are named after this package."""
 
     number: str
     region: str
@@ -65,7 +65,7 @@ class Account:
         return f"arn:aws:{service}:{self.region}:{self.number}:{resource}"
 
 
-EXAMPLE_ACCOUNT = Account("123456789012", "us-west-2")  # the number is that of AWS's documentation
+EXAMPLE_ACCOUNT = Account("123456789012", "us-west-2")  # the example number of AWS's documentation
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,7 +91,7 @@ def write_files(folder: Path, account: Account) -> None:
 
 
 def documents(account: Account) -> dict[str, dict[str, Any]]:
-    """Every file by its name."""
+    """The content of each file, by its name."""
     return {
         "training-job.json": training_job(account),
         "training-job-spot.json": spot_training_job(account),
@@ -102,7 +102,7 @@ def documents(account: Account) -> dict[str, dict[str, Any]]:
 
 
 def training_job(account: Account) -> dict[str, Any]:
-    """A CreateTrainingJob request. It sets no hyperparameters: the experiment file says everything."""
+    """A CreateTrainingJob request. It sets no hyperparameters: the experiment file sets everything."""
     return {
         "TrainingJobName": f"robosat-pink-{EXPERIMENT}",
         "RoleArn": account.role,
@@ -133,7 +133,7 @@ def training_job(account: Account) -> dict[str, Any]:
 
 
 def spot_training_job(account: Account) -> dict[str, Any]:
-    """The same on spot capacity; resume points outlive an interruption, and a later job with this S3Uri goes on."""
+    """The same on spot capacity. Resume points survive an interruption, and a later job with this S3Uri resumes."""
     return training_job(account) | {
         "TrainingJobName": f"robosat-pink-{EXPERIMENT}-spot",
         "StoppingCondition": {"MaxRuntimeInSeconds": MAX_RUNTIME_S, "MaxWaitTimeInSeconds": MAX_WAIT_S},
@@ -145,8 +145,8 @@ def spot_training_job(account: Account) -> dict[str, Any]:
 def algorithm(account: Account) -> dict[str, Any]:
     """A CreateAlgorithm request.
 
-    FastFile is a mode for jobs that name the image: here the service refuses it, whatever its model says
-    (boto3 issue 4469).
+    It lists no FastFile mode: the service accepts that only in jobs that name the image and refuses it here, although
+    the service's API model allows it (boto3 issue 4469).
     """
     tiles = {"IsRequired": False, "SupportedCompressionTypes": ["None"], "SupportedInputModes": ["File"]}
     return {
@@ -189,14 +189,14 @@ def algorithm(account: Account) -> dict[str, Any]:
 
 
 def hyperparameter_keys() -> dict[str, Key]:
-    """The keys that stand once in a file, in no list: by its dotted name a hyperparameter can set each."""
+    """The keys that are in no list, so that a hyperparameter can set each by its dotted name."""
     return {name: key for name, key in leaf_keys(Config) if "[]" not in name}
 
 
 def hyperparameter(name: str, key: Key) -> dict[str, Any]:
     """A HyperParameterSpecification.
 
-    It names no DefaultValue, which clients send as if it had been asked for: it would beat the experiment file.
+    It has no DefaultValue: clients send a default as if the user had set it, and it would override the experiment file.
     """
     kind, limits = _kind_and_range(key)
     fallback = "" if key.is_required else f", or else {json.dumps(key.default)}"
@@ -212,7 +212,7 @@ def hyperparameter(name: str, key: Key) -> dict[str, Any]:
 
 
 def _kind_and_range(key: Key) -> tuple[str, dict[str, Any] | None]:
-    """A ParameterType and its range, bounds as text and within it. What takes numbers and words alike is FreeText."""
+    """A key's ParameterType and its range, with inclusive bounds as text. A key of numbers and words is FreeText."""
     first, rule = key.types[0], key.rule
     low, high = (rule.lowest, rule.highest) if rule else (-math.inf, math.inf)
     if rule and rule.names:
@@ -233,7 +233,7 @@ def _kind_and_range(key: Key) -> tuple[str, dict[str, Any] | None]:
 
 
 def iam_policy(account: Account) -> dict[str, Any]:
-    """What the role of a job may do: read tiles and experiments, keep models, pull the image, tell how it goes."""
+    """The permissions of a job's role: read tiles and experiments, write models, pull the image, log and measure."""
     buckets = (IMAGE_BUCKET, MASK_BUCKET, CONFIG_BUCKET, MODEL_BUCKET)
     log_group = account.arn("logs", "log-group:/aws/sagemaker/TrainingJobs")
     return {
@@ -262,7 +262,7 @@ def iam_policy(account: Account) -> dict[str, Any]:
 
 
 def trust_policy(account: Account) -> dict[str, Any]:
-    """Who may take the role: SageMaker, and only for what this account runs in this region."""
+    """The policy that only SageMaker may assume the role, and only for this account's resources in this region."""
     return {
         "Version": "2012-10-17",
         "Statement": [
@@ -288,7 +288,7 @@ def _account_number(text: str) -> str:
 
 
 def _region(text: str) -> str:
-    """Other partitions than `aws` (China, GovCloud) have other ARNs and host names."""
+    """Accepts regions of the `aws` partition only: others (China, GovCloud) have other ARNs and host names."""
     if not re.fullmatch("(?!cn-)[a-z]{2}-[a-z]+-[0-9]", text):
         raise argparse.ArgumentTypeError(f"{text!r}: accepted: a region of the aws partition, such as us-west-2")
     return text

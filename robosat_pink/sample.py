@@ -1,7 +1,7 @@
 """A synthetic mountain scene in tiles, for `start.sh demo` and the tests.
 
-`python -m robosat_pink.sample FOLDER` writes a folder shaped like /opt/ml; `write_tiles` writes tiles only. It imports
-neither torch nor our other modules.
+`python -m robosat_pink.sample FOLDER` writes a folder shaped like /opt/ml; `write_tiles` writes only tiles. This module
+imports neither torch nor another module of the package.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import rasterio
 from rasterio.transform import from_bounds
 
 # Granite and cloud are as bright as snow, and light on slopes varies fourfold: no threshold on one band finds the snow,
-# but the ratio of near infrared to visible does. The scene shows that training works, and nothing about real snow.
+# but the ratio of near infrared to visible does. The scene shows that training works; it shows nothing about real snow.
 
 ZOOM = 15
 FIRST_X, FIRST_Y = 5524, 12666  # north-west tile of the block: around Mount Lyell, Sierra Nevada, 37.8 N 119.3 W
@@ -23,11 +23,11 @@ MERCATOR_HALF_M = 20037508.342789244  # pi * 6378137: half the side of the EPSG:
 SCENE = "20180528_sierra"
 BANDS = ("blue", "green", "red", "near infrared")
 DN_PER_REFLECTANCE = 10000
-SNOW_SHARE = 0.38  # of the valid pixels: the IoU of predicting snow everywhere
-LIGHT_RANGE = (0.3, 1.2)  # on slopes facing away from the sun and towards it
+SNOW_SHARE = 0.38  # share of the valid pixels, which is the IoU of predicting snow everywhere
+LIGHT_RANGE = (0.3, 1.2)  # factors on slopes that face away from the sun, and towards it
 
-# Reflectance in flat light, in the order of BANDS. Snow alone falls from visible to near infrared. Granite and cloud
-# match it in visible brightness on purpose, and sunlit forest is as bright as shaded snow in near infrared.
+# Reflectance in flat light, in the order of BANDS. Only snow is darker in near infrared than in visible light. Granite
+# and cloud are about as bright as snow in visible light, and sunlit forest as bright as shaded snow in near infrared.
 SNOW = (0.66, 0.66, 0.65, 0.46)
 GRANITE = (0.52, 0.57, 0.61, 0.66)
 SLATE = (0.17, 0.18, 0.19, 0.22)
@@ -56,7 +56,7 @@ def smooth_field(random: np.random.Generator, side: int, scale_px: float) -> np.
 def cover(score: np.ndarray, among: np.ndarray, share: float) -> np.ndarray:
     """Cover 0..1 of each pixel (H, W): above 0.5 for the highest `share` of the scores within `among` (H, W) bool.
 
-    By share, not by a fixed threshold, so that scenes of any size have the same balance of classes.
+    The threshold follows from the share, so that scenes of any size have the same balance of classes.
     """
     threshold = np.quantile(score[among], 1 - share)
     amount: np.ndarray = 0.5 + 0.5 * np.tanh((score - threshold) / 0.1)
@@ -66,8 +66,8 @@ def cover(score: np.ndarray, among: np.ndarray, share: float) -> np.ndarray:
 def make_scene(side: int, wedge_px: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Image (4, side, side) uint16 digital numbers, 0 = no data, and mask (side, side) uint8, 1 = snow.
 
-    The north-west corner has no data, up to wedge_px pixels along the northern edge. Features have the same size in
-    pixels for any `side`, at least 8, which a decoder whose finest skip connection is at 1/4 resolution can follow.
+    The north-west corner has no data, up to wedge_px pixels along the northern edge. Features have the same size for
+    any `side`: at least 8 pixels, so that a decoder whose finest skip connection is at 1/4 resolution can follow them.
     """
     random = np.random.default_rng(seed)
     row, column = np.mgrid[:side, :side]
@@ -116,9 +116,9 @@ def write_tile(path: Path, pixels: np.ndarray, bounds: tuple[float, float, float
 def write_tiles(folder: Path | str, tiles: int = 8, size: int = 128, seed: int = 0) -> list[tuple[int, int, int]]:
     """Write `tiles` x `tiles` pairs of `size` x `size` pixels, and return their (x, y, z).
 
-    Images are `folder/imagery/SCENE/z/x/y.tif` (4 bands uint16, 0 = no data), masks the same below `folder/mask`
-    (uint8, 1 = snow, 0 where the image has no data).
-    The north-west tile has no data at all, its neighbours have some. Equal arguments give equal bytes.
+    Images are `folder/imagery/SCENE/z/x/y.tif` (4 bands uint16, 0 = no data), masks `folder/mask/SCENE/z/x/y.tif`
+    (uint8, 1 = snow, 0 where the image has no data). The north-west tile has no data at all, its neighbours have data
+    in part. Equal arguments yield equal bytes.
     """
     if tiles < 2 or size < 32:
         raise ValueError(f"tiles = {tiles}, size = {size}: the least is 2 tiles a side, of 32 pixels")
@@ -138,7 +138,7 @@ def write_tiles(folder: Path | str, tiles: int = 8, size: int = 128, seed: int =
 def write_folder(folder: Path, experiment: Path | None = None, tiles: int = 8, size: int = 128) -> int:
     """Write `folder` as SageMaker writes /opt/ml for a job with image and mask channels; return the number of pairs.
 
-    FileExistsError if it holds results of an earlier run, from which training would resume.
+    Raises FileExistsError if `folder` contains results of an earlier run, from which training would resume.
     """
     config = folder / "input/config"
     experiments = folder / "input/data/config"

@@ -13,21 +13,21 @@ from robosat_pink.datasets.coverage import Coverage
 from robosat_pink.losses import IGNORE
 
 SAMPLED_PIXELS = 4096  # per tile, for the percentiles
-EXTREMES = (2, 98)  # percentiles
+EXTREMES = (2, 98)  # percentiles, `low` and `high`
 
 
 @dataclass(frozen=True)
 class Survey:
-    """Statistics over the valid pixels of the tiles read, of digital numbers divided by their scale."""
+    """Statistics of digital numbers divided by their scale, over the valid pixels of the tiles that were read."""
 
     coverage: Coverage
-    scales: tuple[np.ndarray, ...]  # the different scales of the tiles, (C,) each
+    scales: tuple[np.ndarray, ...]  # the distinct scales of the tiles, (C,) each
     mean: np.ndarray  # (C,)
     std: np.ndarray  # (C,)
     low: np.ndarray  # (C,)
     high: np.ndarray  # (C,)
-    side: int  # pixels, the median over tiles
-    padded_side: int  # the same after the padding for evaluation
+    side: int  # median height of the tiles in pixels
+    padded_side: int  # the same after padding for evaluation
     seconds: float
     fetched_bytes: int  # 0 if all tiles were in the cache
     decoded_bytes: int
@@ -51,7 +51,7 @@ class Moments:
         self.count, self.mean, self._squares = 0, np.zeros(bands), np.zeros(bands)
 
     def add(self, values: np.ndarray) -> None:
-        """values (C, N), float"""
+        """Add the values (C, N), float, of one tile."""
         count = values.shape[1]
         if not count:
             return

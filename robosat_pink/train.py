@@ -1,7 +1,7 @@
 """The entry point: `python -m robosat_pink.train [--config FILE] [--check [FILE]] [KEY=VALUE ...]`.
 
-What loads torch is imported after the experiment file is checked: a misspelt key is told within a second, and a broken
-installation leaves a failure file.
+Modules that load torch are imported after the experiment file is checked, so that a misspelt key is reported within a
+second, and a broken installation leaves a failure file.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # including obstore's panics, which are no Exception
+    except BaseException as error:  # including obstore's panics, which do not derive from Exception
         log.error("error: %s", user_message(error), exc_info=not isinstance(error, RobosatError))  # noqa: TRY400
         if arguments is None or arguments.check is None:
             container.write_failure(error)
@@ -75,7 +75,7 @@ def train_or_check(arguments: argparse.Namespace, argv: Sequence[str], container
 
 
 def train_as(process: ProcessRank, config: Config, container: Container, stop: StopRequest) -> None:
-    """Train as one of the ranks. Rank 0 logs for all and makes the report; the others log warnings and errors."""
+    """Train as one of the ranks. Rank 0 logs for all and makes the report; the others log only warnings and errors."""
     with stop.postponed():
         from robosat_pink.distributed import process_group
         from robosat_pink.training import run
@@ -87,7 +87,7 @@ def train_as(process: ProcessRank, config: Config, container: Container, stop: S
         outcome = run.run(config, container, stop, world)
         world.release()
         if world.is_rank_zero:
-            from robosat_pink.report import build  # not before: a broken matplotlib costs the report alone
+            from robosat_pink.report import build  # imported late: a broken matplotlib costs only the report
 
             build.make_report(outcome, container, stop)
     if outcome.stopped:
@@ -95,7 +95,7 @@ def train_as(process: ProcessRank, config: Config, container: Container, stop: S
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """Raises ConfigError. The word `train`, which SageMaker may pass, is ignored."""
+    """Parse the command line; raises ConfigError. The word `train`, which SageMaker may pass, is ignored."""
     parser = _Parser(prog="robosat_pink.train", description="Train on tiles, as /opt/ml/input/data/config says.")
     parser.add_argument("--config", metavar="FILE", help="an experiment file instead of the config channel's")
     parser.add_argument(
@@ -103,11 +103,11 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override a key, such as model.lr=0.001")
     arguments = parser.parse_intermixed_args([argument for argument in argv if argument != "train"])
-    if "=" in (arguments.check or ""):  # an override, after --check without a file
+    if "=" in (arguments.check or ""):  # an override that followed --check without a file
         arguments.overrides.append(arguments.check)
         arguments.check = ""
     for before, override in itertools.pairwise(["", *arguments.overrides]):
-        if "=" not in override:  # show one word: people also type `password abc` and `password=ab c`
+        if "=" not in override:  # show only one word: people also type `password abc` and `password=ab c`
             shown = "***" if SECRET_NAME.search(before.partition("=")[0]) else override.partition(" ")[0]
             raise ConfigError(f"command line: {shown}: accepted: KEY=VALUE, such as model.epochs=1")
     arguments.overrides = dict(override.split("=", 1) for override in arguments.overrides)
@@ -115,7 +115,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process without waiting for its threads: one that retries a silent store takes another minute."""
+    """End this process without waiting for its threads: a thread that retries a silent store takes another minute."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

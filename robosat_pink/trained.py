@@ -19,9 +19,9 @@ from robosat_pink.models import build_model
 
 
 def load_model(path: str | Path, device: str = "cpu", **where: Any) -> TrainedModel:
-    """The model of best.pth or another checkpoint of a run: a local file or s3://bucket/key.
+    """Load the model from best.pth or another checkpoint of a run, at a local path or s3://bucket/key.
 
-    Raises CheckpointError if the file does not hold its experiment: weights from other programs do not.
+    Raises CheckpointError if the file does not contain its experiment, as weights from other programs do not.
     """
     content = checkpoint.read(str(path), **where)
     tree = checkpoint.metadata_of(content).get("config")
@@ -34,7 +34,7 @@ def load_model(path: str | Path, device: str = "cpu", **where: Any) -> TrainedMo
 
 
 class TrainedModel:
-    """A network with its experiment. Methods take the `bands` of an image file, in this order."""
+    """A network with its experiment. Its methods expect the bands in `bands` of an image file, in this order."""
 
     def __init__(self, config: Config, content: dict[str, Any], name: str, device: torch.device) -> None:
         self.config, self.device = config, device

@@ -1,4 +1,4 @@
-"""From tiles in two buckets to batches: which tiles there are, their pixels, the cache, the worker processes."""
+"""Turns the tiles of two buckets into batches: lists, pairs and splits them, reads and caches pixels, runs workers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["TilePairs"]
 
 
 def __getattr__(name: str) -> Any:
-    """`TilePairs` on first use: worker processes import this room, and load no torch."""
+    """Import `TilePairs` on first use: worker processes import this package, but must not load torch."""
     if name == "TilePairs":
         from robosat_pink.datasets.pairs import TilePairs
 

@@ -1,4 +1,4 @@
-"""A batch of tiles as tensors: their axes and types are checked once, here.
+"""A batch of tiles as tensors, whose axes and dtypes are checked once, here.
 
 Made by `worker_client`, used by `training` and `report`.
 """
@@ -21,22 +21,22 @@ ACCEPTED = "accepted: image (N, C, H, W), mask (N, H, W) uint8 with 255 = ignore
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Samples that have at least one valid pixel. Raises ValueError if an axis or a type differs from those below.
+    """Samples that have at least one valid pixel. Raises ValueError if an axis or a dtype differs from those below.
 
-    The tensors may be views of memory that is reused, but only after the last of these views is gone.
+    The tensors may be views of memory, which is reused only after the last of these views is gone.
     """
 
-    image: Tensor  # (N, C, H, W), in memory (N, H, W, C); the tiles' own type
+    image: Tensor  # (N, C, H, W), in memory (N, H, W, C); the tiles' own dtype
     mask: Tensor  # (N, H, W) uint8, 255 = ignore
-    scale: Tensor  # (N, C) float32, what the numbers of a band are divided by
+    scale: Tensor  # (N, C) float32, divisor of each band's numbers
     symmetry: tuple[int, ...]  # (N,) 0 to 7, to be applied to image and mask
-    rows: tuple[int, ...]  # (N,) of the pairs
-    sizes: tuple[tuple[int, int], ...]  # (N,) heights and widths before they were padded to H and W
+    rows: tuple[int, ...]  # (N,) rows of the pairs
+    sizes: tuple[tuple[int, int], ...]  # (N,) heights and widths before padding to H and W
     empty: int = 0  # samples left out because they have no valid pixel
     cached: int = 0  # samples from the cache, empty ones included; every other sample took two requests
     fetched_bytes: int = 0
-    retries: int = 0  # of all requests together
-    kinds: Mapping[str, int] = field(default_factory=dict)  # metadata of bands: the row of a tile that has them
+    retries: int = 0  # sum over all requests
+    kinds: Mapping[str, int] = field(default_factory=dict)  # the row of one tile for each `Notes.kind` in the batch
 
     def __post_init__(self) -> None:
         lengths: dict[str, int] = {}  # by axis
@@ -70,7 +70,7 @@ NO_TILES = Batch(
 
 
 def batch_in(memory: np.ndarray, packed: PackedBatch) -> Batch:
-    """The packed batch as views of this memory, without a copy."""
+    """The packed batch as views of `memory`, without a copy."""
     image, mask = packed.layout.arrays(memory)
     fields = packed._asdict()
     del fields["layout"]

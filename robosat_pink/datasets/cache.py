@@ -1,12 +1,11 @@
-"""Decoded tile pairs on the node's disk: epochs after the first ask the store for nothing.
+"""Decoded tile pairs on the machine's disk, so that epochs after the first request nothing from the store.
 
 Opened by `pairs`, read and filled by `reader`.
 
-An entry is a file named by a digest of everything that decides its content (`TileReader._cache_key`): where image and
-mask are, what the store says of their contents, bands, classes. A pair with sidecar files has none: they may change
-without their tile. An entry is written atomically and checked when read; a damaged
-entry counts as absent. Any number of processes may share a folder: they only ever add whole files, and count
-the bytes of all of them together.
+An entry is a file named by a digest of everything that determines its content (`TileReader._cache_key`): paths and
+listed metadata of image and mask, bands, classes. A pair with sidecar files is not cached, because these may change
+without their tile. An entry is written atomically and verified when read; a damaged entry counts as missing. Any number
+of processes may share a folder: each adds only whole files, and all share one count of bytes.
 """
 
 from __future__ import annotations
@@ -37,19 +36,20 @@ log = logging.getLogger(__name__)
 
 DEFAULT_FOLDER = Path(tempfile.gettempdir()) / "robosat_pink_cache"
 SUFFIX = ".tile"
-USED_SHARE = 0.5  # of the free disk, unless max_gb says otherwise
-SMALLEST_BYTES = 1 << 30  # a smaller cache by default is none
-STALE_S = 2 * 86400  # unread for longer, an entry makes room for others; systems note a day's first reading only
-LOCK_S = 10.0  # that a process waits for the count; who holds it for longer is stopped, or means it
-COUNT = "bytes"  # the file in the folder that tells how many bytes all entries take, 8 bytes, low ones first
+USED_SHARE = 0.5  # share of the free disk that a cache without max_gb uses
+SMALLEST_BYTES = 1 << 30  # a cache without max_gb is switched off if it would be smaller
+# An entry that was not read for longer is evicted first. Many systems record only a file's first reading of a day.
+STALE_S = 2 * 86400
+LOCK_S = 10.0  # seconds of waiting for the lock of the count; whoever holds it longer is suspended or malicious
+COUNT = "bytes"  # file in the folder with the total size of all entries: 8 bytes, little-endian
 GB = 10**9
 
 
 @dataclass
 class TileCache:
-    """At most `max_bytes` of entries in a folder.
+    """A folder of entries that take at most `max_bytes`.
 
-    A full cache takes no new entry: the old ones serve every epoch. `make_room` evicts between runs.
+    A full cache accepts no new entry, because the old ones serve every epoch. `make_room` evicts between runs.
     """
 
     folder: Path
@@ -61,9 +61,9 @@ class TileCache:
         return os.path.exists(self._path(key))
 
     def get(self, key: str) -> tuple[np.ndarray, np.ndarray, str] | None:
-        """image (C, H, W) in its own type, mask (H, W) uint8 and notes, or None if absent, cut short or damaged.
+        """image (C, H, W) in its own dtype, mask (H, W) uint8 and notes; None if missing, cut short or damaged.
 
-        They lie in memory of the calling thread, until its next `get` or `put` of any cache.
+        The arrays are views of the calling thread's buffer, valid until its next `get` or `put` of any cache.
         """
         data = cache_file.read(self._path(key))
         if data is None:
@@ -75,14 +75,14 @@ class TileCache:
         return entry
 
     def put(self, key: str, image: np.ndarray, mask: np.ndarray, notes: str = "") -> None:
-        """Keep a pair if there is room. A disk that is full or cannot be written only means that nothing is kept."""
+        """Store a pair if there is room. If the disk cannot be written, warn once, and store nothing from then on."""
         if not self._is_writable:
             return
         parts = cache_file.pack(image, mask, notes)
         path = self._path(key)
         temporary = f"{path}.{os.getpid()}-{threading.get_ident()}{TEMPORARY_SUFFIX}"
         try:
-            # Less what there is, of a damaged entry, or one that another process was faster to keep.
+            # Minus the size of an existing file: a damaged entry, or one that another process stored first.
             added = sum(map(len, parts)) - _size(path)
             if not self._take(added):
                 return
@@ -99,10 +99,10 @@ class TileCache:
             log.warning("warning: the cache %s cannot be written (%s); tiles are not kept", self.folder, error.strerror)
 
     def make_room(self) -> int:
-        """Once a run: remove what a killed process left half-written; of a full cache, evict what was read longest ago.
+        """Once per run, remove what killed processes left half-written, and evict least recently read entries if full.
 
-        Stale entries are evicted down to half of the limit, others down to 9/10. Returns how many bytes are left, from
-        which all processes count on.
+        Stale entries are evicted down to half of the limit, others down to 9/10. Writes the bytes that remain to the
+        count that all processes share, and returns them.
         """
         entries = []
         for path in self.folder.iterdir():
@@ -113,9 +113,9 @@ class TileCache:
                 elif path.suffix == SUFFIX:
                     entries.append((max(status.st_atime, status.st_mtime), status.st_size, path))
             except OSError:
-                continue  # another process was faster
+                continue  # another process has removed it
         used = sum(size for _, size, _ in entries)
-        with contextlib.suppress(OSError):  # where the folder can only be read
+        with contextlib.suppress(OSError):  # the folder may be read-only
             fresh_share = 0.9 if used > self.max_bytes else 1.0
             for read, size, path in sorted(entries) if used > 0.9 * self.max_bytes else ():
                 if used <= self.max_bytes * (0.5 if read < time.time() - STALE_S else fresh_share):
@@ -127,7 +127,7 @@ class TileCache:
         return used
 
     def _take(self, size: int) -> bool:
-        """Count so many bytes more (or less) for all processes together; not if that were more than the limit."""
+        """Add `size`, which may be negative, to the count of all processes. Returns False if the limit forbids it."""
         with self._count() as file:
             counted = os.pread(file, 8, 0)
             used = (int.from_bytes(counted, "little") if counted else _held_bytes(self.folder)) + size
@@ -138,7 +138,7 @@ class TileCache:
 
     @contextlib.contextmanager
     def _count(self) -> Iterator[int]:
-        """The file with the count, which nobody else has meanwhile. OSError where it cannot be had in LOCK_S."""
+        """The file with the count, locked by this process. Raises OSError if it cannot be locked within LOCK_S."""
         file = os.open(self.folder / COUNT, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | cache_file.PLAIN, 0o644)
         try:
             _lock(file)
@@ -151,10 +151,10 @@ class TileCache:
 
 
 def open_cache(directory: str | None, max_gb: float | None) -> TileCache | None:
-    """The cache that an experiment's dataset.cache names, ready for a run; None where there shall or can be none.
+    """The cache that dataset.cache configures, ready for a run; None if it is switched off, or cannot be used.
 
-    By default in the machine's folder for temporary files, up to half of its free space, if that is 1 GiB or more and
-    on a disk.
+    By default it is in the machine's folder for temporary files, and takes up to half of the free space, if that half
+    is 1 GiB or more and on a disk.
     """
     if max_gb == 0:
         log.info("cache: off, as dataset.cache.max_gb says")
@@ -189,9 +189,9 @@ def open_cache(directory: str | None, max_gb: float | None) -> TileCache | None:
 
 
 def _own_folder() -> Path | None:
-    """The default one, or where that is somebody else's, one with this user's number; None where neither serves.
+    """The default folder or, if it is another user's, one named with this user's id; None if neither can be used.
 
-    Anybody may make any name in a folder for temporary files: what is not this user's alone is not trusted.
+    Anybody may create any name in a folder for temporary files: a folder that others own or can write is not trusted.
     """
     user = os.geteuid()
     for folder in (DEFAULT_FOLDER, DEFAULT_FOLDER.with_name(f"{DEFAULT_FOLDER.name}_{user}")):

@@ -1,6 +1,6 @@
-"""What a training should know of its tiles before it learns from them: classes without a pixel, and what was assumed.
+"""Remarks on the training tiles before training starts: classes without a pixel, and what was assumed about pixels.
 
-Called by `train` and `check`, at their start. It reads some tiles, and further masks only where a class is missing.
+Called by `setup`, `check` and `survey`. It reads some tiles, and reads their masks again only if a class is absent.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ from robosat_pink.datasets.reader import Sample
 from robosat_pink.datasets.tile_file import Changed
 from robosat_pink.losses import IGNORE
 
-MOST_TILES = 64  # read
-AT_ONCE = 8
-SHOWN = 4  # kinds of tiles
+MOST_TILES = 64  # tiles to read
+AT_ONCE = 8  # tiles
+SHOWN = 4  # kinds of images in a remark
 NO_TAGS = "scale 1, offset 0"
 DECLARED = "the masks declare"
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """What the tiles hold that were read."""
+    """Counts over the tiles that were read."""
 
-    rows: tuple[int, ...]  # of the pairs
-    training_tiles: int  # that they stand for
+    rows: tuple[int, ...]  # rows of the pairs
+    training_tiles: int  # number of training tiles, of which these are a sample
     pixels: np.ndarray  # (K,) int64 by class, K = 2 for a single class (background first)
-    ignored: int  # pixels that count nowhere
-    zeros: int  # of these, those that are 0 in all bands of an image that declares nothing
-    kinds: Counter[str]  # tiles by what they say of their bands
+    ignored: int  # ignored pixels
+    zeros: int  # ignored pixels that are 0 in all bands of an image that declares no missing pixels
+    kinds: Counter[str]  # number of tiles by `Notes.kind`
     kinds_at: dict[str, int]  # a row of each kind
-    doubts: Counter[str]  # tiles by what may be wrong with them
-    doubts_at: dict[str, int]  # a row of each
-    palettes: dict[str, dict[str, int]]  # a row for each color of each index of the masks
+    doubts: Counter[str]  # number of tiles by what may be wrong with them
+    doubts_at: dict[str, int]  # a row of each doubt
+    palettes: dict[str, dict[str, int]]  # for each index in the masks' palettes, its colors, with a row of each
 
     @property
     def everything(self) -> int:
-        """Pixels of all tiles read."""
+        """The number of pixels of all tiles that were read."""
         return self.ignored + int(self.pixels.sum())
 
 
 def chosen(rows: np.ndarray) -> list[int]:
-    """At most MOST_TILES of the rows, evenly spread."""
+    """Choose at most MOST_TILES of the rows, evenly spread."""
     positions = np.unique(np.linspace(0, len(rows) - 1, min(MOST_TILES, len(rows))).round().astype(int))
     spread: list[int] = rows[positions].tolist()
     return spread
 
 
 def read(tiles: TilePairs, rows: Sequence[int]) -> Iterator[Sample]:
-    """Whole tiles, AT_ONCE at a time; raises what a training would raise at them."""
+    """Read whole tiles, AT_ONCE at a time. Raises the errors that training would raise for them."""
     for first in range(0, len(rows), AT_ONCE):
         yield from tiles.__getitems__(rows[first : first + AT_ONCE])
 
@@ -109,7 +109,7 @@ class Counting:
 def look(config: Config, tiles: TilePairs, rows: np.ndarray) -> list[str]:
     """Read some of the training tiles; returns remarks on them for log and report.
 
-    None where a tile has changed since it was listed: the run meets that tile later, and decides then.
+    There are no remarks if a tile has changed since it was listed: the run reads that tile later, and handles it then.
     """
     counting = Counting(config.num_classes)
     try:
@@ -121,12 +121,12 @@ def look(config: Config, tiles: TilePairs, rows: np.ndarray) -> list[str]:
 
 
 def remarks(config: Config, tiles: TilePairs, coverage: Coverage) -> Iterator[str]:
-    """Sentences; those that tell of something that is likely wrong begin with "warning: "."""
+    """Remarks on the tiles. A remark on something that is likely wrong begins with "warning: "."""
     absent = list(_absent_classes(config, tiles, coverage))
     yield from absent
     for doubt, count in coverage.doubts.items():
         if doubt == HIDDEN and any(DECLARED in remark for remark in absent):
-            continue  # the class's remark says so
+            continue  # the remark on the absent class says so
         yield f"warning: in {count} of {_tiles(coverage)}, such as {tiles.id(coverage.doubts_at[doubt])}: {doubt}"
     yield from _palette_remark(tiles, coverage)
     if coverage.zeros:
@@ -184,7 +184,7 @@ def _absent_classes(config: Config, tiles: TilePairs, coverage: Coverage) -> Ite
 
 
 class _Hidden:
-    """Pixels of a class that nothing is learnt of, by the reason."""
+    """Counts the pixels of an absent class that are in the mask files but ignored, by the reason."""
 
     def __init__(self) -> None:
         self.declared = self.without_image = 0

@@ -1,4 +1,4 @@
-"""Image and mask cut to size together: a random window, or padding. Called by `reader` and `packing`."""
+"""Crops image and mask together to a random window, or pads them. Called by `reader` and `packing`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def random_crop(
 
 
 def pad(image: np.ndarray, mask: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Grow to the right and below: zeros in the image, ignored in the mask."""
+    """Pad on the right and below, with zeros in the image and IGNORE in the mask."""
     below, right = height - mask.shape[0], width - mask.shape[1]
     if not below and not right:
         return image, mask

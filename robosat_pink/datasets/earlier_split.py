@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def split_from(path: str, ids: Sequence[str], options: Mapping[str, Any]) -> Split:
-    """Val tiles are those in this id file, holdout tiles those in a holdout_ids.txt beside it, train tiles the rest.
+    """Val tiles are those in this id file, holdout tiles those in holdout_ids.txt next to it, train tiles all others.
 
     `ids` are this run's tile ids by row; `options` are those of `store_options`.
     """

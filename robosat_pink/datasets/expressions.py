@@ -1,7 +1,7 @@
 """Matches the experiment file's regular expressions with directory names. Called by `sides`.
 
 An expression such as (a+)+$ can take years, and Python holds the GIL meanwhile, so that no other thread can stop it.
-So a child process matches, and is killed after a timeout.
+Therefore a child process does the matching, and is killed after a timeout.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Groups = dict[str, str | None]  # what the named groups of an expression matched
 class Names(NamedTuple):
     """An expression, and the names to match with it from their first letter."""
 
-    key: str  # of the expression, for errors
+    key: str  # the expression's key in the experiment file, for errors
     expression: str
     names: Sequence[str]
     where: str  # the bucket or folder with these names, for errors

@@ -1,4 +1,4 @@
-"""File names: which are tiles, which are sidecars of a tile, and why a name is no tile's. No I/O.
+"""Recognises tiles and sidecars of tiles by file name, and explains why a name is neither. No I/O.
 
 Called by `sides`, `scans`, `tiles` and `tile_file`.
 """
@@ -13,26 +13,27 @@ import numpy as np
 import xxhash
 
 FORMATS = ("tif", "tiff", "png", "jpg", "jpeg", "webp")
-# Of tiles: in every mixture of small and capital letters, and after @2x, as tiles of twice as many pixels are called.
+# Suffixes of tiles, in every mixture of lower and upper case, and also after @2x, which marks tiles with more pixels.
 SUFFIXES = tuple(
     scale + "".join(letters)
     for scale in (".", "@2x.")
     for suffix in FORMATS
     for letters in itertools.product(*((letter, letter.upper()) for letter in suffix))
 )
-# Files beside a tile that GDAL reads with it: its mask, and what its format has no room for. Bit n stands for the n-th.
+# Suffixes of the files that GDAL reads with a tile: its mask, and metadata that its format cannot store. Bit n of a
+# `sidecar` number is for the n-th suffix.
 SIDECARS = (".msk", ".aux.xml", ".MSK", ".AUX.XML")
-NUMBER = "(0|[1-9][0-9]{0,8})"  # as it is written back, and within 32 bits
+NUMBER = "(0|[1-9][0-9]{0,8})"  # no leading zeros, so that paths can be rebuilt from it, and at most 32 bits
 TILE_PATH = re.compile(
     rf"{NUMBER}/{NUMBER}/{NUMBER}({'|'.join(map(re.escape, SUFFIXES))})({'|'.join(map(re.escape, SIDECARS))})?"
 )
 PLAIN_NAME = rf"{NUMBER}/{NUMBER}/{NUMBER}\.tif".replace("(", "(?:")
-LARGEST = 2**32 - 1  # stands for any size from there
+LARGEST = 2**32 - 1  # also stands for every larger size
 FILE = np.dtype(
     [
         ("zxy", np.int32, 3),
-        ("suffix", np.uint8),  # into SUFFIXES
-        ("sidecar", np.uint8),  # a bit if it is a tile's sidecar; 0: a tile
+        ("suffix", np.uint8),  # index into SUFFIXES
+        ("sidecar", np.uint8),  # a sidecar's bit; 0 for a tile
         ("version", np.uint64),  # `version_of` the content
         ("size", np.uint32),  # bytes
         ("modified", np.uint32),  # seconds since 1970
@@ -41,7 +42,7 @@ FILE = np.dtype(
 
 
 def version_of(etag: str, size: int, modified: int) -> int:
-    """64 bits that differ where contents differ, as far as the store tells them apart: by ETag, else by time."""
+    """64 bits that identify the content of a file by its size and ETag; by size and time if there is no ETag."""
     return xxhash.xxh3_64_intdigest((etag or str(modified)).encode(), size)
 
 
@@ -52,9 +53,9 @@ def parse_names(
     etags: Sequence[str],
     modified: Sequence[int],
 ) -> np.ndarray:
-    """The tiles and sidecars (N,) of type FILE among files of one directory, by their paths, which begin with prefix.
+    """The tiles and sidecars, (N,) of dtype FILE, among the files of one directory. All `paths` begin with `prefix`.
 
-    Mostly they are all z/x/y.tif, and then a million are parsed in a second.
+    If all files are z/x/y.tif, as they mostly are, a million are parsed per second.
     """
     text = "\n" + "\n".join(paths)
     if re.fullmatch(rf"(?:\n{re.escape(prefix)}{PLAIN_NAME})+", text) and text.count("\n") == len(paths):
@@ -64,7 +65,7 @@ def parse_names(
         table["suffix"] = SUFFIXES.index(".tif")
         table["version"] = list(map(version_of, etags, sizes, modified))
         table["size"] = np.minimum(sizes, LARGEST)
-        table["modified"] = np.asarray(modified, dtype=np.int64) & LARGEST  # whatever a clock has said
+        table["modified"] = np.asarray(modified, dtype=np.int64) & LARGEST  # 32 bits, even if a clock was wrong
         return table
     rows: list[tuple[tuple[int, ...], int, int, int, int, int]] = []
     for path, etag, size, when in zip(paths, etags, sizes, modified, strict=True):
@@ -77,12 +78,12 @@ def parse_names(
 
 
 def sidecar_names(path: str, bits: int) -> list[str]:
-    """The paths of the sidecars of the tile at that path."""
+    """The paths of the sidecars that `bits` name, of the tile at `path`."""
     return [path + suffix for number, suffix in enumerate(SIDECARS) if bits >> number & 1]
 
 
 def likeliest(paths: Sequence[str]) -> str | None:
-    """Of names that are no tiles, one that may have been meant for one."""
+    """The path that was most likely meant for a tile, among paths that are no tiles."""
     numbered = (path for path in paths if re.search(r"\d/\d+/[^/]*\d[^/]*$", path))
     return next(numbered, paths[0] if paths else None)
 

@@ -1,6 +1,6 @@
-"""The kind of an image: what its file says of its bands. Where kinds differ, equal numbers may mean different things.
+"""The kind of an image: the band metadata of its file. If kinds differ, equal numbers may mean different things.
 
-Called by `pairs` while batches come, and by `coverage` beforehand.
+Called by `pairs` during training, and by `coverage` before it.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 log = logging.getLogger(__name__)
 
 NO_SCALE = "no scale of its own"
-MOST_KINDS = 8  # that a run warns of
+MOST_KINDS = 8  # kinds that a run warns of
 
 
 class ImageKinds:
-    """The kinds of the images read so far, as `Notes.kind` has them, and a row of each."""
+    """The kinds (`Notes.kind`) of the images read so far, and a row of each."""
 
     def __init__(self) -> None:
         self.rows: dict[str, int] = {}
 
     def learn(self, kinds: Mapping[str, int]) -> None:
-        """Take kinds that need no warning: they have been told already."""
+        """Add kinds that need no warning, because they have been reported already."""
         for kind, row in kinds.items():
             self.rows.setdefault(kind, row)
 
@@ -47,7 +47,7 @@ class ImageKinds:
 
 
 def ways_to_agree(kinds: Sequence[str]) -> str:
-    """What to do about images that say different things of themselves, each as `Notes.kind` has it."""
+    """Advice on images that differ in their kinds (`Notes.kind`)."""
     parts = Counter(part for kind in kinds for part in kind.split("; "))
     differing = "; ".join(part for part, count in parts.items() if count < len(kinds))
     ways = []

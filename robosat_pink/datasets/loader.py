@@ -20,15 +20,15 @@ from robosat_pink.distributed.launcher import SINGLE_PROCESS, ProcessRank
 
 log = logging.getLogger(__name__)
 
-MEMORY_SHARE = 0.25  # of the machine's memory, for batches under way
-# Batches that a worker reads ahead; more of small ones, so that it always has twice its requests to make.
+MEMORY_SHARE = 0.25  # share of the machine's memory for batches in flight
+# The fewest batches that a worker reads ahead. It reads more of small batches, to keep twice REQUESTS queued.
 LEAST_AHEAD = 2
 
 
 def worker_count(setting: int | Literal["auto"], on_gpu: bool, batch_bytes: int = 0, sharers: int = 1) -> int:
-    """How many worker processes to start: on a CPU the network needs the cores itself, beside a GPU workers get them.
+    """The number of worker processes: up to 8 with a GPU, at most 1 on a CPU, whose cores the network needs.
 
-    Their batches fit MEMORY_SHARE, where `sharers` processes train on this machine.
+    Their batches fit into MEMORY_SHARE of the memory, if `sharers` processes train on this machine.
     """
     if setting != "auto":
         return setting
@@ -38,16 +38,16 @@ def worker_count(setting: int | Literal["auto"], on_gpu: bool, batch_bytes: int 
 
 
 def bytes_of_a_batch(tiles: TilePairs, batch_size: int) -> int:
-    """At most, in training: images in float32, and masks."""
+    """The largest possible size of a training batch in bytes: images in float32, and masks."""
     reader = tiles.reader
     return batch_size * reader.tile_size**2 * (4 * len(reader.bands) + 1)
 
 
 class TileLoader:
-    """Batches of a TilePairs, in training and in evaluation order, by one set of worker processes.
+    """Loads batches of a TilePairs for training and for evaluation, with one set of worker processes.
 
-    Batches go to the workers in turn, each of which reads several ahead. Without workers, threads of this process read.
-    With several ranks each has a loader, which yields this rank's share of every batch, or NO_TILES.
+    Batches go to the workers in turn, and each worker reads several ahead. Without workers, threads of this process
+    read. With several ranks, each has its own loader, which yields its share of every batch; NO_TILES if that is empty.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class TileLoader:
         interrupt: Callable[[], None] = lambda: None,
         process: ProcessRank = SINGLE_PROCESS,
     ) -> None:
-        """`interrupt` is called every half a second of a wait, and may raise: a store may be silent.
+        """`interrupt` is called every half second during a wait, and may raise, because a store may never answer.
 
-        `batch_size` is that of all ranks together.
+        `batch_size` counts the samples of all ranks.
         """
         self.tiles = tiles
         self.batch_size, self.process = batch_size, process
@@ -84,16 +84,16 @@ class TileLoader:
         )
 
     def training(self, rows: np.ndarray, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
-        """Every row once, permuted by (seed, epoch), cropped and with symmetries; from `first_batch` on."""
+        """Batches of every row once, permuted by (seed, epoch), with crops and symmetries; from `first_batch` on."""
         rest = self._permutation(rows, epoch)[first_batch * self.batch_size :]
         return self._iterate([TrainingCrop(row, epoch) for row in share] for share in self._shares(rest))
 
     def evaluation(self, rows: np.ndarray) -> Iterator[Batch]:
-        """Every row once, in order: whole tiles, not augmented; the last batch may be smaller."""
+        """Batches of every row once, in order: whole tiles, not augmented. The last batch may be smaller."""
         return self._iterate(self._shares(rows), is_whole=True)
 
     def rows_of(self, rows: np.ndarray, epoch: int, batch: int) -> list[int]:
-        """The rows of a batch of training, those of all ranks."""
+        """The rows of a training batch, over all ranks."""
         first = batch * self.batch_size
         batch_rows: list[int] = self._permutation(rows, epoch)[first : first + self.batch_size].tolist()
         return batch_rows
@@ -110,24 +110,24 @@ class TileLoader:
         return np.random.default_rng((self.tiles.seed, epoch)).permutation(rows)
 
     def _shares(self, rows: np.ndarray) -> Iterator[list[int]]:
-        """Of each batch, the rows that this rank reads."""
+        """The rows of each batch that this rank reads."""
         for first in range(0, len(rows), self.batch_size):
             batch = rows[first : first + self.batch_size]
             yield batch[self.process.rank :: self.process.size].tolist()
 
     def _most_ahead(self, batch_bytes: int) -> int:
-        """How many batches of this size a worker may read ahead, beside the two that are in use."""
+        """How many batches of this size a worker may read ahead, in addition to the two that are in use."""
         return max(LEAST_AHEAD, self._worker_bytes // max(batch_bytes, 1) - 2)
 
     def _measured(self, batch: Batch, is_whole: bool) -> Batch:
-        """Learn from a batch: how many of its size fit in memory, and of what kind its images are."""
+        """Limit reading ahead by the measured size of a batch, and note the kinds of its images. Returns the batch."""
         self._ahead = min(self._ahead, self._most_ahead(batch.image.nbytes + batch.mask.nbytes))
         self._knows_whole_tiles |= is_whole
         self.tiles.note_kinds(batch.kinds)
         return batch
 
     def _iterate(self, batches: Iterator[Sequence[int | TrainingCrop]], is_whole: bool = False) -> Iterator[Batch]:
-        """The batches in order. How large whole tiles are is known only when the first of them have come."""
+        """The batches in order. Only LEAST_AHEAD are read ahead until the first whole tiles have shown their size."""
         next_source = itertools.cycle(self._sources)
         begun: deque[tuple[Source, int] | None] = deque()
         try:

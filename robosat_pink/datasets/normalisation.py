@@ -1,6 +1,6 @@
 """Normalises the numbers of a file for the network: (number / scale - mean) / std, band by band.
 
-Called by `reader` for the scale of each tile, and by `train`, `check` and `trained` for mean and std.
+Called by `reader` for the scale of each tile, and by `setup`, `check` and `trained` for mean and std.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Normalisation(NamedTuple):
 
 
 def normalisation(channels: Sequence[ChannelConfig]) -> Normalisation:
-    """The mean and std of the selected bands, in order; 0 and 1 where the experiment gives none."""
+    """The mean and std of the selected bands, in order; 0 and 1 if the experiment sets none."""
     mean: list[float] = []
     std: list[float] = []
     for channel in channels:
@@ -37,7 +37,7 @@ def normalisation(channels: Sequence[ChannelConfig]) -> Normalisation:
 
 
 def scales_of(channels: Sequence[ChannelConfig], dtype: str, name: str) -> np.ndarray:
-    """What the numbers of each selected band are divided by, (C,) float32, in an image of this type and name."""
+    """The divisor (C,) float32 of each selected band's numbers, in an image of `dtype`. Errors contain its `name`."""
     scales: list[float] = []
     for channel in channels:
         if isinstance(channel.scale, int | float):

@@ -1,4 +1,4 @@
-"""Samples into one batch in memory, as they come. Called by `worker` and by `worker_client`; loads no torch."""
+"""Packs samples into one batch in memory as they arrive. Called by `worker` and `worker_client`; loads no torch."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from robosat_pink.losses import IGNORE
 
 
 class PackedBatch(NamedTuple):
-    """A batch in memory. Samples without a valid pixel are not in it, only counted: `empty`."""
+    """A batch in memory. Samples without a valid pixel are left out, and counted in `empty`."""
 
     layout: PixelLayout
     scale: np.ndarray  # (N, C) float32
     symmetry: tuple[int, ...]
     rows: tuple[int, ...]
-    sizes: tuple[tuple[int, int], ...]  # (H, W) of each sample, before it was padded
+    sizes: tuple[tuple[int, int], ...]  # (H, W) of each sample, before padding
     empty: int
-    cached: int  # of all samples, those that the cache had; the others took two requests each
+    cached: int  # samples from the cache, empty ones included; every other sample took two requests
     fetched_bytes: int
     retries: int
-    kinds: dict[str, int]  # what the samples' files say of their bands (`Notes.kind`), and a row of each
+    kinds: dict[str, int]  # the row of one sample for each `Notes.kind`
 
 
 class Packing:
-    """A batch that is being read: each sample goes to its slot in memory as it comes."""
+    """A batch that is being read: each sample is copied to its slot in memory as it arrives."""
 
     def __init__(
         self, reader: TileReader, requests: Sequence[ReadRequest], allocate: Callable[[int], np.ndarray]
     ) -> None:
-        """`allocate` returns memory of at least so many bytes, as uint8; what it returned before is void then."""
+        """`allocate` returns uint8 memory of at least the given size; it may invalidate what it returned before."""
         self._allocate = allocate
         self._layout: PixelLayout | None = None
         self._samples: list[Sample | None] = [None] * len(requests)  # by slot
@@ -44,12 +44,14 @@ class Packing:
         self._readings = reader.begin(requests, self._put)
 
     def is_read(self, timeout_s: float) -> bool:
-        """Whether all samples have come, or failed; waits for them at most so long."""
+        """Whether all samples have arrived or failed. Waits for at most `timeout_s`."""
         return not wait(self._readings, timeout_s).not_done
 
     def finish(self) -> PackedBatch:
-        """Waits for all samples. Raises the error of the first one in order that could not be read."""
-        wait(self._readings)  # of those that fail, too: none shall write into the next batch, or to the disk from it
+        """Wait for all samples. Raises the error of the first one, in slot order, that could not be read."""
+        # Waits even if one has failed: the next batch reuses the memory, which no reading may then still write to, or
+        # write to the cache from.
+        wait(self._readings)
         for reading in self._readings:
             reading.result()
         samples = [sample for sample in self._samples if sample is not None]
@@ -71,9 +73,9 @@ class Packing:
         )
 
     def _put(self, slot: int, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-        """Copy image and mask to their slot; a sample that does not fit there is kept aside. Returns the copies.
+        """Copy image and mask to their slot; a sample that does not fit is copied elsewhere. Returns the copies.
 
-        The first sample to come decides type and size of all slots.
+        The first sample to arrive determines dtype and size of all slots.
         """
         with self._lock:
             if self._layout is None:
@@ -87,7 +89,7 @@ class Packing:
         return image, mask
 
     def _fits(self, sample: Sample) -> bool:
-        """Whether type and size are those of the slots."""
+        """Whether dtype and size are those of the slots."""
         return sample.image.dtype == self._images.dtype and sample.image.shape == self._images.shape[1:]
 
     def _lay_out(self, dtype: np.dtype, count: int, bands: int, height: int, width: int) -> None:
@@ -96,7 +98,7 @@ class Packing:
         self._layout = layout
 
     def _repack(self, samples: Sequence[Sample]) -> None:
-        """In a type that holds all, padded to the largest, without gaps."""
+        """Pack the samples again without gaps: in a dtype that can represent all, padded to the largest."""
         if not samples:
             return
         samples = [sample._replace(image=sample.image.copy(), mask=sample.mask.copy()) for sample in samples]

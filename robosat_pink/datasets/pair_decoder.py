@@ -1,7 +1,7 @@
 """Decodes the two files of a tile pair into image and mask, as the experiment's channels and classes define them.
 
-Called by `reader`. A pixel has the value in its file, or is ignored where a file declares it as missing; any other
-pixel is an error.
+Called by `reader`. A pixel has the value in its file, or is ignored if a file declares it as missing; any other pixel
+is an error.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ NO_FILES: Mapping[str, Bytes] = {}
 
 
 class Notes(NamedTuple):
-    """What is known of a decoded pair besides its pixels. The cache stores it."""
+    """The metadata of a decoded pair. The cache stores them with its pixels."""
 
-    dtype: str  # of the image file
+    dtype: str  # dtype of the image file
     kind: str  # the image file's metadata of bands in which all images of a run should agree
     zeros: int  # pixels that count as missing because they are 0 in all bands
     doubts: str = ""  # what may be wrong with the pair, one sentence per line
-    palette: str = ""  # of the mask, as `Raster` has it
+    palette: str = ""  # the mask's `Raster.palette`
 
 
 class Decoded(NamedTuple):
-    image: np.ndarray  # (C, H, W) in the file's own type, 0 where missing; float32 where its own scale is applied
+    image: np.ndarray  # (C, H, W) in the file's own dtype, 0 where missing; float32 if its own scale is applied
     mask: np.ndarray  # (H, W) uint8 class numbers, 255 = ignore
     notes: Notes
 
@@ -113,7 +113,7 @@ class PairDecoder:
             yield FROM_THE_SOUTH
 
     def _kind(self, image: Raster) -> str:
-        """The file's metadata of bands, without those that the experiment reads from each file and that may differ."""
+        """The file's band metadata, except those that may differ because the experiment reads them from each file."""
         are_named = all(isinstance(band, str) for band in self.bands)
         nodata = f"nodata {image.nodata}" if image.nodata else ""
         order = "" if are_named else image.tags.odd_order
@@ -138,7 +138,7 @@ class PairDecoder:
         return values
 
     def _classes_of(self, values: np.ndarray, missing: np.ndarray, name: str) -> np.ndarray:
-        """Class numbers (H, W) uint8 from mask values; DataError for a value that no class lists."""
+        """Class numbers (H, W) uint8 from mask values. Raises DataError for a value that no class lists."""
         if values.dtype == np.uint8 and values.max(initial=0) <= self._unchanged:
             mask = values.copy()
             mask[missing] = IGNORE
@@ -181,7 +181,7 @@ class PairDecoder:
         return "add it to classes[].values, or to dataset.ignore_values if it stands for no class"
 
     def _look_up(self, values: np.ndarray) -> np.ndarray:
-        """Class numbers, uint8 in the shape of the values; IGNORE for one that no class lists."""
+        """Class numbers, uint8 in the shape of `values`; IGNORE for a value that no class lists."""
         numbers = np.full(values.shape, IGNORE, dtype=np.uint8)
         if len(self.classes) == 1:
             numbers[values == 0] = 0
@@ -191,7 +191,7 @@ class PairDecoder:
 
 
 def _interpreted(raster: Raster, data: Bytes, name: str) -> georeference.Georeference | None:
-    """The georeference with a coordinate system that can be compared."""
+    """The raster's georeference, with a coordinate system that can be compared."""
     is_plain = raster.georeference is None or not isinstance(raster.georeference.crs, bytes)
     return raster.georeference if is_plain else gdal_bands.georeference_of(data, name)
 

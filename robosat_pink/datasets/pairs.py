@@ -1,7 +1,7 @@
-"""Pairs of image and mask tiles as a dataset: listed, split, and read by a `TileReader`. Made by `setup` and `check`.
+"""Pairs of image and mask tiles as a dataset: listed, split, and read by a `TileReader`. Made by `setup`.
 
-A sample keeps the tile's own numbers; `transforms` scale and normalise on the device. What is random about a sample is
-drawn from (seed, epoch, row) alone, so that neither workers nor hosts nor a resume change it.
+A sample keeps the tile's own numbers; `transforms` scales and normalises on the device. Crop and symmetry are drawn
+from (seed, epoch, row) only, so that the number of workers or hosts and a resume do not change them.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from robosat_pink.storage import Location, location
 
 
 class TrainingCrop(NamedTuple):
-    """A training sample: a row of the pairs, and the epoch its crop and symmetry are drawn for."""
+    """A training sample: a row of the pairs, and the epoch for which its crop and symmetry are drawn."""
 
     row: int
     epoch: int
 
 
 class TilePairs(Dataset[Sample]):
-    """Every pair of an image and a mask tile that the experiment names; lists both buckets when made.
+    """Every pair of an image and a mask tile that the experiment names. The constructor lists both buckets.
 
-    An item is a row number: the whole tile, padded with ignored pixels to a multiple of `size_multiple`. Or it is a
-    TrainingCrop: a random square of `tile_size` with a symmetry to apply, as in training.
+    The item of a row number is the whole tile, padded with ignored pixels to a multiple of `size_multiple`. The item of
+    a TrainingCrop is a random square of `tile_size` with a symmetry to apply.
     """
 
     def __init__(
@@ -58,9 +58,9 @@ class TilePairs(Dataset[Sample]):
         on_rank_zero: Callable[[Callable[[], Pairs]], Pairs] = lambda list_pairs: list_pairs(),
         is_listed_here: bool = True,
     ) -> None:
-        """`on_rank_zero` lists the buckets: on rank 0, whose result all processes get.
+        """`on_rank_zero` runs the given listing on rank 0, and returns its result on all ranks.
 
-        `is_listed_here`: by this host, whose folders then hold the very files that were listed, not copies of them.
+        `is_listed_here`: whether this host lists the tiles, so that its folders contain the listed files, not copies.
         """
         self.config = dataset
         self.seed = seed
@@ -93,7 +93,7 @@ class TilePairs(Dataset[Sample]):
         return self.__getitems__([item])[0]
 
     def __getitems__(self, items: Sequence[int | TrainingCrop]) -> list[Sample]:
-        """What the cache has is read; for the rest images and masks are fetched side by side, all at once."""
+        """Read the samples concurrently, from the cache if they are in it."""
         samples: dict[int, Sample] = {}
 
         def keep(number: int, sample: Sample) -> None:
@@ -104,7 +104,7 @@ class TilePairs(Dataset[Sample]):
         return [samples[number] for number in range(len(items))]
 
     def request(self, item: int | TrainingCrop) -> ReadRequest:
-        """All that a reader needs to know of this item."""
+        """Everything that a reader needs to know about this item."""
         row, epoch = item if isinstance(item, TrainingCrop) else (item, None)
         images, masks = self.pairs.images, self.pairs.masks
         return ReadRequest(
@@ -124,14 +124,14 @@ class TilePairs(Dataset[Sample]):
 
     @property
     def ids(self) -> list[str]:
-        """Tile ids, a row each: {source root with "/" as "_"}-{x}-{y}-{z}."""
+        """The tile id of each row: {source root with "/" as "_"}-{x}-{y}-{z}."""
         return [self.id(row) for row in range(len(self))]
 
     def id(self, row: int) -> str:
         return tile_id(self._root(row), self.pairs.images.tile(row))
 
     def digest(self) -> str:
-        """Identifies names and contents of all tiles, as far as the store tells contents apart (ETag, size)."""
+        """A digest of the names and contents of all tiles; contents are identified by `version_of`."""
         state = hashlib.sha256()
         for files in (self.pairs.images, self.pairs.masks):
             state.update("\n".join(files.directories).encode())
@@ -142,7 +142,7 @@ class TilePairs(Dataset[Sample]):
         return state.hexdigest()
 
     def note_kinds(self, kinds: Mapping[str, int]) -> None:
-        """Warn where these images say something else of their bands than those before."""
+        """Warn if the band metadata of these images differ from those of earlier ones."""
         self.kinds.note(kinds, self.id)
 
     def split(self) -> Split:
@@ -207,7 +207,7 @@ class TilePairs(Dataset[Sample]):
         )
 
     def _open_cache(self) -> TileCache | None:
-        """For tiles that come from a bucket, or where the experiment asks for it: a folder is on a disk already."""
+        """The cache, if tiles are in a bucket or the experiment asks for it: folders are on a disk already."""
         settings = self.config.cache
         is_remote = self.image_location.bucket is not None or self.mask_location.bucket is not None
         if not is_remote and settings.dir is None and settings.max_gb is None:
@@ -216,17 +216,17 @@ class TilePairs(Dataset[Sample]):
 
 
 def _give_back_memory() -> None:
-    """To the system, what listing and sorting a million names have freed and the C library keeps for later."""
+    """Return the memory to the system that listing and sorting a million names freed, but the C library keeps."""
     ctypes.CDLL(None).malloc_trim(0)
 
 
 def _canonical(location: Location) -> tuple[str | None, str]:
-    """Bucket and path: equal for one place, however it is spelt."""
+    """Bucket and path of a location, equal for all of its spellings."""
     return location.bucket, os.path.realpath(location.path) if location.bucket is None else location.path
 
 
 def _refuse_own_masks(pairs: Pairs, location: Location) -> None:
-    """DataError for an image that is its own mask, where both are taken from one place."""
+    """Raises DataError if an image is its own mask, which can occur if both are from one location."""
     images, masks = pairs.images, pairs.masks
     numbers = {name: number for number, name in enumerate(images.directories)}
     mask_numbers = np.array([numbers.get(name, -1) for name in masks.directories])

@@ -1,4 +1,4 @@
-"""How pixels lie in memory and in files of the cache: images (N, H, W, C), then masks (N, H, W) uint8. No torch.
+"""The layout of pixels in memory and in cache files: images (N, H, W, C), then masks (N, H, W) uint8. No torch.
 
 Called by `packing` for batches, by `batch` for their tensors and by `cache_file`, where N is 1.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 
 class PixelLayout(NamedTuple):
-    dtype: str  # of the images, as `numpy.dtype.str` has it
+    dtype: str  # dtype of the images, as in `numpy.dtype.str`
     shape: tuple[int, int, int, int]  # (N, H, W, C)
 
     @property
@@ -21,11 +21,11 @@ class PixelLayout(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of images and masks."""
+        """The bytes of images and masks together."""
         return self.image_bytes + math.prod(self.shape[:3])
 
     def arrays(self, memory: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images (N, C, H, W) and masks (N, H, W) as views of this memory, at least `size` bytes as uint8."""
+        """Images (N, C, H, W) and masks (N, H, W) as views of `memory`, which is uint8 of at least `size` bytes."""
         image_bytes = self.image_bytes
         images = memory[:image_bytes].view(self.dtype).reshape(self.shape)
         masks = memory[image_bytes : self.size].reshape(self.shape[:3])

@@ -1,7 +1,7 @@
-"""From the names of a tile pair to its pixels: fetch, decode, prepare, deliver; or what the cache has, prepared.
+"""Reads the pixels of tile pairs: fetches and decodes a pair, or takes it from the cache, then crops or pads it.
 
 Called by `pairs` and `packing`. It has no index of the tiles and loads no torch, so that worker processes need little
-memory; a `ReadRequest` says all that is to be known of a pair.
+memory; a `ReadRequest` contains all that it needs to know about a pair.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from robosat_pink.datasets.rasters.selected_bands import Missing
 from robosat_pink.datasets.tile_file import Entry, TileFile
 from robosat_pink.storage import Location
 
-REQUESTS = 32  # in flight, in one process
-DECODERS = 5  # threads that decode and read and write the cache, in one process; 3 keep a slow disk less busy
-CACHE_VERSION = 4  # to be raised when the same tile would be decoded otherwise, or its entry have another format
-SYMMETRIES = 8  # of the square, the identity included
+REQUESTS = 32  # requests in flight per process
+DECODERS = 5  # threads per process that decode, and read and write the cache; 3 keep a slow disk less busy
+CACHE_VERSION = 4  # must be raised when decoding or the format of entries changes
+SYMMETRIES = 8  # symmetries of the square, the identity included
 
 
 class ReadRequest(NamedTuple):
-    """A pair to be read: paths below the two locations, and what the store said of the contents when it listed them."""
+    """A pair to read: paths below the two locations, and the files' metadata from the listing."""
 
     row: int
     image: str
     image_version: int
     mask: str
     mask_version: int
-    epoch: int | None  # to draw crop and symmetry for; None: the whole tile
+    epoch: int | None  # the epoch for which crop and symmetry are drawn; None: the whole tile
     image_size: int = LARGEST  # bytes
     image_modified: int = 0  # seconds since 1970
     mask_size: int = LARGEST
@@ -64,35 +64,35 @@ class ReadRequest(NamedTuple):
 
 
 class Sample(NamedTuple):
-    image: np.ndarray  # (C, H, W), the tile's own type, 0 where missing
+    image: np.ndarray  # (C, H, W), the tile's own dtype, 0 where missing
     mask: np.ndarray  # (H, W) uint8, 255 = ignore
-    scale: np.ndarray  # (C,) float32, what the numbers are divided by
+    scale: np.ndarray  # (C,) float32, divisor of each band's numbers
     symmetry: int  # 0 to 7, to be applied to image and mask together
     row: int
-    size: tuple[int, int]  # (H, W) of the tile or its crop, before it was padded
+    size: tuple[int, int]  # (H, W) of the tile or its crop, before padding
     notes: Notes
-    fetched_bytes: int = 0  # 0 for a pair of the cache
+    fetched_bytes: int = 0  # 0 for a pair from the cache
     retries: int = 0
 
 
-OnSample = Callable[[int, Sample], tuple[np.ndarray, np.ndarray] | None]  # as `TileReader.begin` says
+OnSample = Callable[[int, Sample], tuple[np.ndarray, np.ndarray] | None]  # see `TileReader.begin`
 Side = Literal["image", "mask"]
 
 
 @dataclass
 class Reading:
-    """A pair on its way: its two files as they come, and its end."""
+    """A pair that is being read: its two files as they arrive, and a future for its end."""
 
     request: ReadRequest
-    slot: int  # among the requests that were begun together
+    slot: int  # position among the requests that were begun together
     on_sample: OnSample
-    cache_key: str  # empty for a pair that is not to be kept
+    cache_key: str  # empty for a pair that is not cached
     done: Future[None] = field(default_factory=Future)
     files: dict[Side, TileFile] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, side: Side, file: TileFile) -> bool:
-        """Whether both files have come now."""
+        """Add a file. Returns whether both files have arrived."""
         with self.lock:
             self.files[side] = file
             return len(self.files) == 2
@@ -104,7 +104,7 @@ class Reading:
 
 @dataclass
 class TileReader:
-    """Reads pairs of one experiment; pickles, and makes its threads when first used, once in each process."""
+    """Reads pairs of one experiment. It can be pickled, and starts its threads on first use in each process."""
 
     images: Location
     masks: Location
@@ -117,26 +117,26 @@ class TileReader:
     cache: TileCache | None
     missing: Missing = "auto"
     ignored: tuple[int, ...] = ()
-    is_listed_here: bool = True  # by this host, so that a folder's files have the times that were listed
+    is_listed_here: bool = True  # whether this host listed the tiles, so that a folder's files have the listed times
 
     def __post_init__(self) -> None:
         self.decoder = PairDecoder(self.channels, self.classes, self.missing, self.ignored)
         self.bands = self.decoder.bands
-        # Numbers of 8 and 16 bits that one number divides are hardly alike.
+        # With one scale for all dtypes, images of 8 and of 16 bits hardly have comparable values.
         self._differs_by_type = any(channel.scale not in ("auto", "tags") for channel in self.channels)
         self._fetchers: ThreadPoolExecutor | None = None
         self._decoders: ThreadPoolExecutor | None = None
-        self._process = 0  # that has the threads: a fork of it has none
+        self._process = 0  # id of the process that has the threads: a fork of it has none
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_fetchers": None, "_decoders": None}
 
     def begin(self, requests: Sequence[ReadRequest], on_sample: OnSample) -> list[Future[None]]:
-        """Read these pairs, all side by side, and call `on_sample(slot, sample)` for each as it comes, in any order.
+        """Read these pairs concurrently, and call `on_sample(slot, sample)` for each as it arrives, in any order.
 
-        It runs in a decoding thread; the sample's arrays are its until it returns. It may return copies of image and
-        mask, and must leave these alone until the future's end: the cache writes them to the disk from there. The
-        futures, one a request, raise what went wrong.
+        `on_sample` runs in a decoding thread, and may use the sample's arrays until it returns. It may return copies of
+        image and mask, from which the cache then writes to the disk; they must not change until the future is done.
+        Returns one future per request, which raises the error if the pair cannot be read.
         """
         if self._fetchers is None or self._process != os.getpid():
             self._process = os.getpid()
@@ -145,7 +145,7 @@ class TileReader:
         return [self._begin(slot, request, on_sample) for slot, request in enumerate(requests)]
 
     def read_masks(self, requests: Sequence[ReadRequest]) -> Iterator[Raster]:
-        """The mask files of pairs as they are, in order, fetched in any case and side by side."""
+        """The masks of pairs with the values of their files, in order; fetched concurrently, not from the cache."""
         pool = ThreadPoolExecutor(DECODERS)
         try:
             yield from pool.map(self._read_mask, requests)
@@ -157,7 +157,7 @@ class TileReader:
         return decode.read_mask(file.content, f"{self.masks}/{request.mask}", file.sidecars)
 
     def _begin(self, slot: int, request: ReadRequest, on_sample: OnSample) -> Future[None]:
-        has_sidecars = request.image_sidecars or request.mask_sidecars  # which may change without their tile
+        has_sidecars = request.image_sidecars or request.mask_sidecars  # these may change without their tile
         cache_key = self._cache_key(request) if self.cache and not has_sidecars else ""
         reading = Reading(request, slot, on_sample, cache_key)
         if self.cache and cache_key and self.cache.has(cache_key):
@@ -216,7 +216,7 @@ class TileReader:
         )
 
     def _prepare(self, request: ReadRequest, decoded: Decoded) -> Sample:
-        """Crop and symmetry as drawn for the request's epoch, or the whole tile, padded."""
+        """The crop with the symmetry drawn for the request's epoch; without an epoch, the whole tile, padded."""
         image, mask, notes = decoded
         if self._differs_by_type:
             notes = notes._replace(kind=f"{notes.dtype}; {notes.kind}")
@@ -235,7 +235,7 @@ class TileReader:
         return Sample(image, mask, scale, symmetry, request.row, size, notes)
 
     def _cache_key(self, request: ReadRequest) -> str:
-        """Differs where anything differs that decides about the decoded pair."""
+        """A digest of everything that determines the decoded pair."""
         content: list[object] = [CACHE_VERSION, self.decoder.settings]
         for location, entry in ((self.images, request.image_entry), (self.masks, request.mask_entry)):
             content.append([location.endpoint_url, location.bucket, location.path, *entry[:4]])
@@ -243,8 +243,8 @@ class TileReader:
 
 
 def _run(reading: Reading, step: Callable[..., None], *arguments: Any) -> None:
-    """A step of a reading in a thread; what it raises is the reading's end."""
+    """Run a step of a reading in a thread. An error ends the reading: its future raises it."""
     try:
         step(reading, *arguments)
-    except BaseException as error:  # a panic of obstore's, too, which is no Exception
+    except BaseException as error:  # including obstore's panics, which do not derive from Exception
         reading.fail(error)

@@ -1,4 +1,4 @@
-"""Directories of a bucket or folder listed side by side, watched for silence and for memory. Called by `sides`."""
+"""Lists directories of a bucket or folder concurrently, with limits on silence and memory. Called by `sides`."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from robosat_pink.storage import Location, Page, listings
 
 T = TypeVar("T")
 R = TypeVar("R")
-MOST_GROWN = 2 * 10**9  # bytes of this process while it lists, beside what it keeps of the listings
-LOOK_S = 1.0  # between two looks at listings that are under way
+MOST_GROWN = 2 * 10**9  # bytes by which this process may grow while it lists, not counting the tables it keeps
+LOOK_S = 1.0  # seconds between two checks of listings in flight
 
 
 class Scan(NamedTuple):
-    """What one directory holds."""
+    """The files of one directory."""
 
-    table: np.ndarray  # of tiles and sidecars, of type FILE
-    files: int
-    stray: str | None  # of a directory without tiles, a file that may have been meant for one
+    table: np.ndarray  # (N,) of dtype FILE: tiles and sidecars
+    files: int  # number of all files
+    stray: str | None  # if the directory has no tiles, a file that may have been meant for one
 
 
 class MemoryWatch:
-    """Notices a page that does not end, which the client takes in whole, by what this process has grown by."""
+    """Detects an endless page of a listing by the growth of this process, because the client buffers whole pages."""
 
     def __init__(self, locations: Sequence[str]) -> None:
         self.locations, self.began, self.kept = locations, hardware.resident_bytes(), 0
 
     def check(self) -> None:
-        """Raises DataError beyond MOST_GROWN. Tables, of `kept` bytes, are in memory twice for a moment."""
+        """Raises DataError for growth beyond MOST_GROWN, plus twice `kept`: tables are in memory twice for a moment."""
         grown = hardware.resident_bytes() - self.began - 2 * self.kept
         if grown > MOST_GROWN:
             raise DataError(
@@ -45,13 +45,13 @@ class MemoryWatch:
 
 
 def scan_all(directories: Sequence[tuple[Location, str]], threads: int) -> list[Scan]:
-    """Raises DataError where a store is silent in the middle of a listing; a folder may be as slow as it is large."""
+    """List directories. Raises DataError if a store goes silent during a listing; folders have no time limit."""
     scanning = _Scanning(directories)
     return side_by_side(scanning.scan, range(len(directories)), threads, scanning.watch)
 
 
 class _Scanning:
-    """Listings under way: directories by their number, and when the last page of each has come."""
+    """The listings in flight, by number of the directory, and the time at which the last page of each arrived."""
 
     def __init__(self, directories: Sequence[tuple[Location, str]]) -> None:
         self._directories = directories
@@ -63,7 +63,7 @@ class _Scanning:
         self._last_page[number] = time.monotonic()
         pages = location.pages(directory, lambda page: self._parse(number, page))
         del self._last_page[number]
-        # In one block, which leaves fewer gaps in memory.
+        # Concatenated below into one block, which leaves fewer gaps in memory.
         tables = [scan.table for scan in pages] or [np.empty(0, dtype=FILE)]
         stray = next((scan.stray for scan in pages if scan.stray), None)
         return Scan(np.concatenate(tables), sum(scan.files for scan in pages), stray)
@@ -85,7 +85,7 @@ class _Scanning:
 def side_by_side(
     work: Callable[[T], R], items: Sequence[T], threads: int, watch: Callable[[], None] = lambda: None
 ) -> list[R]:
-    """The results of `work` for all items, in order. The first error, or a signal, ends the wait for the other threads.
+    """Run `work` for all items in threads; returns the results in order. An error or a signal ends the wait for others.
 
     `watch` is called every LOOK_S meanwhile, and may raise.
     """

@@ -1,4 +1,4 @@
-"""The tiles of both sides of an experiment, images and masks, as buckets or folders list them. Called by `pairs`."""
+"""Lists the tiles of both sides of an experiment, images and masks, in buckets or folders. Called by `pairs`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from robosat_pink.storage.error_advice import NotFound
 
 log = logging.getLogger(__name__)
 
-DIRECTORIES = 10  # of each side that are listed at a time; more of them leave two cores no time
+DIRECTORIES = 10  # directories of each side that are listed at a time; more would overload two cores
 SAMPLES = 5  # tiles named in an error
 
 
 class Side(NamedTuple):
-    """Where images or masks are, and the keys of the experiment file that say so."""
+    """The location of images or masks, and the keys of the experiment file that define it."""
 
     location: Location
     expression: str
@@ -33,14 +33,14 @@ class Side(NamedTuple):
 
 class Listed(NamedTuple):
     files: TileFiles
-    groups: list[Groups]  # what the expression's named groups matched, by directory
+    groups: list[Groups]  # by directory, the texts that the expression's named groups matched
 
 
 def list_sides(sides: Sequence[Side]) -> list[Listed]:
-    """The tiles in the directories right below each side's location that match its expression.
+    """The tiles of each side, in the directories directly below its location whose names match its expression.
 
-    A signal ends the wait for a store that does not answer. Raises DataError where there is no tile, and ConfigError
-    for an expression that takes too long.
+    A signal ends the wait for a store that does not answer. Raises DataError if a side has no tile, and ConfigError if
+    an expression takes too long.
     """
     memory = MemoryWatch([str(side.location) for side in sides])
     directories = side_by_side(_directories, sides, len(sides), memory.check)
@@ -135,5 +135,5 @@ def _one_level_up(side: Side, stray: str) -> str:
 
 
 def _spelt(location: Location) -> str:
-    """As an experiment file may have it."""
+    """The location as it may be written in an experiment file."""
     return f"s3://{location.name}" if location.bucket else location.path

@@ -1,4 +1,4 @@
-"""Which pairs are trained on, which are evaluated each epoch, and which are held out. No I/O, no torch.
+"""Splits pairs: some are trained on, some are evaluated each epoch, some are held out. No I/O, no torch.
 
 Called by `pairs`. A hash of seed and ground tile decides the split, so that it is the same on every machine.
 """
@@ -39,7 +39,7 @@ def split_pairs(
 
     All images of a unit are in one split. A unit is a ground tile (by tile), its parent tile at `zoom` (by block, which
     keeps neighbours together), or what the shared named groups matched (by group). train and val get at least one unit
-    each; so does holdout, unless holdout_percent is 0. The hash depends on seed and unit alone, so that new data does
+    each; so does holdout, unless holdout_percent is 0. The hash depends only on seed and unit, so that new data does
     not reshuffle the old.
     """
     _refuse_several_zooms(pairs.images.zxy, by)
@@ -106,7 +106,7 @@ def _refuse_several_zooms(zxy: np.ndarray, by: str) -> None:
 
 
 def refuse_crossings(pairs: Pairs, split: Split, source: str) -> None:
-    """Raises DataError if a val or holdout tile contains a training tile of another zoom, or lies in one."""
+    """Raises DataError if a val or holdout tile contains, or is part of, a training tile of another zoom."""
     zxy = pairs.images.zxy
     train, others = zxy[split.train], zxy[np.concatenate([split.val, split.holdout])]
     is_crossing = np.zeros(len(others), dtype=bool)

@@ -1,4 +1,4 @@
-"""What `storage` needs to read any file that an experiment names. Called by `pairs`, `train` and `check`."""
+"""The options with which `storage` reads any file that an experiment names. Called by `pairs`, `run` and `check`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from robosat_pink.storage.credentials import usable_profile
 
 
 def store_options(dataset: DatasetConfig, input_channels: Mapping[str, Path]) -> dict[str, Any]:
-    """Input channels, credentials and endpoint, by the names of `Location.parse` and `read_file`."""
+    """Input channels, credentials and endpoint, as keyword arguments of `Location.parse` and `read_file`."""
     return {
         "channels": input_channels,
         "profile": usable_profile(dataset.aws_profile),

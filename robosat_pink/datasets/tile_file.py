@@ -1,4 +1,4 @@
-"""A tile's file and its sidecars as they are fetched, if they are those that were listed. Called by `reader`."""
+"""Fetches a tile's file, if it is still the one that was listed, and its sidecars. Called by `reader`."""
 
 from __future__ import annotations
 
@@ -16,28 +16,31 @@ SIDECAR_BYTES = 256 * 10**6
 
 
 class Changed(DataError):
-    """A tile is not the one that was listed, or is gone."""
+    """A tile has changed since it was listed, or is gone."""
 
 
 class Entry(NamedTuple):
-    """What a listing says of a tile's file."""
+    """A tile's file in a listing."""
 
     path: str  # below the location
     version: int
-    size: int  # bytes; LARGEST: that many, more, or not known
+    size: int  # bytes; LARGEST: that many or more, or unknown
     modified: int
-    sidecars: int
+    sidecars: int  # a bit for each of file_names.SIDECARS
 
 
 class TileFile(NamedTuple):
     content: memoryview
-    sidecars: dict[str, memoryview]  # by .msk and .aux.xml
+    sidecars: dict[str, memoryview]  # by suffix, .msk or .aux.xml
     fetched_bytes: int
     retries: int
 
 
 def read(location: Location, entry: Entry, is_listed_here: bool) -> TileFile:
-    """The file, by one GET, and one for each sidecar. Changed where it is not the one listed: no run shall see two."""
+    """Fetch the file by one GET, and each sidecar by another.
+
+    Raises Changed if the file is not the listed one: a run must not see two versions of a tile.
+    """
     fetched = _fetch(location, entry.path, entry.size if entry.size < LARGEST else None)
     if not _is_same(location, fetched.file, entry, is_listed_here):
         raise Changed(_changed(f"{location}/{entry.path}: has changed since it was listed"))
@@ -65,15 +68,16 @@ def _changed(what: str) -> str:
     return f"{what}; start again to train on today's tiles"
 
 
-_agreeing: set[Location] = set()  # where some file's ETag was that of the listing
-_by_time: set[Location] = set()  # where size and Last-Modified are compared instead
+_agreeing: set[Location] = set()  # locations where some file's ETag was equal to that of the listing
+_by_time: set[Location] = set()  # locations where size and Last-Modified are compared instead
 
 
 def _is_same(location: Location, file: StoredFile, entry: Entry, is_listed_here: bool) -> bool:
-    """By ETag. By size and Last-Modified where there is none, or where this store's never agree with its listings'.
+    """Whether a fetched file is the listed one.
 
-    A file of a folder by its size; by its time, too, unless another host has listed it, which has copies of its own. A
-    folder's ETags hold inodes, which some network mounts renumber.
+    In a bucket, compares ETags; size and Last-Modified if there is no ETag, or if this store's ETags never agree with
+    those of its listings. In a folder, compares size and time; only size if another host has listed the folder, where
+    copies have other times. A folder's ETags contain inodes, which some network mounts renumber.
     """
     is_of_that_time = file.size == entry.size and file.modified & LARGEST == entry.modified
     if location.bucket is None:

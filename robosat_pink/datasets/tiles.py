@@ -1,6 +1,6 @@
-"""Tiles and the files that hold them, a row a file in NumPy arrays: a collection may have a million. No I/O, no torch.
+"""Tiles and their files, as rows of NumPy arrays, because a collection may have a million files. No I/O, no torch.
 
-A tile is z/x/y in the slippy-map scheme; images of several days may show one. Called by `sides`, `pairing` and `split`.
+A tile is z/x/y in the slippy-map scheme; images of several days may show it. Called by `sides`, `pairing` and `split`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class TileFiles:
     """The tile files of some directories: row i is in `directories[directory[i]]`, at `path(i)` below the bucket."""
 
     directories: tuple[str, ...]
-    directory: np.ndarray  # (N,) of the smallest unsigned type that holds all
+    directory: np.ndarray  # (N,) index into directories, of the smallest unsigned dtype
     zxy: np.ndarray  # (N, 3) int32
-    suffix: np.ndarray  # (N,) uint8, into SUFFIXES
+    suffix: np.ndarray  # (N,) uint8, index into SUFFIXES
     version: np.ndarray  # (N,) uint64, `version_of` the content
-    size: np.ndarray  # (N,) uint32, bytes; LARGEST stands for that or more
+    size: np.ndarray  # (N,) uint32, bytes; LARGEST: that many or more
     modified: np.ndarray  # (N,) uint32, seconds since 1970
     sidecars: np.ndarray  # (N,) uint8, a bit for each of SIDECARS
 
@@ -52,7 +52,7 @@ class TileFiles:
 
     @classmethod
     def from_tables(cls, tables: Mapping[str, Sequence[np.ndarray]]) -> TileFiles:
-        """From the tables of `parse_names` by directory; the rows are sorted by directory and tile."""
+        """The files in tables of `parse_names`, by directory; the rows are sorted by directory and tile."""
         empty = np.empty(0, dtype=FILE)
         directories = [_with_sidecar_bits(np.concatenate([*pages, empty])) for pages in tables.values()]
         table = np.concatenate([*directories, empty])
@@ -69,7 +69,7 @@ class TileFiles:
 
 
 def _with_sidecar_bits(table: np.ndarray) -> np.ndarray:
-    """The tiles of one directory, sorted, with their sidecars' bits. Of a name that comes twice, the latest counts."""
+    """The tiles of one directory, sorted, with their sidecars' bits. If a name occurs twice, the latest file counts."""
     table = table[np.lexsort((table["modified"], table["sidecar"], table["suffix"], *table["zxy"].T[::-1]))]
     is_followed = _is_same_tile(table[:-1], table[1:]) & (table["sidecar"][:-1] == table["sidecar"][1:])
     table = table[np.append(~is_followed, len(table) > 0)[: len(table)]]
@@ -83,18 +83,18 @@ def _with_sidecar_bits(table: np.ndarray) -> np.ndarray:
 
 
 def _is_same_tile(table: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(N,) bool: whether row i of both is of one tile and suffix."""
+    """(N,) bool: whether row i has the same tile and suffix in both tables."""
     is_same: np.ndarray = (table["zxy"] == other["zxy"]).all(axis=1) & (table["suffix"] == other["suffix"])
     return is_same
 
 
 def compact_range(count: int) -> np.ndarray:
-    """0 to count - 1, in a type that takes little memory for each of a million tiles."""
+    """0 to count - 1 in the smallest unsigned dtype, to save memory for a million tiles."""
     return np.arange(count, dtype=np.min_scalar_type(max(count - 1, 0)))
 
 
 def parents(zxy: np.ndarray, zoom: int) -> np.ndarray:
-    """The tiles (N, 3) at `zoom` that contain the given ones; DataError for tiles above that zoom."""
+    """The tiles (N, 3) at `zoom` that contain the given ones. Raises DataError if one of these has a lower zoom."""
     if len(zxy) and zxy[:, 0].min() < zoom:
         raise DataError(
             f"dataset.split.zoom = {zoom}: there are tiles of zoom {zxy[:, 0].min()}; use a zoom up to that"

@@ -1,6 +1,6 @@
 """Transforms of a batch on the device: scaling, normalisation, and in training a symmetry of the square.
 
-Called by `step`. One function transforms the last two axes of both image and mask, so that they stay aligned.
+Called by `step` and `trained`. One function transforms the last two axes of image and mask, so that they stay aligned.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class EvaluationTransform(nn.Module):
 
 
 class TrainingTransform(EvaluationTransform):
-    """Does the same, then applies each sample's symmetry to its image and mask, which are square."""
+    """Also normalises, then applies each sample's symmetry to its image and mask, which are square."""
 
     def forward(self, image: Tensor, mask: Tensor, scale: Tensor, symmetry: Sequence[int]) -> tuple[Tensor, Tensor]:
         image, mask = super().forward(image, mask, scale, symmetry)

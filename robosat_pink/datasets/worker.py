@@ -1,7 +1,7 @@
-"""A process that reads batches of tiles into memory it shares with the one that trains. Started by `worker_client`.
+"""A process that reads batches of tiles into memory shared with the training process. Started by `worker_client`.
 
-It loads no torch. The memory is of no file and no name (memfd): its size has nothing to do with /dev/shm, and it goes
-when both processes have gone, however they end. A batch lies where an earlier one did that is used no more.
+It loads no torch. The memory is anonymous (memfd): /dev/shm does not limit its size, and the system frees it when both
+processes have ended, however they end. A batch reuses the memory of an earlier one that is no longer in use.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from robosat_pink.datasets.packing import PackedBatch, Packing
 from robosat_pink.datasets.reader import TileReader
 from robosat_pink.errors import RobosatError
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # as malloc.h has them
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # values from malloc.h
 
 
 class SharedMemory:
-    """Memory for one batch at a time, which grows with them."""
+    """Memory for one batch at a time. It grows when a batch needs more."""
 
     def __init__(self) -> None:
         self.array = np.empty(0, dtype=np.uint8)
-        self.file: int | None = None  # of memory that the other process does not have yet
+        self.file: int | None = None  # the memfd, until the other process has received it
 
     def allocate(self, size: int) -> np.ndarray:
         if size > len(self.array):
@@ -49,7 +49,7 @@ class SharedMemory:
 
 
 def attach(file: int) -> mmap.mmap:
-    """All of a memfd, shared with every process that has it."""
+    """Map a whole memfd, shared with every process that maps it."""
     return mmap.mmap(file, os.fstat(file).st_size)
 
 
@@ -60,18 +60,20 @@ class Reply(NamedTuple):
     outcome: PackedBatch | BaseException
 
 
-Begun = tuple[SharedMemory, Packing | BaseException]  # a batch under way and its memory, or why it is none
+Begun = tuple[SharedMemory, Packing | BaseException]  # memory, and the batch in flight or the error at its start
 
 
 def serve(reader: TileReader, connection: Connection, environment: dict[str, str]) -> None:
-    """The process's life: it receives (slot, requests) and sends a `Reply` to each, in the same order.
+    """The process's main loop: it receives (slot, requests) and sends a `Reply` to each, in the same order.
 
-    Several batches are read at a time. `environment` is the main process's: the fork server has that of its own start,
+    Several batches are read at a time. `environment` is the main process's: the fork server's dates from its own start,
     perhaps without credentials.
     """
     os.environ.update(environment)
-    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches all, as SIGTERM may (timeout, systemd, Slurm):
-        signal.signal(number, signal.SIG_IGN)  # the main process ends its step and then itself, and so this one
+    # Ctrl-C reaches all processes, as SIGTERM may (timeout, systemd, Slurm). The main process ends after its step, and
+    # then its closed connection ends this one.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     _keep_freed_memory()
     memories: dict[int, SharedMemory] = {}  # by slot
     begun: queue.Queue[Begun] = queue.Queue()
@@ -113,12 +115,12 @@ def _reply(connection: Connection, begun: queue.Queue[Begun]) -> None:
                 memory.close()
         except OSError:  # the main process has ended
             os._exit(0)
-        except BaseException:  # out of memory: without an end the main process would wait for this reply
+        except BaseException:  # such as out of memory; without an exit, the main process would wait for this reply
             os._exit(1)
 
 
 def _for_travel(error: BaseException) -> BaseException:
-    """The error as the main process shall raise it; a defect carries its traceback as text, for pickling drops it."""
+    """The error for the main process to raise. A defect carries its traceback as text, because pickling drops it."""
     if not isinstance(error, RobosatError):
         error.add_note("in a process that reads tiles:\n" + "".join(traceback.format_exception(error)))
     try:

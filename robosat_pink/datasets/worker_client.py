@@ -32,7 +32,7 @@ from robosat_pink.errors import RobosatError
 
 log = logging.getLogger(__name__)
 
-INTERRUPT_S = 0.5  # between two calls of `interrupt` during a wait
+INTERRUPT_S = 0.5  # seconds between two calls of `interrupt` during a wait
 
 
 class Source(Protocol):
@@ -83,7 +83,7 @@ class ThisProcess:
         return batch_in(memory[0], packed)
 
     def abandon(self, number: int) -> None:
-        self._begun.pop(number, None)  # not there after `close`
+        self._begun.pop(number, None)  # missing after `close`
 
     def close(self) -> None:
         self._begun.clear()

@@ -1,4 +1,4 @@
-"""Writes what users open after a run: report.html, scenes.csv, pictures, model card. Called by `train`, on rank 0.
+"""Writes the files to read after a run: report.html, scenes.csv, pictures, model card. Called by `train`, on rank 0.
 
 `make_report` evaluates the best weights, converts the results to plain data, and renders the pages from these data.
 """
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 def make_report(outcome: RunOutcome, container: Container, stop: StopRequest) -> None:
     """Evaluate the best weights tile by tile, and write the report. Leaves the model with these weights.
 
-    The training has succeeded by now, so that a failure here is only a warning.
+    The training has succeeded by then, so that a failure here is only a warning.
     """
     try:
         seconds = seconds_by_activity(outcome)
@@ -99,7 +99,7 @@ def _model_card(outcome: RunOutcome, summary: Summary) -> model_card.ModelCard:
 def _report(
     outcome: RunOutcome, evaluation: Evaluation, summary: Summary, seconds: dict[str, float], container: Container
 ) -> page.Report:
-    """The data of the page. Also writes the pictures that are files beside the page."""
+    """The data of the page. Also writes those pictures that are separate files, too."""
     state, task, config = outcome.state, outcome.task, outcome.task.config
     zxy = task.data.loader.tiles.pairs.images.zxy
     source = f"Images of {config.dataset.image_bucket}, masks of {config.dataset.mask_bucket}"

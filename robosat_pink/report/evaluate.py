@@ -19,25 +19,26 @@ from robosat_pink.training.loop import evaluated_batches
 from robosat_pink.training.metrics import Confusion
 from robosat_pink.training.task import Task
 
-BINS = 200  # bins of probability
+BINS = 200  # number of bins of probability
 THRESHOLDS = np.arange(1, BINS) / BINS
-LEAST_SHARE = 0.01  # of an example's pixels must be valid, and of its valid pixels be of the class or predicted as it
-MAX_EXAMPLES = 3  # of each kind
+# Share of an example's pixels that must be valid, and of its valid pixels that must be of the class or predicted as it.
+LEAST_SHARE = 0.01
+MAX_EXAMPLES = 3  # tiles of each kind
 
 
 class TileResults(NamedTuple):
     """Results of the tiles of one split, one row for each tile that has a valid pixel."""
 
-    rows: np.ndarray  # (N,) of the pairs
+    rows: np.ndarray  # (N,) rows of the pairs
     confusions: np.ndarray  # (N, K, K) int64 pixels, truth by prediction, as `metrics.Confusion` counts them
-    pixels: np.ndarray  # (N,) int64, valid or not
-    histogram: np.ndarray | None  # (2, BINS) int64 pixels, truth by probability, of a single class
+    pixels: np.ndarray  # (N,) int64, all pixels of each tile, valid or not
+    histogram: np.ndarray | None  # (2, BINS) int64 pixels, truth by probability; None for several classes
     empty: int  # tiles without a valid pixel
     seconds: float
 
     @property
     def confusion(self) -> np.ndarray:
-        """(K, K), of all tiles."""
+        """The confusion matrix (K, K) over all tiles."""
         confusion: np.ndarray = self.confusions.sum(axis=0)
         return confusion
 
@@ -60,7 +61,7 @@ class ThresholdCurve(NamedTuple):
 class Evaluation(NamedTuple):
     results: Mapping[str, TileResults]  # by split
     examples: Mapping[str, list[int]]  # best, median, worst: positions in results["val"]
-    pixels: Mapping[int, TilePixels]  # of the examples, by row of the pairs
+    pixels: Mapping[int, TilePixels]  # pixels of the examples, by row of the pairs
 
 
 def evaluate_splits(model: nn.Module, task: Task, rows: Mapping[str, np.ndarray]) -> Evaluation:
@@ -72,7 +73,7 @@ def evaluate_splits(model: nn.Module, task: Task, rows: Mapping[str, np.ndarray]
 
 
 def evaluate_tiles(model: nn.Module, task: Task, rows: np.ndarray) -> TileResults:
-    """Evaluate tiles. Counts stay on the device until the end."""
+    """Evaluate the tiles in `rows`. Counts stay on the device until the end."""
     started = time.monotonic()
     num_classes, device = task.config.num_classes, task.compute.device
     confusions: list[torch.Tensor] = []
@@ -176,9 +177,9 @@ def threshold_curve(histogram: np.ndarray) -> ThresholdCurve:
 def _histogram(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Count the pixels of logits and mask (N, H, W): (2 * BINS + 1,), truth by probability, then the ignored pixels.
 
-    It compares logits, not probabilities: their rounding would move pixels across 0.5.
+    It compares logits, not probabilities, whose rounding would move pixels across 0.5.
     """
     edges = torch.from_numpy(np.log(THRESHOLDS / (1 - THRESHOLDS))).to(logits.device, torch.float32)
-    bins = torch.bucketize(logits.float(), edges) + BINS * mask.long()  # bucketize: how many thresholds lie below
+    bins = torch.bucketize(logits.float(), edges) + BINS * mask.long()  # bucketize counts the edges below
     bins = bins.masked_fill(mask == IGNORE, 2 * BINS)
     return torch.bincount(bins.flatten(), minlength=2 * BINS + 1)

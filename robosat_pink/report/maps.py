@@ -1,4 +1,4 @@
-"""Where tiles lie: bounds, a link to a map, and a small map of the split as SVG. Called by `build` and `model_card`."""
+"""Bounds of tiles, a link to a map, and a small map of the split as SVG. Called by `build`, `summary`, `model_card`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 
 from robosat_pink.datasets.tiles import Tile, parents
 
-MAX_CELLS = 160  # a side of the map; tiles that lie farther apart are drawn as their parents
+MAX_CELLS = 160  # columns or rows of the map; tiles that span more are drawn as their parent tiles
 CELL = 10  # SVG units
 EQUATOR_M = 40_075_016.686  # its length in EPSG:3857
 
 
 class Bounds(NamedTuple):
-    """In degrees."""
+    """The bounds of tiles in degrees."""
 
     west: float
     south: float
@@ -30,40 +30,41 @@ class Bounds(NamedTuple):
 
 
 def latitude(y: float, zoom: int) -> float:
-    """Of the northern edge of row y, in degrees."""
+    """The latitude of the northern edge of row y, in degrees."""
     return math.degrees(math.atan(math.sinh(math.pi * (1 - 2 * y / 2**zoom))))
 
 
 def longitude(x: float, zoom: int) -> float:
-    """Of the western edge of column x, in degrees."""
+    """The longitude of the western edge of column x, in degrees."""
     return 360 * x / 2**zoom - 180
 
 
 def link(tile: Tile) -> str:
-    """A page that shows the tile's centre on a map."""
+    """The address of a page that shows the tile's centre on a map."""
     centre_lat, centre_lon = latitude(tile.y + 0.5, tile.z), longitude(tile.x + 0.5, tile.z)
     view = f"{min(tile.z, 19)}/{centre_lat:.5f}/{centre_lon:.5f}"
     return f"https://www.openstreetmap.org/?mlat={centre_lat:.5f}&mlon={centre_lon:.5f}#map={view}"
 
 
 def bounds(zxy: np.ndarray) -> Bounds:
-    """Of tiles (N, 3)."""
+    """The bounds of tiles (N, 3)."""
     corners = [(longitude(x, z), latitude(y + 1, z), longitude(x + 1, z), latitude(y, z)) for z, x, y in _extremes(zxy)]
     west, south, east, north = zip(*corners, strict=True)
     return Bounds(min(west), min(south), max(east), max(north))
 
 
 def metres_per_pixel(zxy: np.ndarray, tile_pixels: int) -> float:
-    """On the ground, at the middle latitude of tiles (N, 3) of their median zoom."""
+    """Metres on the ground per pixel, at the middle latitude and the median zoom of tiles (N, 3)."""
     box = bounds(zxy)
     middle = math.radians((box.south + box.north) / 2)
     return EQUATOR_M * math.cos(middle) / 2 ** int(np.median(zxy[:, 0])) / tile_pixels
 
 
 def split_map(zxy: np.ndarray, splits: Mapping[str, np.ndarray], colors: Mapping[str, str]) -> str:
-    """An SVG of tiles (N, 3), a square each in the color of its split; `splits` name rows.
+    """An SVG of tiles (N, 3), with squares in the color of their split; `splits` has the rows of each split.
 
-    A square that splits share (several days of a tile, several tiles of a cell) shows their shares as columns.
+    A square with tiles of several splits (several days of a tile, several tiles of a parent) shows the shares as
+    columns.
     """
     cells = _cells(zxy)
     corner = cells.min(axis=0)
@@ -91,7 +92,7 @@ def split_map(zxy: np.ndarray, splits: Mapping[str, np.ndarray], colors: Mapping
 
 
 def _cells(zxy: np.ndarray) -> np.ndarray:
-    """(N, 2) columns and rows at the highest common zoom at which all lie within MAX_CELLS."""
+    """Columns and rows (N, 2) of tiles, at the highest common zoom at which all of them fit into MAX_CELLS."""
     zoom = int(zxy[:, 0].min())
     cells: np.ndarray = parents(zxy, zoom)[:, 1:]
     while (cells.max(axis=0) - cells.min(axis=0)).max() >= MAX_CELLS:
@@ -100,7 +101,7 @@ def _cells(zxy: np.ndarray) -> np.ndarray:
 
 
 def _extremes(zxy: np.ndarray) -> list[list[int]]:
-    """Of each zoom, the tiles that lie farthest in each direction."""
+    """The tiles of each zoom that are farthest in each direction."""
     extremes = []
     for zoom in np.unique(zxy[:, 0]):
         tiles = zxy[zxy[:, 0] == zoom]

@@ -1,4 +1,4 @@
-"""MODEL_CARD.md beside the model: what the model is for, how good it is, how to apply it. Called by `build`.
+"""Renders MODEL_CARD.md: what the model is for, how good it is, how to apply it. Called by `build`.
 
 Model hubs read the card's front matter (YAML between dashes). People must fill in the licences.
 """
@@ -33,7 +33,7 @@ class ModelCard:
     epochs: int
     best_epoch: int
     metrics: Mapping[str, Mapping[str, Any]]  # by column title, held-out tiles first
-    baseline: str  # a sentence about the first column, or nothing
+    baseline: str  # a sentence about the first column, or empty
     tile_pixels: int
     finished: str
 
@@ -82,7 +82,7 @@ def _reading_code(config: Config, bands: Sequence[int | str]) -> str:
 
 
 def _scale(channel: ChannelConfig) -> str:
-    """How a channel is normalised, in words. `load_model` normalises by itself."""
+    """The normalisation of a channel in words, for readers: `load_model` normalises by itself."""
     if channel.scale == "raw":
         return "as they are"
     if isinstance(channel.scale, int | float):

@@ -1,6 +1,6 @@
 """The report as one HTML page, from plain data and templates/report.html.j2. Called by `build`.
 
-The page makes no requests: its pictures are embedded, its fonts are the reader's, and its content policy forbids more.
+The page makes no requests: its pictures are embedded, its fonts are the reader's, and its content policy forbids any.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from robosat_pink.training.progress import duration
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-MAX_SCENES = 200  # in the page's tables; scenes.csv has all
+MAX_SCENES = 200  # scenes in the page's tables; scenes.csv contains all
 SPLIT_COLORS = {"train": "#a6bddb", "val": "#d55e00", "holdout": "#1d2127"}
 DESCRIPTIONS = {
     "loss": "what training minimises; mean over tiles",
@@ -33,7 +33,7 @@ DESCRIPTIONS = {
     "kappa": "Cohen's kappa: agreement beyond chance",
 }
 HEADLINE = ("iou", "miou", "precision", "recall", "f1", "accuracy")
-DARKEST = (66, 146, 198)  # background of a confusion cell; text on it has a contrast of 4.7, and on lighter ones more
+DARKEST = (66, 146, 198)  # darkest confusion cell; text has a contrast of 4.7 on it, and more on lighter cells
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class TilePreview:
 
 @dataclass(frozen=True)
 class SplitResult:
-    """What the best weights score on the tiles of one split."""
+    """The results of the best weights on the tiles of one split."""
 
     scores: Mapping[str, Any]
     confusion: Sequence[Sequence[int]]  # (K, K) pixels, truth by prediction
@@ -74,16 +74,16 @@ class Report:
     class_names: Sequence[str]
     class_colors: Sequence[str]
     metrics: Mapping[str, Mapping[str, Any]]  # by column title, held-out tiles first
-    baseline: str  # a sentence about the first column, or nothing
+    baseline: str  # a sentence about the first column, or empty
     splits: Mapping[str, SplitResult]  # holdout, if it was evaluated, and val
     curves: Mapping[str, str]  # data URIs by metric
-    threshold_curve: str | None  # a data URI, of a single class
+    threshold_curve: str | None  # a data URI; None for several classes
     threshold_sentences: str
     tiles: Mapping[str, Sequence[TilePreview]]  # best, median and worst val tiles; a kind without tiles has no key
     split_map: str  # SVG
     bounds: str
     dataset: Mapping[str, int | str]
-    remarks: Sequence[str]  # on the tiles, as the log has them
+    remarks: Sequence[str]  # remarks on the tiles, as in the log
     split_sizes: Mapping[str, int]
     seconds: Mapping[str, float]  # by activity
     hardware: Sequence[str]
@@ -128,7 +128,7 @@ def heat_color(share: float | None) -> str:
 
 
 def _worst_first(scenes: Sequence[Scene]) -> list[Scene]:
-    """By IoU; scenes without one last."""
+    """The scenes by ascending IoU; scenes without an IoU come last."""
     return sorted(scenes, key=lambda scene: math.inf if math.isnan(scene.scores["iou"]) else scene.scores["iou"])
 
 

@@ -1,4 +1,4 @@
-"""Curves over epochs and over thresholds, by matplotlib. Called by `build`.
+"""Plots curves over epochs and over thresholds with matplotlib. Called by `build`.
 
 matplotlib is imported at the first plot, so that training does not wait for it.
 """
@@ -67,7 +67,7 @@ def curves(history: Sequence[Mapping[str, Any]], best_epoch: int) -> tuple[dict[
 
 
 def precision_recall(curve: ThresholdCurve, name: str) -> tuple[str, bytes]:
-    """Plot precision over recall, as the data URI of an SVG and as PNG. Some thresholds are marked, 0.5 the largest."""
+    """Plot precision over recall, as the data URI of an SVG and as PNG. Dots mark some thresholds, a larger one 0.5."""
     with _style():
         figure = _figure((4.6, 3.4))
         figure.subplots_adjust(left=0.13, right=0.98, top=0.93, bottom=0.13)
@@ -110,7 +110,7 @@ def _draw_curve(axes: Axes, history: Sequence[Mapping[str, Any]], name: str, bes
 
 
 def _limits(values: Any) -> tuple[float, float]:
-    """From a tenth below the lowest value to 1."""
+    """Limits of an axis: from about a tenth below the lowest value to 1."""
     lowest = min((float(value) for value in values if math.isfinite(value)), default=0.0)
     return max(0.0, math.floor(10 * lowest - 0.5) / 10) if lowest > 0 else -0.02, 1.02
 
@@ -122,14 +122,14 @@ def _figure(inches: tuple[float, float]) -> Figure:
 
 
 def _style() -> Any:
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # at INFO it lists its fonts
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # at INFO, matplotlib lists its fonts
     from matplotlib import rc_context
 
     return rc_context(STYLE)
 
 
 def _svg(figure: Figure) -> str:
-    """A data URI; text is drawn in the reader's own fonts."""
+    """The figure as the data URI of an SVG, whose text is drawn in the reader's own fonts."""
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     text = file.getvalue().replace("'DejaVu Sans'", READER_FONTS)

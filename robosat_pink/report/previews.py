@@ -17,7 +17,7 @@ from robosat_pink.losses import IGNORE
 
 RIGHT, WRONG, MISSED = "#8f959d", "#d55e00", "#0072b2"  # true positive, false positive, false negative
 NOTHING = "#eceef0"  # true negative
-DARK, LIGHT = "#2b3038", "#e6e8eb"  # background beside a class's color
+DARK, LIGHT = "#2b3038", "#e6e8eb"  # colors of the background class, next to a bright or a dark class color
 HATCH, HATCH_GROUND = "#9aa0a8", "#f7f7f8"
 CYCLE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
 STRETCH = (2, 98)  # percentiles of valid pixels
@@ -31,17 +31,17 @@ class Panel(NamedTuple):
 
 
 class Rendering(NamedTuple):
-    """Positions, among the C selected bands, of the three shown as red, green and blue, or of the one shown in grey."""
+    """The bands to show, as positions among the C selected bands: red, green and blue, or a single one in grey."""
 
     positions: tuple[int, ...]
     words: str
 
 
 def rendering(bands: Sequence[int | str], dtype: np.dtype) -> Rendering:
-    """Choose the bands to show: those described as red, green and blue, if there are such.
+    """Choose the bands to show: those described as red, green and blue, if all three are selected.
 
-    Otherwise by number: satellite images have blue before red (Planet, Sentinel-2, Landsat 8), 8-bit photographs have
-    red first.
+    Otherwise they are chosen by number: satellite images have blue before red (Planet, Sentinel-2, Landsat 8), 8-bit
+    photographs have red first.
     """
     positions = {band: bands.index(band) for band in bands}
     described = {band.lower(): band for band in bands if isinstance(band, str)}
@@ -62,7 +62,7 @@ def rendering(bands: Sequence[int | str], dtype: np.dtype) -> Rendering:
 
 
 def stretched(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """image (C, H, W) of any dtype to (H, W, 3) uint8: STRETCH percentiles of valid pixels become 0 and 255."""
+    """Map image (C, H, W) of any dtype to (H, W, 3) uint8: the STRETCH percentiles of valid pixels become 0 and 255."""
     stretch = np.zeros((*valid.shape, len(image)), dtype=np.uint8)
     for channel, band in enumerate(image):
         values = band[valid].astype(np.float64)

@@ -20,7 +20,7 @@ SCENE_METRICS = tuple(name for name in metrics.NAMES if name != "loss")  # a los
 class Scene(NamedTuple):
     split: str  # holdout or val
     name: str
-    tiles: int  # with a valid pixel
+    tiles: int  # tiles with a valid pixel
     empty: int  # tiles without a valid pixel
     confusion: np.ndarray  # (K, K) int64
     scores: dict[str, Any]

@@ -1,4 +1,4 @@
-"""A finished run in plain data, for the report and the model card: metrics, scenes, sentences. Called by `build`."""
+"""A finished run as plain data, for the report and the model card: metrics, scenes, sentences. Called by `build`."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from robosat_pink.training.run import RunOutcome
 from robosat_pink.training.state import State
 from robosat_pink.training.task import Task
 
-BASELINE_MARGIN = 0.001  # of IoU; a network within it of the baseline is no better
+BASELINE_MARGIN = 0.001  # a network whose IoU exceeds the baseline's by no more than this is no better
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What both the report and the model card say."""
+    """The data that both the report and the model card contain."""
 
     class_names: Sequence[str]
     metrics: Mapping[str, Mapping[str, Any]]  # by column title, held-out tiles first
     splits: Mapping[str, SplitResult]
     split_sizes: Mapping[str, int]
     baseline: str
-    tile_pixels: int  # a side of the median validation tile
+    tile_pixels: int  # side of the median validation tile
     time: str
 
 
@@ -67,7 +67,7 @@ def metric_columns(state: State, holdout: Mapping[str, Any] | None) -> dict[str,
 
 
 def baseline_sentence(result: SplitResult, class_names: Sequence[str]) -> str:
-    """What calling every pixel the single class would score. Empty for several classes, or without a valid pixel."""
+    """A sentence on the IoU of calling every pixel the single class. Empty for several classes or no valid pixel."""
     if len(class_names) > 1 or not result.pixels:
         return ""
     baseline = sum(result.confusion[1]) / result.pixels
@@ -106,9 +106,9 @@ def dataset_rows(task: Task, val: TileResults, summary: Summary) -> dict[str, in
 
 
 def remarks_after_training(remarks: Sequence[str], state: State) -> list[str]:
-    """What was remarked on a sample of training tiles, corrected by the last epoch, which has read all of them."""
+    """The remarks on a sample of the training tiles, corrected by the last epoch, which has read all of them."""
     per_class = state.history[-1]["train"]["per_class"]
-    absent = [name for name, scores in per_class.items() if math.isnan(scores["recall"])]  # without a pixel
+    absent = [name for name, scores in per_class.items() if math.isnan(scores["recall"])]  # classes without a pixel
     present = per_class.keys() - set(absent)
     kept = [
         remark
@@ -120,7 +120,7 @@ def remarks_after_training(remarks: Sequence[str], state: State) -> list[str]:
 
 
 def seconds_by_activity(outcome: RunOutcome) -> dict[str, float]:
-    """Of finished epochs, over all attempts; and of start-up, if this process has made the whole run."""
+    """The seconds of finished epochs, over all attempts; and of start-up, if this process has made the whole run."""
     state, holdout = outcome.state, outcome.holdout
     waited = sum(row["train"].get("waited_s", 0.0) for row in state.history)
     seconds = {
@@ -136,12 +136,12 @@ def seconds_by_activity(outcome: RunOutcome) -> dict[str, float]:
 
 
 def _best_epoch(state: State) -> Mapping[str, Any]:
-    """Its row of the history."""
+    """The best epoch's row of the history."""
     return next(row for row in state.history if row["epoch"] == state.best_epoch)
 
 
 def _split_result(split: str, results: TileResults, measured: Mapping[str, Any], task: Task) -> SplitResult:
-    """`measured`: the metrics that the run itself measured on these tiles."""
+    """The result of one split. `measured` are the metrics that the run itself measured on its tiles."""
     class_names = [class_.name for class_ in task.config.classes]
     rows = task.data.split.holdout if split == "holdout" else task.data.split.val
     scores = metrics.scores(results.confusion, class_names, measured["loss"])

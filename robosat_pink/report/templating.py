@@ -1,6 +1,6 @@
-"""Jinja2 for the report (HTML) and the model card (Markdown): what a template prints is escaped, unless marked safe.
+"""Jinja2 for the report (HTML) and the model card (Markdown): it escapes all printed values that are not marked safe.
 
-Called by `page` and `model_card`. Jinja2 is imported when something is rendered: a training must not wait for it.
+Called by `page` and `model_card`. Jinja2 is imported at the first rendering, so that training does not wait for it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def markdown_environment() -> Environment:
 
 
 def thousands(count: int) -> str:
-    """1 234 567, with narrow spaces that do not break."""
+    """The number as `1 234 567`, with narrow no-break spaces."""
     return f"{count:,}".replace(",", NARROW_SPACE)
 
 
@@ -39,13 +39,13 @@ def one_line(text: str) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Text that Markdown shows as it is, in a paragraph or a table: with no HTML, link, code or column of its own."""
+    """Escape text so that Markdown shows it literally in a paragraph or a table: as no HTML, link, code or column."""
     text = one_line(text).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\`*|]|\](?=[(\[]))", r"\\\1", text)
 
 
 def code_span(text: str) -> str:
-    """Text as `code`, between more backticks than it has in a row. CommonMark 0.31, section 6.1."""
+    """Text as a code span, fenced by more backticks than it has in a row. CommonMark 0.31, section 6.1."""
     text = one_line(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     space = " " if "`" in text else ""

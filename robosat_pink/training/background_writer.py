@@ -1,4 +1,4 @@
-"""Writing files in a thread while the model trains, and copies of the state to write. Called by `outputs`."""
+"""Writes files in a thread while the model trains, and copies the state to write. Called by `outputs` and `run`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def snapshot(content: Any) -> Any:
 class BackgroundWriter:
     """Runs one write at a time in a thread. A failure is raised at the next call.
 
-    Of the writes that wait, only the latest is kept: it supersedes the others. Leaving the context waits for the last.
+    Of the writes that wait, only the latest is kept, because it supersedes the others. Leaving the context waits until
+    everything is written.
     """
 
     def __init__(self) -> None:
@@ -50,7 +51,7 @@ class BackgroundWriter:
             self._thread.shutdown()
 
     def submit(self, write: Callable[[], None]) -> None:
-        """`write` must use nothing that changes later."""
+        """Run `write` in the thread; it must use nothing that changes later. Raises the failure of an earlier write."""
         self.raise_failure()
         with self._lock:
             self._waiting = write
@@ -59,13 +60,13 @@ class BackgroundWriter:
                 self._last = self._thread.submit(self._write_all)
 
     def wait(self) -> None:
-        """Return when everything is written; raise what failed."""
+        """Wait until everything is written. Raises the failure of a write."""
         if self._last:
             self._last.result()
         self.raise_failure()
 
     def raise_failure(self) -> None:
-        """Raise what failed so far, without waiting."""
+        """Raise the failure of an earlier write, if there is one, without waiting."""
         with self._lock:
             error, self._error = self._error, None
         if error:

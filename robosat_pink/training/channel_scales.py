@@ -1,4 +1,4 @@
-"""The scale of each channel, where the experiment leaves it to the initial checkpoint. Called by `run` and `check`."""
+"""Sets the scale of channels that the experiment leaves to the initial checkpoint. Called by `run` and `check`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 def resolve_scales(config: Config, initial: InitialCheckpoint | None) -> Config:
     """The experiment with a `scale` for every channel.
 
-    Without one in the experiment it is the initial checkpoint's. Weights of other programs, which have no metadata,
-    learnt from raw digital numbers.
+    If the experiment sets none, it is the initial checkpoint's, or "auto" without a checkpoint. It is "raw" for weights
+    of other programs, which have no metadata and learnt from raw digital numbers.
     """
     metadata = checkpoint.metadata_of(initial.content) if initial else {}
     saved = _saved_scales(initial.name, metadata) if initial else []
@@ -55,7 +55,7 @@ def resolve_scales(config: Config, initial: InitialCheckpoint | None) -> Config:
 
 
 def _saved_scales(name: str, metadata: Mapping[str, Any]) -> list[Any]:
-    """Of the checkpoint's channels; empty if it has none. Raises CheckpointError for an impossible one."""
+    """The scales of the checkpoint's channels; empty if it has none. Raises CheckpointError for an impossible scale."""
     scales = metadata.get("scale", [])
     is_list = isinstance(scales, list) and all(_is_scale(scale) for scale in scales)
     if is_list and ("tags" not in scales or set(scales) == {"tags"}):

@@ -1,6 +1,6 @@
 """Moves the results of an earlier run out of the way of a new one, into folders earlier-N. Called by `outputs`.
 
-It moves only files that have a name of this package's results, and no input that the experiment names.
+It moves only files that are named like this package's results, and never an input that the experiment names.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ log = logging.getLogger(__name__)
 IN_MODEL = ("best.pth", "metrics.json", "history.csv", "MODEL_CARD.md")
 BESIDE_A_MODEL = ("config.yml", "train_ids.txt", "test_ids.txt", "holdout_ids.txt")  # moved only with one of IN_MODEL
 IN_OUTPUT = ("report.html", "scenes.csv", "curves.png", "precision_recall.png")
-TILE_PICTURE = re.compile(r"(best|median|worst)-\d+-.+\.png")  # in the folder tiles
+TILE_PICTURE = re.compile(r"(best|median|worst)-\d+-.+\.png")  # names in the folder `tiles`
 
 
 def move_away(container: Container, config: Config) -> None:
-    """Move earlier results in the folders for model and output. Raises ContractError if a file cannot be moved."""
+    """Move earlier results within the model and output folders. Raises ContractError if a file cannot be moved."""
     inputs = (config.checkpoint.path, config.checkpoint.resume, config.dataset.split.from_, config.model.pretrained)
     input_files = {os.path.realpath(path.removeprefix("file://")) for path in inputs if isinstance(path, str)}
     results = {container.model: _in_model(container.model), container.output_data: _in_output(container.output_data)}

@@ -1,4 +1,4 @@
-"""Whether a resume point belongs to this run's experiment. Called by `resume`."""
+"""Checks that a resume point belongs to this run's experiment. Called by `resume`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from robosat_pink.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
-# What may change between stop and resume; of runtime everything but the seed.
+# Keys that may change between stop and resume; among `runtime.`, all except the seed.
 FREE_TO_CHANGE = (
     "model.epochs",
     "model.patience",
@@ -31,7 +31,7 @@ FREE_TO_CHANGE = (
 
 
 def check_same_experiment(name: str, metadata: Mapping[str, Any], config: Config) -> None:
-    """CheckpointError, or a warning with checkpoint.if_different = continue, that names the keys that differ."""
+    """Raises CheckpointError with the keys that differ; only warns with checkpoint.if_different = continue."""
     if not metadata:
         return  # a checkpoint of another program
     if not isinstance(metadata.get("config"), dict):
@@ -55,7 +55,7 @@ def check_same_experiment(name: str, metadata: Mapping[str, Any], config: Config
 
 
 def agrees(saved: Any, current: Any) -> bool:
-    """Whether values are equal; in a saved one, *** stands for any redacted text."""
+    """Whether two values are equal. In the saved value, *** matches any text, because secrets were redacted."""
     if not isinstance(saved, str) or "***" not in saved:
         return bool(saved == current)
     if saved == "***":
@@ -77,13 +77,13 @@ def _is_free_to_change(key: str) -> bool:
 
 
 def _with_current_keys(tree: Any) -> Any:
-    """An earlier version's experiment, with the defaults of keys that it did not have."""
+    """An earlier version's experiment, completed by the defaults of newer keys."""
     config = build(Config, tree, Problems("an earlier run's experiment"))
     return tree if config is None else to_tree(config)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys to values."""
+    """Flatten a tree to a dict from dotted keys to values."""
     entries = enumerate(tree) if isinstance(tree, list) else tree.items() if isinstance(tree, dict) else None
     if entries is None:
         return {prefix: tree}

@@ -19,18 +19,19 @@ Upsampling = Literal["plain", "transposed"] | int
 class InitialCheckpoint:
     name: str
     content: Mapping[str, Any]
-    is_resumed: bool  # with optimizer and epoch; otherwise only its weights are used
+    is_resumed: bool  # whether optimizer and epoch are restored, too, or only the weights
 
     @property
     def is_resume_point(self) -> bool:
-        """Whether the run resumes with all its state: ours has a history, other checkpoints do not."""
+        """Whether the whole state is restored: a resume point has a history, other checkpoints do not."""
         return self.is_resumed and "history" in self.content
 
 
 def find(config: Config, points: ResumePoints | None, store: Mapping[str, Any]) -> InitialCheckpoint | None:
-    """The newest resume point of this run, else checkpoint.resume or checkpoint.path, read with the options `store`.
+    """The newest resume point of this run; without one, the checkpoint that checkpoint.resume or checkpoint.path names.
 
-    Raises DataError if that cannot be read, CheckpointError if it is damaged or holds more than data.
+    `store` has the options to read the latter. Raises DataError if it cannot be read, CheckpointError if it is damaged
+    or contains more than data.
     """
     point = points.newest() if points else None
     if point:
@@ -42,7 +43,7 @@ def find(config: Config, points: ResumePoints | None, store: Mapping[str, Any]) 
 
 
 def saved_upsampling(initial: InitialCheckpoint, default: Upsampling) -> Upsampling:
-    """The form of upsampling that a resume point's run uses. Raises CheckpointError for an impossible one."""
+    """The form of upsampling of the run that wrote a resume point. Raises CheckpointError for an impossible form."""
     value: Any = initial.content.get("upsampling", default)
     is_name = isinstance(value, str) and value in ("plain", "transposed")
     if is_name or (isinstance(value, int) and not isinstance(value, bool) and value > 0):

@@ -1,6 +1,6 @@
 """The training loop, from epochs down to steps, and the evaluation loop. Called by `run` and by the report.
 
-With several ranks each computes its share of every batch; they stop and save after the same step.
+With several ranks, each rank computes its share of every batch, and all stop and save after the same step.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from robosat_pink.training.task import Data, Task
 
 log = logging.getLogger(__name__)
 
-NONFINITE_CHECK_EVERY = {"cpu": 1, "cuda": 50}  # steps: on a GPU the check waits for the device
+NONFINITE_CHECK_EVERY = {"cpu": 1, "cuda": 50}  # steps between checks: on a GPU, a check waits for the device
 
 
 def fit(state: State, task: Task, save: Callable[[State], None], save_epoch: Callable[[State], None]) -> None:
-    """Train and evaluate from where `state` is to the last epoch.
+    """Train and evaluate from the position of `state` to the last epoch.
 
     `save` is called when a resume point is due, `save_epoch` after each epoch. Raises Stopped after the step in which
-    `task.control` decides so; `state` can then be saved and continued.
+    `task.control` decides to stop; `state` can then be saved and resumed.
     """
     epochs = task.config.model.epochs
     for epoch in range(state.epoch + 1, epochs + 1):
@@ -47,7 +47,7 @@ def fit(state: State, task: Task, save: Callable[[State], None], save_epoch: Cal
 
 
 def train_epoch(state: State, task: Task, epoch: int, save: Callable[[State], None]) -> dict[str, Any]:
-    """One pass over the training tiles, from `state.step` on. Returns the metrics of all its steps."""
+    """Train for one epoch, from step `state.step` on. Returns the metrics of all steps of the epoch."""
     config, compute, rows = task.config, task.compute, task.data.split.train
     set_training_mode(state.model, is_frozen=config.model.batch_norm == "frozen")
     steps = task.data.loader.num_batches(rows)
@@ -62,7 +62,7 @@ def train_epoch(state: State, task: Task, epoch: int, save: Callable[[State], No
                 phase_metrics.add(batch, *training_step(state, task, batch, samples), state.step)
             state.step += 1
             stop_or_save(state, task, phase_metrics, save)
-    except Stopped:  # after a step, or, with one rank, while a batch is waited for
+    except Stopped:  # after a step or, with one rank, during the wait for a batch
         check_losses(state, task.data, phase_metrics, config.runtime.skipped_batches)
         state.save_partial_metrics(phase_metrics, compute.world)
         raise
@@ -71,7 +71,7 @@ def train_epoch(state: State, task: Task, epoch: int, save: Callable[[State], No
 
 
 def stop_or_save(state: State, task: Task, phase_metrics: PhaseMetrics, save: Callable[[State], None]) -> None:
-    """After a training step: what all ranks decide."""
+    """After a training step, stop or save if `task.control` decides so, on all ranks alike."""
     stop_reason, should_save = task.control.after_step()
     if should_save or state.step % NONFINITE_CHECK_EVERY[task.compute.device.type] == 0:
         check_losses(state, task.data, phase_metrics, task.config.runtime.skipped_batches)
@@ -84,7 +84,7 @@ def stop_or_save(state: State, task: Task, phase_metrics: PhaseMetrics, save: Ca
 
 
 def check_losses(state: State, data: Data, phase_metrics: PhaseMetrics, most_skipped: int) -> None:
-    """Warn of batches skipped for a non-finite loss; RobosatError, with their tiles, for more than `most_skipped`."""
+    """Warn of batches skipped for a non-finite loss, with their tiles; RobosatError after more than `most_skipped`."""
     steps = phase_metrics.new_nonfinite_steps()
     if not steps:
         return
@@ -109,7 +109,7 @@ def evaluate(
     epoch: int,
     save: Callable[[State], None] | None = None,
 ) -> dict[str, Any]:
-    """Metrics over whole tiles: no augmentation, no shuffling, none left out.
+    """The metrics over whole tiles, without augmentation or shuffling; no tile is left out.
 
     `save` is called when a resume point is due; a run resumed from that point repeats the evaluation.
     """
@@ -125,9 +125,9 @@ def evaluate(
 
 
 class EvaluatedBatch(NamedTuple):
-    """Of the tiles of a batch, on the device."""
+    """The model's output for the tiles of a batch, on the device."""
 
-    loss: Tensor  # the mean over tiles
+    loss: Tensor  # (), mean over tiles
     logits: Tensor  # (N, K, H, W)
     mask: Tensor  # (N, H, W) uint8, 255 = ignore
 
@@ -143,7 +143,7 @@ def evaluated_batches(
 ) -> Iterator[tuple[Batch, EvaluatedBatch | None]]:
     """The evaluation loop: every batch of `rows` with the model's output, or None for a batch without valid tiles.
 
-    Raises Stopped after the batch in which `task.control` decides so.
+    Raises Stopped after the batch in which `task.control` decides to stop.
     """
     model.eval()
     batches = task.data.loader.evaluation(rows)
@@ -159,7 +159,7 @@ def evaluated_batches(
 
 
 def is_patience_over(state: State, model: ModelConfig) -> bool:
-    """Whether model.patience epochs have passed since the best one; logged."""
+    """Whether model.patience epochs have passed since the best one. If so, logs it."""
     if model.patience is None or not state.best_epoch or state.epoch - state.best_epoch < model.patience:
         return False
     log.info("ended early: no better epoch than %d for model.patience = %d epochs", state.best_epoch, model.patience)
@@ -172,7 +172,7 @@ def set_learning_rate(state: State, model: ModelConfig, done: float) -> None:
 
 
 def learning_rate(model: ModelConfig, done: float) -> float:
-    """The rate after the share `done` (0 to 1) of all steps; cosine falls to 0 at 1.
+    """The rate after the share `done` (0 to 1) of all steps. The cosine schedule ends at 0.
 
     Loshchilov, Hutter, "SGDR", arXiv 1608.03983, equation 5 without restarts.
     """

@@ -1,7 +1,7 @@
 """Metrics from a confusion matrix (rows: truth, columns: prediction), and the table of their names.
 
-Zero denominators: 0 / 0 is undefined, nan here and null in metrics.json, and takes no part in a mean over classes. So a
-class that has no pixel and is never predicted has no IoU, and does not change the mean.
+0 / 0 is undefined: NaN here, null in metrics.json, and left out of means over classes. For example, a class that has no
+pixel and is never predicted has no IoU, and does not change the mean.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Confusion:
         self.counts = torch.zeros(self.size, self.size, dtype=torch.int64, device=device)
 
     def add(self, logits: Tensor, mask: Tensor) -> None:
-        """logits (N, K, H, W), mask (N, H, W) uint8; pixels at 255 count nowhere."""
+        """Count the pixels of logits (N, K, H, W) and mask (N, H, W) uint8; pixels with mask 255 are ignored."""
         predicted = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
-        # Not torch.bincount: on a GPU it fetches the largest value first, and the host waits for that.
+        # Not torch.bincount: on a GPU it first fetches the largest value, for which the host waits.
         predicted = predicted.masked_fill(mask == IGNORE, self.size)
         for truth in range(self.size):
             of_truth = torch.where(mask == truth, predicted, self.size)
@@ -42,8 +42,8 @@ class Confusion:
 def scores(counts: np.ndarray, class_names: Sequence[str], loss: float) -> dict[str, Any]:
     """Every metric in NAMES and `per_class`, from a confusion matrix (K, K) of pixel counts.
 
-    With one class, iou, precision, recall and f1 are those of the class, and miou is the mean with the background's.
-    With several, all are means over the classes.
+    With one class, iou, precision, recall and f1 are those of the class, and miou is the mean of its IoU and the
+    background's. With several classes, all are means over the classes.
     """
     matrix = np.asarray(counts, dtype=np.float64)
     correct = np.diag(matrix)
@@ -77,7 +77,7 @@ def scores(counts: np.ndarray, class_names: Sequence[str], loss: float) -> dict[
 
 
 def log_line(phase: str, epoch: int, epochs: int, values: dict[str, Any], **more: object) -> str:
-    """`phase=val epoch=3 epochs=50 val_loss=0.412345 val_iou=…`: one line a phase and epoch."""
+    """`phase=val epoch=3 epochs=50 val_loss=0.412345 val_iou=…`: one line per phase and epoch."""
     numbers = " ".join(f"{_printed_name(phase, name)}={values[name]:.6f}" for name in NAMES)
     rest = "".join(f" {name}={value}" for name, value in more.items())
     return f"phase={phase} epoch={epoch} epochs={epochs} {numbers}{rest}"
@@ -86,7 +86,7 @@ def log_line(phase: str, epoch: int, epochs: int, values: dict[str, Any], **more
 def definitions() -> list[dict[str, str]]:
     """SageMaker's MetricDefinitions: `val:iou` and so on, each with the expression that matches it in a log line.
 
-    The space before a name keeps it from matching the end of a longer one. Tiles a second are those of training.
+    The space before a name keeps it from matching the end of a longer name. Tiles per second are those of training.
     """
     by_phase = [
         {"Name": f"{phase}:{name}", "Regex": f" {_printed_name(phase, name)}={PRINTED_NUMBER}"}
@@ -97,14 +97,14 @@ def definitions() -> list[dict[str, str]]:
 
 
 def with_every_name(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics of a phase in a resume point, with those that its version did not know as undefined."""
+    """A phase's metrics from a resume point; metrics that its version did not have yet are NaN."""
     unknown = dict.fromkeys(CLASS_NAMES, math.nan)
     per_class = {class_name: unknown | scores for class_name, scores in values["per_class"].items()}
     return dict.fromkeys(NAMES, math.nan) | dict(values) | {"per_class": per_class}
 
 
 def as_json(values: dict[str, Any]) -> dict[str, Any]:
-    """The same with None for undefined values: JSON has no NaN."""
+    """The metrics with None in place of NaN, which JSON does not have."""
     return {
         name: as_json(value) if isinstance(value, dict) else None if math.isnan(value) else value
         for name, value in values.items()
@@ -112,7 +112,7 @@ def as_json(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_better(value: float, best: float | None) -> bool:
-    """Whether a score beats the best so far. An undefined score only beats none."""
+    """Whether a score is better than the best so far. An undefined score (NaN) is better only than no score."""
     return best is None or value > best or (math.isnan(best) and not math.isnan(value))
 
 

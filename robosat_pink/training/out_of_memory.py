@@ -1,4 +1,4 @@
-"""What to set when a batch does not fit into the device's memory. Called by `step` and `check`."""
+"""Finds settings with which a batch fits into the device's memory, after it did not. Called by `step` and `check`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def explained(
     work: Callable[[int], T],
     before_retry: Callable[[], object] = lambda: None,
 ) -> T:
-    """work(runtime.accumulation), which computes `samples` tiles of `size` (H, W) in that many micro-batches.
+    """The result of `work`, which computes `samples` tiles of `size` (H, W) in runtime.accumulation micro-batches.
 
-    If the device runs out of memory: ContractError with settings that fit. They are found by `work` with ever more
-    micro-batches, after `before_retry`: the run has failed, its state is no longer needed.
+    If the device runs out of memory, raises ContractError with settings that fit. To find them, it calls `before_retry`
+    and then `work` with more micro-batches. These calls may spoil the run's state, which is no longer needed.
     """
     micro_batches = config.runtime.accumulation
     try:
@@ -34,7 +34,7 @@ def explained(
         if not is_out_of_memory(error):
             raise
         reason = str(error)
-    # Outside of `except`: the error holds the tensors of its frames.
+    # Outside of `except`, where the error would keep the tensors of its frames alive.
     height, width = size
     fewest = math.ceil(samples / micro_batches)
     problem = f"the memory does not suffice for {fewest} tile(s) of {height} x {width} at a time"
@@ -57,7 +57,7 @@ def explained(
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """On a CPU torch raises a plain RuntimeError."""
+    """Whether torch ran out of memory, for which it raises a plain RuntimeError on a CPU."""
     on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     return isinstance(error, torch.OutOfMemoryError) or on_cpu
 
@@ -70,7 +70,7 @@ def _cheaper_settings(config: Config) -> str:
 def _fitting_micro_batches(
     samples: int, micro_batches: int, work: Callable[[int], object], before_retry: Callable[[], object]
 ) -> int | None:
-    """The first of twice as many micro-batches, and twice as many again, to one sample each, that fits."""
+    """Double the number of micro-batches until `work` fits. None if it does not fit even with one sample in each."""
     while micro_batches < samples:
         micro_batches = min(2 * micro_batches, samples)
         before_retry()

@@ -29,7 +29,7 @@ from robosat_pink.training.state import State
 
 log = logging.getLogger(__name__)
 
-# "test" is planet-snowcover's name of the validation tiles.
+# "test" is planet-snowcover's name for the validation tiles.
 ID_FILES = {"train": "train_ids.txt", "val": "test_ids.txt", "holdout": "holdout_ids.txt"}
 
 
@@ -85,7 +85,7 @@ class Outputs(NoOutputs):
         }
 
     def begin(self, state: State) -> None:
-        """Write what is known before the first step. Unless the run resumes, first move an earlier run's results away.
+        """Write tile ids and config.yml. Unless the run resumes, first move an earlier run's results away.
 
         Raises ContractError if the disk has no room for the files to come.
         """
@@ -141,12 +141,15 @@ class Outputs(NoOutputs):
             checkpoint.save_epoch(self.model, state.epoch, epochs, self._weights(state.to_content()))
 
     def finish(self, state: State, holdout: dict[str, Any] | None) -> None:
-        """Write the metrics of the whole run. `holdout` has those of the held-out tiles."""
+        """Write the metrics of the whole run. `holdout`: the metrics of the held-out tiles, if there are any."""
         self._write_metrics(state, holdout)
         log.info("training waited %.2f s for %d saves", self._copied_s, self._copies)
 
     def _check_disk(self, state: State) -> None:
-        """A checkpoint with Adam's moments takes three times the weights. A resume point also has the best weights."""
+        """Raises ContractError if space is missing.
+
+        A checkpoint with Adam's moments takes three times the weights; a resume point also contains the best weights.
+        """
         weights = sum(tensor.nbytes for tensor in state.model.state_dict().values())
         hardware.check_disk(self.model, 7 * weights, "the last checkpoint, the next one and the best model")
         if self.checkpoints:
@@ -181,7 +184,7 @@ class Outputs(NoOutputs):
             self._write_metrics(state, holdout=None)
 
     def _weights(self, content: Mapping[str, Any]) -> dict[str, Any]:
-        """The part of a state's content that a checkpoint holds."""
+        """The content of a checkpoint with optimizer, from a state's content."""
         return {name: content[name] for name in ("epoch", "state_dict", "optimizer")} | {"metadata": self.metadata}
 
     def _save_best(self, state: State) -> None:
@@ -196,7 +199,7 @@ class Outputs(NoOutputs):
             if ids or split != "holdout":
                 self._write(ID_FILES[split], "".join(f"{id_}\n" for id_ in ids))
             else:
-                (self.model / ID_FILES[split]).unlink(missing_ok=True)  # of an earlier run
+                (self.model / ID_FILES[split]).unlink(missing_ok=True)  # an earlier run's
 
     def _write_metrics(self, state: State, holdout: dict[str, Any] | None) -> None:
         last = state.history[-1]

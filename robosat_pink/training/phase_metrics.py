@@ -21,11 +21,11 @@ from robosat_pink.training.metrics import Confusion
 
 log = logging.getLogger(__name__)
 
-MOST = 2**53  # of a count or of seconds in a resume point
+MOST = 2**53  # exclusive limit of counts and seconds in a resume point
 
 
 class PhaseMetrics:
-    """Sums on the device, of one rank; one transfer to the host, in `finish`."""
+    """The sums of one rank, on the device. They are transferred to the host at the end, in `finish`."""
 
     COUNTS = ("empty", "cached", "fetched", "fetched_bytes", "retries")
 
@@ -33,15 +33,15 @@ class PhaseMetrics:
         self.config, self.phase, self.epoch = config, phase, epoch
         self.class_names = [class_.name for class_ in config.classes]
         self.confusion = Confusion(config.num_classes, device)
-        self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # of losses, and of samples with a loss
-        self.is_nonfinite = torch.zeros(steps, dtype=torch.bool, device=device)  # by step: its loss is NaN or inf
-        self.reported_steps: set[int] = set()  # with a non-finite loss
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # losses, samples with a loss
+        self.is_nonfinite = torch.zeros(steps, dtype=torch.bool, device=device)  # by step: loss is NaN or inf
+        self.reported_steps: set[int] = set()  # steps that `new_nonfinite_steps` has returned
         self.empty = self.cached = self.fetched = self.fetched_bytes = self.retries = 0
         self.waited_s = 0.0
         self.started = time.monotonic()
 
     def content(self) -> dict[str, Any]:
-        """For a resume point; its keys are frozen."""
+        """The metrics so far, for a resume point. The keys are frozen."""
         return {
             "counts": self.confusion.counts.cpu(),
             "sums": self.sums.cpu(),
@@ -51,7 +51,7 @@ class PhaseMetrics:
         }
 
     def restore(self, content: Mapping[str, Any]) -> None:
-        """Add the content of an earlier process's metrics of this phase. Raises ValueError for impossible numbers."""
+        """Add the metrics of this phase that an earlier process saved. Raises ValueError for impossible numbers."""
         self.confusion.counts += content["counts"].to(self.sums.device)
         self.sums += content["sums"].to(self.sums.device)
         self.is_nonfinite |= content["is_unfit"].to(self.sums.device)
@@ -74,7 +74,7 @@ class PhaseMetrics:
         is_finite: Tensor | None = None,
         step: int = 0,
     ) -> None:
-        """`loss` is the mean over samples. A training step whose loss is not finite is left out of the sums."""
+        """Add a batch; `loss` is its mean over samples. Training steps with a non-finite loss do not enter `sums`."""
         sums = torch.stack([loss.double() * len(batch), torch.full_like(self.sums[0], len(batch))])
         if is_finite is not None:
             sums = torch.where(is_finite, sums, torch.zeros_like(sums))
@@ -96,7 +96,7 @@ class PhaseMetrics:
         return loss, metrics.scores(self.confusion.counts.cpu().numpy(), self.class_names, loss)["iou"]
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches; adds up the time each is waited for, and its traffic."""
+        """Yield the batches; sum up the time of waiting for them, and their traffic."""
         iterator = iter(batches)
         while True:
             asked = time.monotonic()
@@ -112,7 +112,10 @@ class PhaseMetrics:
             yield batch
 
     def finish(self, world: World) -> dict[str, Any]:
-        """The metrics of the phase over all ranks, logged. Raises where no tile could be measured."""
+        """Compute the metrics of the phase over all ranks; log and return them.
+
+        Raises DataError if no tile has a valid pixel, RobosatError if the loss is non-finite.
+        """
         world.all_reduce_sum(self.confusion.counts, self.sums)
         traffic = world.sum_over_ranks(*(getattr(self, name) for name in self.COUNTS))
         empty, cached, fetched, fetched_bytes, retries = traffic
@@ -142,7 +145,7 @@ class PhaseMetrics:
         return values
 
     def _mean_loss(self, empty: int) -> tuple[float, int]:
-        """The mean loss of all ranks' samples, and how many they are."""
+        """The mean loss over the samples of all ranks, and their number."""
         loss_sum, samples = self.sums.tolist()
         if not samples and self.is_nonfinite.any():
             raise RobosatError(
@@ -168,6 +171,6 @@ class PhaseMetrics:
                 self.phase,
             )
         elif self.phase == "train" and self.epoch == 1 and not pixels.all():
-            # Several classes: of the two rows of a single one, one alone having pixels is the case above.
+            # Only with several classes: for a single class, a row without pixels is the case above.
             absent = [name for name, count in zip(self.class_names, pixels, strict=True) if not count]
             log.warning("warning: no pixel that epoch 1 has trained on is %s", ", ".join(absent))

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, log lines elsewhere. Called by `loop`, `run`, `check` and the report."""
+"""The progress of a run: a bar on a terminal, log lines elsewhere. Called by `loop`, `run`, `check` and the report."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import nn
 
 log = logging.getLogger(__name__)
 
-BAR_S = 1.0  # between updates of loss and IoU, which wait for the device
-LINE_S = 60.0  # between lines within a phase
+BAR_S = 1.0  # seconds between updates of loss and IoU, which wait for the device
+LINE_S = 60.0  # seconds between log lines within a phase
 
 
 class RunningMetrics(Protocol):
-    """Mean loss and IoU of a phase so far. Waits for the device."""
+    """The mean loss and IoU of a phase so far. `current` waits for the device."""
 
     def current(self) -> tuple[float, float]: ...
 
@@ -26,7 +26,7 @@ class RunningMetrics(Protocol):
 def bar(
     batches: Iterable[Any], total: int, phase: str, metrics: RunningMetrics | None = None, first: int = 0
 ) -> Iterator[Any]:
-    """The batches, with a bar: loss, IoU, tiles a second, time left. `first` of `total` batches were done before."""
+    """Yield the batches; show loss, IoU, tiles per second and time left in a bar. `first` batches were done before."""
     from tqdm import tqdm
 
     started, shown, tiles = time.monotonic(), 0.0, 0
@@ -50,7 +50,7 @@ def _current_values(metrics: RunningMetrics) -> dict[str, str]:
 def lines(
     batches: Iterable[Any], total: int, phase: str, metrics: RunningMetrics | None = None, first: int = 0
 ) -> Iterator[Any]:
-    """The batches, with a log line a minute; waits for nothing. `first` of `total` batches were done before."""
+    """Yield the batches; log a line per minute, without waiting for the device. `first` batches were done before."""
     started = logged = time.monotonic()
     for done, batch in enumerate(batches, first + 1):
         yield batch
@@ -62,7 +62,7 @@ def lines(
 
 
 def epoch_line(history: Sequence[Mapping[str, Any]], epochs: int, best_epoch: int) -> str:
-    """After an epoch: the best so far, and when the run will end if epochs take as long as their median."""
+    """The line after an epoch: the best epoch so far, and the end of the run if each epoch takes the median time."""
     last = history[-1]
     best = next((row for row in history if row["epoch"] == best_epoch), last)
     iou = f"val IoU {best['val']['iou']:.4f}"
@@ -75,14 +75,14 @@ def epoch_line(history: Sequence[Mapping[str, Any]], epochs: int, best_epoch: in
 
 
 def summary(model: nn.Module, tiles: int, batch_size: int, epochs: int) -> str:
-    """Before the first step."""
+    """The line before the first step."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     steps = math.ceil(tiles / batch_size)
     return f"{parameters / 1e6:.1f} million parameters; {epochs} epochs of {steps} steps, {batch_size} tiles a step"
 
 
 def duration(seconds: float) -> str:
-    """`12.3 s`, `5 min 07 s` or `3 h 25 min`: the one way that logs and pages write it."""
+    """`12.3 s`, `5 min 07 s` or `3 h 25 min`: the one format of durations in logs and pages."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -91,7 +91,7 @@ def duration(seconds: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """The time of day in so many seconds, with the date if it is not today's."""
+    """The time of day, UTC, `seconds` from now; with the date if that is not today."""
     now, then = time.time(), time.time() + seconds
     is_today = time.gmtime(now).tm_yday == time.gmtime(then).tm_yday and seconds < 86400
     return time.strftime("%H:%M UTC" if is_today else "%Y-%m-%d %H:%M UTC", time.gmtime(then))

@@ -1,4 +1,4 @@
-"""Restores a run's state from the initial checkpoint: all of a resume point, or only weights. Called by `run`."""
+"""Restores a run's state from a resume point, or weights from another checkpoint. Called by `run` and `check`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from robosat_pink.training.state import State
 
 log = logging.getLogger(__name__)
 
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # in state dicts, but not parameters
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # entries of state dicts that are not parameters
 
 
 def restore(state: State, initial: InitialCheckpoint, config: Config, tiles: TilePairs, split: Split) -> None:
-    """Load `initial` into `state`. CheckpointError if it is damaged, or is of another network or experiment."""
+    """Load `initial` into `state`. Raises CheckpointError if it is damaged, or of another network or experiment."""
     if not initial.is_resumed:
         loaded = checkpoint.load_weights(state.model, initial.content, name=initial.name)
         log.info("starting from %s: %d tensors, epoch %s", initial.name, loaded.tensors, loaded.epoch)
@@ -35,7 +35,7 @@ def restore(state: State, initial: InitialCheckpoint, config: Config, tiles: Til
         _resume(state, initial, config, tiles, split)
     except RobosatError:
         raise
-    except Exception as error:  # a damaged or foreign checkpoint may break anything
+    except Exception as error:  # a damaged or foreign checkpoint may cause any error
         raise CheckpointError(f"{initial.name}: damaged, or of another program: {error}") from error
     left = "" if state.epoch < config.model.epochs else "; nothing is left to train: for more, raise model.epochs"
     log.info("continuing from %s: %d epochs and %d steps are done%s", initial.name, state.epoch, state.step, left)

@@ -25,15 +25,15 @@ KINDS: dict[str, tuple[type, ...]] = {
     "metadata": (dict,),
     "ids": (dict,),
 }
-PHASE_NUMBERS = ("loss", "iou", "tiles", "empty", "seconds")  # of every version; more metrics have come later
+PHASE_NUMBERS = ("loss", "iou", "tiles", "empty", "seconds")  # in every version; later versions added metrics
 CLASS_NUMBERS = ("iou",)
-LARGEST_NUMBER = 1e300  # in a history
+LARGEST_NUMBER = 1e300  # exclusive limit of numbers in a history
 
 
 def check_point(content: Mapping[str, Any], model: nn.Module, name: str) -> None:
-    """CheckpointError, which begins with `name`, unless a run of this model could have written the content.
+    """Raises CheckpointError, which begins with `name`, unless a run of this model could have written the content.
 
-    Called before any of it is copied: a few bytes may claim to be a tensor larger than any memory.
+    Must be called before a tensor is copied: a few bytes may claim to be a tensor larger than any memory.
     """
     for key, kinds in KINDS.items():
         value = content.get(key)
@@ -53,7 +53,7 @@ def check_point(content: Mapping[str, Any], model: nn.Module, name: str) -> None
 
 
 def check_moments(state: Mapping[int, Mapping[str, Any]], parameters: Sequence[torch.Tensor], name: str) -> None:
-    """CheckpointError unless these can be Adam's moments, by the numbers of the parameters."""
+    """Raises CheckpointError unless `state` can be Adam's moments of these parameters, by their number."""
     for number, moments in state.items():
         if number not in range(len(parameters)):
             raise _refusal(name, "its optimizer is of more parameters")
@@ -94,12 +94,12 @@ def _is_phase(values: Any) -> bool:
 
 
 def _are_numbers(values: Any, names: Sequence[str]) -> bool:
-    """Whether `values` has these names, and only numbers."""
+    """Whether `values` is a dict of numbers that has at least these names."""
     return isinstance(values, dict) and set(names) <= values.keys() and all(map(_is_number, values.values()))
 
 
 def _is_number(value: Any) -> bool:
-    """A number that can be computed with and written as JSON, or NaN for an undefined score."""
+    """Whether it is a number that can be computed with and written as JSON, or NaN, for an undefined score."""
     return isinstance(value, int | float) and (abs(value) < LARGEST_NUMBER or value != value)
 
 

@@ -1,4 +1,4 @@
-"""A training run, from the checked experiment to the held-out metrics. Called by `train`, in each process."""
+"""A training run, from the checked experiment to the metrics of held-out tiles. Called by `train` in each process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from robosat_pink.training.task import Task
 
 log = logging.getLogger(__name__)
 
-MOST_LISTINGS = 10  # in one run, if tiles keep changing
+MOST_LISTINGS = 10  # repeated listings in one run, if tiles keep changing
 
 
 class RunOutcome(NamedTuple):
@@ -37,7 +37,7 @@ class RunOutcome(NamedTuple):
 
     state: State
     task: Task
-    holdout: dict[str, Any] | None  # metrics of held-out tiles; None if there are none, or the run stopped before
+    holdout: dict[str, Any] | None  # metrics of held-out tiles; None if there are none, or the run stopped earlier
     stopped: Stopped | None  # if runtime.max_seconds ended the run
 
 
@@ -88,8 +88,8 @@ def train_and_evaluate(
 ) -> RunOutcome:
     """Train to the last epoch or until runtime.max_seconds, evaluate held-out tiles, write the outputs.
 
-    If a tile changes meanwhile and dataset.if_changed is "relist", the tiles are listed again. Raises Stopped after a
-    signal, or if no epoch is finished.
+    If a tile changes meanwhile and dataset.if_changed is "relist", the tiles are listed again. Raises Stopped if a
+    signal stopped the run, or if it stopped before its first epoch was finished.
     """
     for listings in itertools.count(1):
         try:
@@ -128,7 +128,7 @@ def list_again(state: State, task: Task, outputs: NoOutputs, container: Containe
 
 
 def evaluate_holdout(state: State, task: Task) -> dict[str, Any] | None:
-    """The metrics of the best weights on held-out tiles, if there are any. The model keeps its last weights."""
+    """The metrics of the best weights on held-out tiles; None if there are none. The model keeps its last weights."""
     rows = task.data.split.holdout
     if not len(rows):
         return None

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 def check_world_size(config: Config, world: World) -> None:
-    """ConfigError for settings that exclude several processes."""
+    """Raises ConfigError for settings that do not work with several processes."""
     several = f"{world.size} processes"
     if config.model.batch_size < world.size:
         raise ConfigError(
@@ -88,7 +88,7 @@ def find_tiles(config: Config, container: Container, world: World) -> tuple[Tile
 
 
 def inspect_training_tiles(config: Config, tiles: TilePairs, split: Split, world: World) -> list[str]:
-    """What rank 0 notices in some of the training tiles, logged."""
+    """Read some of the training tiles on rank 0; log and return the remarks on them."""
     remarks: list[str] = world.on_rank_zero(lambda: coverage.look(config, tiles, split.train))
     for remark in remarks:
         log.log(logging.WARNING if remark.startswith("warning: ") else logging.INFO, remark)
@@ -104,8 +104,8 @@ def make_model(
 ) -> tuple[nn.Module, str | int]:
     """The model, on the CPU, with pretrained or random weights, and its form of upsampling.
 
-    A resumed run keeps its form: the forms differ in the last bits. Pretrained weights are read with the options
-    `store`, unless the initial checkpoint replaces them.
+    A resumed run keeps its form, because the results of the forms differ in the last bits. Pretrained weights are read
+    with the options `store`, unless the initial checkpoint replaces them.
     """
     pretrained: Any = config.model.pretrained and not initial
     if pretrained and isinstance(config.model.pretrained, str):

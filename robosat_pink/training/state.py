@@ -1,4 +1,4 @@
-"""What changes while a run trains, and so what a resume point holds. Used by `loop`, `step`, `outputs`, `resume`."""
+"""The training state, which is also the content of a resume point. Used by `loop`, `step`, `outputs` and `resume`."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from robosat_pink.training.phase_metrics import PhaseMetrics
 
 @dataclass
 class State:
-    """Everything that changes while training.
+    """Everything that changes during training.
 
-    It holds no random state: crops, symmetries and permutations are drawn from (seed, epoch, row), and the networks
+    It contains no random state: crops, symmetries and permutations are drawn from (seed, epoch, row), and the networks
     draw nothing after they are built.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    scaler: GradScaler  # of the loss in float16; disabled in other types
+    scaler: GradScaler  # scales the loss in float16; disabled for other dtypes
     epoch: int = 0  # finished epochs
     step: int = 0  # finished steps of the next epoch
-    partial_metrics: list[dict[str, Any]] | None = None  # of these steps, one entry a rank
-    train_metrics: dict[str, Any] | None = None  # of that epoch, once all its steps are done
-    history: list[dict[str, Any]] = field(default_factory=list)  # one row an epoch: {"epoch", "lr", "train", "val"}
+    partial_metrics: list[dict[str, Any]] | None = None  # metrics of these steps, one entry per rank
+    train_metrics: dict[str, Any] | None = None  # metrics of the next epoch, once all its steps are finished
+    history: list[dict[str, Any]] = field(default_factory=list)  # one row per epoch: {"epoch", "lr", "train", "val"}
     best_epoch: int = 0
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
     skipped: int = 0  # batches with a non-finite loss
@@ -55,7 +55,7 @@ class State:
         }
 
     def restore(self, content: Mapping[str, Any]) -> None:
-        """Take over the content of a resume point; of the optimizer's settings only the learning rate."""
+        """Load the content of a resume point; of the optimizer's settings, only the learning rate."""
         try:
             self.model.load_state_dict(content["state_dict"])
             (group,) = self.optimizer.state_dict()["param_groups"]
@@ -84,7 +84,7 @@ class State:
         self.step, self.partial_metrics, self.train_metrics = 0, None, None
 
     def finish_epoch(self, train: dict[str, Any], val: dict[str, Any]) -> None:
-        """Note the epoch in the history, and its weights if they are the best so far."""
+        """Append the epoch to the history, and copy the weights if they are the best so far."""
         best = max((row["val"]["iou"] for row in self.history if row["epoch"] == self.best_epoch), default=None)
         self.epoch += 1
         lr = self.optimizer.param_groups[0]["lr"]
@@ -100,7 +100,7 @@ class State:
         self.partial_metrics = world.all_gather(phase_metrics.content())
 
     def restore_partial_metrics(self, phase_metrics: PhaseMetrics, world: World) -> None:
-        """Continue from the gathered metrics; with another world size, rank 0 takes them all."""
+        """Add the gathered metrics to those of their rank; if the world size has changed, all of them to rank 0's."""
         saved, self.partial_metrics = self.partial_metrics, None
         try:
             if saved and len(saved) == world.size:

@@ -24,7 +24,7 @@ from robosat_pink.training.task import Compute, Task
 
 
 def set_training_mode(model: nn.Module, is_frozen: bool) -> None:
-    """`is_frozen`: batch norms normalise by the statistics they have, and keep them."""
+    """Set training mode. If `is_frozen`, batch norms use their running statistics, and do not update them."""
     model.train()
     if is_frozen:
         for module in model.modules():
@@ -33,14 +33,14 @@ def set_training_mode(model: nn.Module, is_frozen: bool) -> None:
 
 
 def training_step(state: State, task: Task, batch: Batch, samples: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Learn from this rank's share of a batch that has `samples` on all ranks, at least one.
+    """Learn from this rank's share of a batch, which has `samples` (at least one) over all ranks.
 
     Returns the share's mean loss (), logits (N, K, H, W), mask (N, H, W) and `is_finite` (), bool. If the loss of any
     rank is non-finite, weights and statistics stay as they were on all ranks. Raises ContractError, with the settings
     that fit, if the device runs out of memory.
     """
     learn = partial(learn_in_micro_batches, state, task, batch, samples)
-    # Adam cannot continue with the half of its moments that it made before the memory ended.
+    # A retry clears Adam's moments: Adam cannot continue if memory ran out when only some of them were created.
     return out_of_memory.explained(
         task.config,
         task.compute.world.size,
@@ -74,7 +74,7 @@ def learn_in_micro_batches(
 
 
 def reset_unless(is_finite: Tensor, statistics: list[Tensor], before: Tensor) -> None:
-    """Put batch norm's statistics back to what they were `before` (flattened) a non-finite loss."""
+    """Restore batch norm's statistics from `before`, their earlier values, flattened, unless the loss is finite."""
     kept = torch.where(is_finite, torch.cat([buffer.flatten() for buffer in statistics]), before)
     values = torch.split(kept, [buffer.numel() for buffer in statistics])
     for buffer, value in zip(statistics, values, strict=True):
@@ -83,14 +83,14 @@ def reset_unless(is_finite: Tensor, statistics: list[Tensor], before: Tensor) ->
 
 def optimizer_step(state: State, is_finite: Tensor) -> None:
     """The step of the optimizer, which the device skips if the loss is non-finite."""
-    if state.scaler.is_enabled():  # it skips non-finite gradients, but does not look at the loss
+    if state.scaler.is_enabled():  # the scaler skips non-finite gradients, but does not see the loss
         gradient = next(parameter.grad for parameter in state.model.parameters() if parameter.grad is not None)
         gradient.masked_fill_(~is_finite, torch.nan)
         state.scaler.step(state.optimizer)
         state.scaler.update()
     else:
         optimizer: Any = state.optimizer
-        optimizer.found_inf = (~is_finite).float()  # as a scaler tells a fused optimizer
+        optimizer.found_inf = (~is_finite).float()  # a scaler sets it, too, so that a fused optimizer skips the step
         optimizer.step()
         del optimizer.found_inf
 
@@ -114,7 +114,7 @@ def evaluation_step(model: nn.Module, task: Task, batch: Batch) -> tuple[Tensor,
 def backward(
     state: State, task: Task, image: Tensor, mask: Tensor, samples: int, micro_batches: int
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of a batch, accumulated over its micro-batches; its mean loss and its logits.
+    """Accumulate the gradients of a batch over its micro-batches. Returns the batch's mean loss and its logits.
 
     Batch norm takes its statistics from each micro-batch. DistributedDataParallel averages the ranks' gradients in the
     last backward, so the loss is multiplied by the world size.
@@ -134,9 +134,9 @@ def backward(
 
 
 def backward_without_tiles(state: State, task: Task) -> tuple[Tensor, Tensor, Tensor]:
-    """Zero gradients, for a rank without a share of the batch: DistributedDataParallel needs a backward of every rank.
+    """Compute zero gradients on a rank without samples: DistributedDataParallel needs a backward on every rank.
 
-    They come from a black tile whose mask is ignored.
+    They come from an all-zero tile whose mask is all 255. Returns loss, logits and mask.
     """
     state.optimizer.zero_grad(set_to_none=True)
     size, compute = task.config.model.tile_size, task.compute
@@ -169,9 +169,9 @@ def forward(
 
 
 def compile_stance(task: Task, samples: int) -> contextlib.AbstractContextManager[Any]:
-    """With runtime.compile: use the compiled model for the sizes that most micro-batches of this rank have.
+    """With runtime.compile, use the compiled model for the sizes that most micro-batches of this rank have.
 
-    Compiling for another size, such as an epoch's last batch, would take another minute; it runs eagerly.
+    Another size, such as that of an epoch's last batch, runs eagerly: compiling for it would take another minute.
     """
     if not task.config.runtime.compile:
         return contextlib.nullcontext()
@@ -183,7 +183,7 @@ def compile_stance(task: Task, samples: int) -> contextlib.AbstractContextManage
 
 
 def micro_batch_sizes(samples: int, micro_batches: int) -> set[int]:
-    """The sizes that `split_into_micro_batches` makes of so many samples."""
+    """The sizes of the micro-batches into which `split_into_micro_batches` splits `samples`."""
     if not samples:
         return set()
     size = math.ceil(samples / micro_batches)
@@ -191,7 +191,7 @@ def micro_batch_sizes(samples: int, micro_batches: int) -> set[int]:
 
 
 def split_into_micro_batches(micro_batches: int, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """The tensors of a batch, split along N into at most so many micro-batches."""
+    """Split the tensors of a batch along N into at most `micro_batches`."""
     size = math.ceil(len(tensors[0]) / micro_batches)
     return list(zip(*(torch.split(tensor, size) for tensor in tensors), strict=True))
 

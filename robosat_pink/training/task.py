@@ -1,4 +1,4 @@
-"""What stays the same while a run trains: the objective, the data, where it computes. Built by `run` and `setup`."""
+"""The parts of a run that training does not change: objective, data, device. Built by `run` and `setup`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from robosat_pink.training.stopping import LoopControl
 
 @dataclass(frozen=True)
 class Objective:
-    """What a training step learns by."""
+    """The model and the loss that a training step uses."""
 
     wrapped_model: nn.Module  # the model as training calls it: compiled, in DistributedDataParallel, or plain
     loss: nn.Module  # (logits (N, K, H, W), mask (N, H, W)) -> the mean over samples
@@ -42,10 +42,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Compute:
-    """Where a run computes, and in which numbers."""
+    """The device of a run, its dtype and memory format, and its ranks."""
 
     device: torch.device
-    precision: torch.dtype | None  # of autocast; None computes in float32
+    precision: torch.dtype | None  # dtype of autocast; None: float32 throughout
     memory_format: torch.memory_format
     world: World = field(default_factory=World)
 
@@ -60,11 +60,11 @@ class Task:
     show_progress: Progress
 
     def on_one_rank(self, stop: StopRequest) -> Task:
-        """For the report: the same without collectives, resume points and time limit."""
+        """The task for the report, on this rank only: without collectives, resume points and time limit."""
         world = World()
         control = LoopControl(world, stop, BackgroundWriter())
         data = self.data
-        if self.compute.world.size > 1:  # whose loader reads this rank's share
+        if self.compute.world.size > 1:  # the loader of several ranks reads only this rank's share
             batch_size = self.config.model.batch_size
             loader = TileLoader(data.loader.tiles, batch_size, workers=0, interrupt=control.interrupt)
             data = replace(data, loader=loader)

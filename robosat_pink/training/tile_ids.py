@@ -1,4 +1,4 @@
-"""The ids of the tiles of a split, and how a resume point holds them. Called by `outputs` and `resume`."""
+"""The tile ids of each split, and their compressed form in resume points. Called by `outputs` and `resume`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from robosat_pink.datasets import TilePairs
 from robosat_pink.datasets.split import Split
 
-MOST_ID_BYTES, MOST_IDS = 256 * 10**6, 10**7  # of all splits together
+MOST_ID_BYTES, MOST_IDS = 256 * 10**6, 10**7  # limits for all splits together
 
 
 def tile_ids(tiles: TilePairs, split: Split) -> dict[str, list[str]]:
-    """By split: train, val, holdout."""
+    """The tile ids of each split: train, val, holdout."""
     return {name: [tiles.id(row) for row in rows] for name, rows in split._asdict().items()}
 
 
 def compress(ids_by_split: Mapping[str, Sequence[str]]) -> dict[str, torch.Tensor]:
-    """As uint8 tensors: there may be a million ids."""
+    """Compress the ids to uint8 tensors, because there may be a million."""
     return {
         name: torch.frombuffer(bytearray(zlib.compress("\n".join(ids).encode())), dtype=torch.uint8)
         for name, ids in ids_by_split.items()
@@ -27,7 +27,7 @@ def compress(ids_by_split: Mapping[str, Sequence[str]]) -> dict[str, torch.Tenso
 
 
 def decompress(compressed: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
-    """Raises ValueError for more than a run could have written."""
+    """The ids from tensors of `compress`. Raises ValueError if they are cut short, or exceed the limits."""
     ids_by_split, bytes_left, ids_left = {}, MOST_ID_BYTES, MOST_IDS
     for name, data in compressed.items():
         decompressor = zlib.decompressobj()

@@ -1,1 +1,1 @@
-"""From the bytes of a tile file to an array and its valid pixels."""
+"""Decodes the bytes of a tile file to an array and its valid pixels."""

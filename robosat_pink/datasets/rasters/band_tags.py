@@ -1,4 +1,4 @@
-"""What an image file says of its bands: descriptions, scales and offsets. Called by `geotiff` and `gdal_bands`."""
+"""The band metadata of an image file: descriptions, scales, offsets, colors. Called by `geotiff` and `gdal_bands`."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from xml.sax.saxutils import unescape
 import xxhash
 
 QUOTES = {"&quot;": '"', "&apos;": "'"}
-LONGEST = 400  # characters, in words
+LONGEST = 400  # characters of `in_words` before it is shortened
 
 
 class BandTags(NamedTuple):
-    """Band by band, as GDAL has them: value = number x scale + offset."""
+    """The metadata of each band, with GDAL's meaning: value = number x scale + offset."""
 
-    names: tuple[str, ...]  # descriptions; empty where a band has none
+    names: tuple[str, ...]  # descriptions; "" for a band without one
     scales: tuple[float, ...]
     offsets: tuple[float, ...]
-    colors: tuple[str, ...] = ()  # red, green, blue and others; empty where the file does not say
+    colors: tuple[str, ...] = ()  # red, green, blue and others; empty if the file does not declare them
 
     @property
     def odd_order(self) -> str:
-        """The colors of the bands, where they are not red, then green, then blue."""
+        """The colors of the bands in words, if their order is not red, green, blue; otherwise empty."""
         positions = [self.colors.index(color) for color in ("red", "green", "blue") if color in self.colors]
         return "" if positions == sorted(positions) else f"bands {', '.join(self.colors)}"
 
 
 def plain(bands: int) -> BandTags:
-    """Of a file that says nothing."""
+    """The metadata of a file that declares none."""
     return BandTags(("",) * bands, (1.0,) * bands, (0.0,) * bands)
 
 
 @functools.lru_cache(maxsize=256)
 def from_gdal_metadata(text: str, bands: int) -> BandTags:
-    """From the text of a GeoTIFF's tag 42112. Raises ParseError or ValueError where that is none.
+    """Parse the text of a GeoTIFF's tag 42112. Raises ParseError or ValueError if it is malformed.
 
     GDAL, "GTiff driver", internal nodata and metadata: Item elements with the roles description, scale, offset and
     colorinterp.
@@ -61,7 +61,7 @@ def from_gdal_metadata(text: str, bands: int) -> BandTags:
 
 @functools.lru_cache(maxsize=256)
 def in_words(tags: BandTags, with_names: bool = True, with_scales: bool = True) -> str:
-    """`4 bands named B2, B3, B4, B8; scale 0.0001, offset -0.1`: for people, and to tell files apart."""
+    """`4 bands named B2, B3, B4, B8; scale 0.0001, offset -0.1`: text for people, and the kind of a file."""
     parts = []
     if with_names:
         named = f" named {', '.join(name or '-' for name in tags.names)}" if any(tags.names) else ""
@@ -73,6 +73,6 @@ def in_words(tags: BandTags, with_names: bool = True, with_scales: bool = True) 
 
 
 def _numbers(values: Iterable[float]) -> str:
-    """One number if all are the same."""
+    """The values in words: a single number if all are the same."""
     texts = [f"{value:g}" for value in values]
     return texts[0] if len(set(texts)) == 1 else ", ".join(texts)

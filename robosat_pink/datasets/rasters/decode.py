@@ -1,6 +1,6 @@
-"""From the bytes of a tile file to an array and its missing pixels. No network, no file system.
+"""Decodes the bytes of a tile file to an array and its missing pixels. No network, no file system.
 
-Called by `pair_decoder` and `reader`. Plain GeoTIFFs go to `geotiff`, the others to `gdal_bands`.
+Called by `pair_decoder` and `reader`. It passes plain GeoTIFFs to `geotiff`, all other files to `gdal_bands`.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from robosat_pink.datasets.rasters.sidecars import Sidecars
 
 
 class Raster(NamedTuple):
-    """What a tile file holds. Rows are as they lie in the file."""
+    """The content of a tile file. Rows are in file order."""
 
-    values: np.ndarray  # (C, H, W) in the file's own type, 0 where missing
+    values: np.ndarray  # (C, H, W) in the file's own dtype; 0 where an image is missing
     missing: np.ndarray  # (H, W) bool: no data
-    zeros: int  # pixels that are missing for being 0 in all bands, where the file declares nothing
-    bands: list[int]  # by number, as they were selected
-    tags: BandTags  # of all bands of the file
+    zeros: int  # pixels that count as missing because they are 0 in all bands of a file that declares nothing missing
+    bands: list[int]  # numbers of the selected bands, as selected
+    tags: BandTags  # metadata of all bands of the file
     georeference: Georeference | None
-    nodata: str = ""  # the value that the file declares, in words
-    declared: np.ndarray | None = None  # (H, W) bool: where a mask has the value that its file declares as nodata
-    palette: str = ""  # of a mask: the colors of the indices in it, as "0:000000 1:ffffff"
+    nodata: str = ""  # the nodata values that the file declares, in words
+    declared: np.ndarray | None = None  # (H, W) bool: whether a mask's value is its file's nodata
+    palette: str = ""  # the colors of the indices that occur in a mask, as "0:000000 1:ffffff"
 
     def turned(self) -> Raster:
-        """The last row first."""
+        """The raster with its last row first."""
         declared = None if self.declared is None else self.declared[::-1]
         return self._replace(values=self.values[:, ::-1].copy(), missing=self.missing[::-1].copy(), declared=declared)
 
@@ -54,19 +54,21 @@ def read_image(
     rule: Missing = "auto",
     files: Mapping[str, bytes | memoryview] | None = None,
 ) -> Raster:
-    """The selected bands, by number (from 1) or description.
+    """Read the selected bands, by number (from 1) or description.
 
-    A pixel is missing where every selected band has the nodata value, where a mask or alpha says so (unless the alpha
-    band itself is selected: then it is data), and where any selected band is not finite. In a file that declares none
-    of these, by `rule`: "zero" where all of its bands are 0; "auto" the same in uint16 files of several bands alone;
-    "declared" nowhere. Missing values are set to 0: a NaN or -9999 among the neighbours of a valid pixel would reach it
-    through the convolutions. `files` are the tile's sidecar files by suffix. Raises DataError that names the tile.
+    A pixel is missing if every selected band has the nodata value, if a mask or an alpha band marks it (unless that
+    alpha band is itself selected, and so is data), or if any selected band is not finite. If the file declares neither
+    nodata nor mask nor alpha, `rule` decides about zeros. With "zero", a pixel that is 0 in all bands of the file is
+    missing; with "auto", it is so only in uint16 files of several bands; with "declared", it is not.
+
+    Missing values are set to 0, because a NaN or -9999 next to a valid pixel would reach it through the convolutions.
+    `files` are the tile's sidecar files by suffix. Raises DataError that names the tile.
     """
     read = _read(data, list(bands), name, rule, Sidecars.parse(files or {}, name))
     image, missing, zeros = read.values, read.invalid, 0
     unset = [reason for reason in (read.nodata, read.nonfinite, read.invalid) if reason is not None]
     if unset:
-        image = image if image.flags.writeable else image.copy(order="K")  # it may be the file's own bytes
+        image = image if image.flags.writeable else image.copy(order="K")  # it may be a view of the file's bytes
         for is_unset in unset:
             image[np.broadcast_to(is_unset, image.shape)] = 0
     if missing is None:
@@ -79,15 +81,14 @@ def read_image(
         zeros = int(np.count_nonzero(read.zero & ~missing))
         missing = missing | read.zero
     if image.dtype == np.float64:
-        image = image.astype(np.float32)  # what the network computes in
+        image = image.astype(np.float32)  # the network's dtype
     return Raster(image, missing, zeros, read.bands, read.tags, read.georeference, read.declared)
 
 
 def read_mask(data: bytes | memoryview, name: str, files: Mapping[str, bytes | memoryview] | None = None) -> Raster:
-    """The one band of class numbers (1, H, W), a palette's as they are. Values stay where they are missing.
+    """Read the one band of class numbers (1, H, W); in a file with a palette, its indices. Missing values are kept.
 
-    Raises DataError, for a mask of several bands or of a lossy format too: it would be anybody's guess what the labels
-    are.
+    Raises DataError, also for a mask of several bands or in a lossy format, whose labels could only be guessed.
     """
     read = _read(data, None, name, "declared", Sidecars.parse(files or {}, name))
     missing = np.zeros(read.values.shape[1:], dtype=bool)
@@ -112,7 +113,7 @@ def read_mask(data: bytes | memoryview, name: str, files: Mapping[str, bytes | m
 def _read(
     data: bytes | memoryview, bands: list[int | str] | None, name: str, rule: Missing, beside: Sidecars
 ) -> SelectedBands:
-    """`bands` are None for a mask, which must have one."""
+    """Read with the fastest reader that can. `bands` is None for a mask, which must have one band."""
     plain = None if beside else geotiff.decode(data, MAX_PIXELS, MAX_BYTES)
     return gdal_bands.read(data, bands, name, rule, beside) if plain is None else _select(plain, bands, name, rule)
 

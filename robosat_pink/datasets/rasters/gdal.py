@@ -19,12 +19,13 @@ from robosat_pink.errors import DataError
 
 MEMORY_NAME = re.compile(r"'?(/vsimem/)?[-0-9a-f/]{36,}(\.\w+)?'?(, |: | )?")  # GDAL's names for bytes in memory
 MAX_PIXELS = 4096 * 4096  # a tile, not a scene; 4 bands of uint16 at this size take 128 MiB
-MAX_BYTES = 1 << 30  # of all bands decoded, and of one strip or internal tile, whose size a header may declare freely
+# Limit for all bands decoded, and for one strip or internal tile, whose size a header may declare freely.
+MAX_BYTES = 1 << 30
 MAX_CHUNKS = 1 << 18  # strips or internal tiles
 
 
 class Opened:
-    """A context with a dataset on bytes in memory. DataError if no driver can open it, or if it is too large."""
+    """A context with a dataset on bytes in memory. Raises DataError if no driver can open it, or if it is too large."""
 
     def __init__(self, data: bytes, name: str, drivers: Sequence[str]) -> None:
         enter_environment()
@@ -52,7 +53,7 @@ class Opened:
 
 
 def _excess(dataset: DatasetReader) -> str:
-    """Which limit the dataset exceeds, judged by its header alone; empty if none."""
+    """Which limit the dataset exceeds, judged only by its header; empty if none."""
     width, height, count = dataset.width, dataset.height, dataset.count
     if width * height > MAX_PIXELS:
         return f"{width} x {height} pixels, a tile has at most {MAX_PIXELS}"
@@ -81,7 +82,7 @@ _of_thread = threading.local()
 
 
 def enter_environment() -> None:
-    """Enter a GDAL environment once a thread and stay in it.
+    """Enter a GDAL environment once per thread, and stay in it.
 
     Outside one, every open builds an AWS session when AWS variables are set: 20 ms instead of 2.
     """

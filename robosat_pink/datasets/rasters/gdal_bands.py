@@ -1,4 +1,4 @@
-"""Selected bands of any tile file, by GDAL. Called by `decode` for whatever is no plain GeoTIFF.
+"""Reads selected bands of any tile file by GDAL. Called by `decode` for all but plain GeoTIFFs without sidecars.
 
 Only the drivers of tile formats are allowed: a VRT, or a URL hidden in tile bytes, must not read anything else.
 """
@@ -32,7 +32,7 @@ DRIVERS = ["GTiff", "PNG", "JPEG", "WEBP"]
 def read(
     data: bytes | memoryview, bands: list[int | str] | None, name: str, rule: Missing, beside: Sidecars
 ) -> SelectedBands:
-    """As `decode` has it; `bands` are None for a mask. Raises DataError that names the tile."""
+    """Read bands as `decode` specifies; `bands` is None for a mask. Raises DataError that names the tile."""
     with Opened(bytes(data), name, DRIVERS) as dataset:
         _check_readable(dataset, name)
         alphas = [
@@ -44,7 +44,8 @@ def read(
         palette = palettes.of(dataset, len(alphas), name)
         if bands is None or palette is None:
             selected = band_numbers(bands, dataset.count, _tags(dataset, beside), name)
-            # Alpha that is selected is data. GDAL takes alpha for a mask in some types and numbers of bands, we in all.
+            # A selected alpha band is data. Any other alpha band is a mask here; to GDAL, it is a mask only for some
+            # dtypes and numbers of bands.
             is_alpha_data = bands is not None and not set(alphas).isdisjoint(selected)
             read_bands = _read(dataset, selected, [] if is_alpha_data else alphas, rule, beside, name)
             return read_bands._replace(palette=palette)
@@ -111,7 +112,7 @@ def _tags(dataset: DatasetReader, beside: Sidecars) -> BandTags:
 
 
 def _invalid(dataset: DatasetReader, alphas: list[int], name: str) -> np.ndarray | None:
-    """Where a mask in the file says so, or one of the alpha bands is 0, (H, W) bool."""
+    """(H, W) bool: whether a mask in the file, or 0 in an alpha band, marks a pixel as invalid; None without either."""
     invalid = [call(dataset.read, band, name) == 0 for band in alphas]
     for band, flags in zip(dataset.indexes, dataset.mask_flag_enums, strict=True):
         if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
@@ -121,7 +122,7 @@ def _invalid(dataset: DatasetReader, alphas: list[int], name: str) -> np.ndarray
 
 
 def _painted(indices: SelectedBands, palette: np.ndarray, bands: list[int]) -> SelectedBands:
-    """Indices of colors as the selected of the bands red, green, blue and alpha."""
+    """Replace indices by their colors, as the selected ones of the bands red, green, blue and alpha."""
     colors = palettes.look_up(palette, indices.values[0]).transpose(2, 0, 1)
     invalid = indices.invalid
     if 4 not in bands:
@@ -153,7 +154,7 @@ def _check_lossless(dataset: DatasetReader, name: str) -> None:
 
 
 def _mask_beside(data: bytes, shape: tuple[int, int], bands: list[int], name: str) -> np.ndarray:
-    """Where a tile is invalid, (C, H, W) bool, by the .msk file beside it: of one band for all, or one a band."""
+    """(C, H, W) bool: whether the .msk file marks a value as invalid. It has one band for all, or one per band."""
     with Opened(data, f"{name}{sidecars.MASK}", ["GTiff"]) as dataset:
         if dataset.shape != shape:
             size = " x ".join(map(str, reversed(dataset.shape)))
@@ -165,7 +166,7 @@ def _mask_beside(data: bytes, shape: tuple[int, int], bands: list[int], name: st
 
 
 def georeference_of(data: bytes | memoryview, name: str) -> Georeference | None:
-    """As GDAL understands it, with no `crs` in bytes."""
+    """The georeference as GDAL interprets it; its `crs` is never bytes."""
     with Opened(bytes(data), name, DRIVERS) as dataset:
         return _georeference(dataset)
 

@@ -1,6 +1,6 @@
-"""Where a tile's file says that its pixels lie, and whether image and mask of a pair show the same ground.
+"""The georeference of a tile's file, and whether image and mask of a pair cover the same ground. No I/O.
 
-Called by `geotiff`, `gdal_bands` and `sidecars`, which read it, and by `pair_decoder`, which compares. No I/O.
+`geotiff`, `gdal_bands` and `sidecars` call it to read georeferences, `pair_decoder` to compare them.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from rasterio.crs import CRS
 from robosat_pink.datasets.rasters.gdal import enter_environment
 
 MODEL_TYPE, GEOGRAPHIC, PROJECTED = 1024, 2048, 3072  # keys of GeoTIFF 1.1, annex B
-CODES = range(1024, 32767)  # of EPSG; 32767 stands for a system that the file itself defines
-LEAST_SHARED = 0.5  # of the ground that either covers; a neighbour's tile shares an edge at most
-LEAST_SAME = 0.95  # half a pixel of 64 leaves 0.97
-HALF_WORLD_M, HALF_WORLD_DEGREES = math.pi * 6378137, 180  # in the Mercator projection of slippy maps
+CODES = range(1024, 32767)  # EPSG codes; 32767 stands for a system that the file itself defines
+LEAST_SHARED = 0.5  # intersection over union for the same ground; neighbouring tiles share an edge at most
+LEAST_SAME = 0.95  # intersection over union that rounding leaves; a shift by half a pixel of 64 leaves 0.97
+HALF_WORLD_M, HALF_WORLD_DEGREES = math.pi * 6378137, 180  # half the world's width in slippy maps' projection
 LEAST_ALIKE = 0.9  # cosine of the angle between the rows of image and mask
 
 
 class Georeference(NamedTuple):
     """A coordinate system and an affine transformation: x = a column + b row + c, y = d column + e row + f."""
 
-    crs: int | str | bytes  # EPSG code; or WKT; or what a GeoTIFF's own keys say, not interpreted yet
+    crs: int | str | bytes  # EPSG code; or WKT; or bytes of a GeoTIFF's own keys, not interpreted yet
     transform: tuple[float, float, float, float, float, float]  # a, b, c, d, e, f
 
     @property
@@ -35,7 +35,7 @@ class Georeference(NamedTuple):
         return self.transform[4] > 0
 
     def corners(self, height: int, width: int) -> np.ndarray:
-        """x and y (4, 2): where the first row begins and ends, then the last one."""
+        """x and y (4, 2) of the corners: the first row's start and end, then the last row's."""
         a, b, c, d, e, f = self.transform
         pixels = [(0, 0), (width, 0), (0, height), (width, height)]
         return np.array([(a * column + b * row + c, d * column + e * row + f) for column, row in pixels])
@@ -47,7 +47,7 @@ class Georeference(NamedTuple):
 
 
 def from_geotiff(scale: bytes, tie_point: bytes, keys: bytes, parameters: bytes, order: str) -> Georeference | None:
-    """From ModelPixelScale, ModelTiepoint, GeoKeyDirectory and the other two tags' bytes; None where they say nothing.
+    """Parse the bytes of ModelPixelScale, ModelTiepoint, GeoKeyDirectory and its parameters; None if incomplete.
 
     GeoTIFF 1.1, annex B.6 and section 7. `order` is "<" or ">".
     """
@@ -63,16 +63,16 @@ def from_geotiff(scale: bytes, tie_point: bytes, keys: bytes, parameters: bytes,
     }
     code = values.get(PROJECTED if values.get(MODEL_TYPE) == 1 else GEOGRAPHIC, 0)
     crs = code if code in CODES else keys + b"|" + parameters
-    y_size = abs(y_size)  # as GDAL has it
+    y_size = abs(y_size)  # as GDAL does
     return Georeference(crs, (x_size, 0.0, x - column * x_size, 0.0, -y_size, y + row * y_size))
 
 
 def from_auxiliary(wkt: str, numbers: str) -> Georeference | None:
-    """From an .aux.xml file's SRS and GeoTransform, which is c, a, b, f, d, e; None for nonsense."""
+    """Parse an .aux.xml file's SRS and GeoTransform, which is c, a, b, f, d, e; None if they are malformed."""
     try:
         c, a, b, f, d, e = (float(number) for number in numbers.split(","))
         return of(CRS.from_wkt(wkt), (a, b, c, d, e, f))
-    except ValueError:  # CRSError is one
+    except ValueError:  # CRSError derives from it
         return None
 
 
@@ -81,7 +81,7 @@ def of(crs: CRS, transform: tuple[float, float, float, float, float, float]) -> 
 
 
 def disagreement(image: Georeference, mask: Georeference, height: int, width: int) -> str:
-    """Why the mask (H, W) cannot be the image's of the same size, in words; empty where it can, or where nobody knows.
+    """Why the mask cannot belong to the image of the same size (H, W), in words; empty if it can, or if unknown.
 
     Neither `crs` may be bytes, unless they are equal.
     """
@@ -92,10 +92,10 @@ def disagreement(image: Georeference, mask: Georeference, height: int, width: in
         enter_environment()
         try:
             x, y = warp.transform(_crs(mask), _crs(image), *of_mask.T)
-        except Exception:  # GDAL's and PROJ's have no common class: the system is unknown, or not defined there
+        except Exception:  # errors of GDAL and PROJ have no common class: an unknown system, or undefined there
             return ""
         of_mask = np.array([x, y]).T
-        if _crs(image).is_geographic:  # on the image's side of the line where 180 degrees are -180
+        if _crs(image).is_geographic:  # move the mask to the image's side of the antimeridian
             of_mask[:, 0] += 360 * np.round((of_image[:, 0].mean() - of_mask[:, 0]) / 360)
     if not (np.isfinite(of_image).all() and np.isfinite(of_mask).all()):
         return ""
@@ -114,14 +114,14 @@ def disagreement(image: Georeference, mask: Georeference, height: int, width: in
 
 
 def is_beside(image: Georeference, mask: Georeference, height: int, width: int) -> bool:
-    """Whether two of one system that do not disagree lie further apart than rounding explains."""
+    """Whether image and mask of one system, without `disagreement`, are further apart than rounding explains."""
     if image.crs != mask.crs or image.transform == mask.transform:
         return False
     return _shared(image.corners(height, width), mask.corners(height, width)) < LEAST_SAME
 
 
 def is_from_the_south(tile: Georeference, height: int, width: int, name: str) -> bool:
-    """Whether a tile (H, W) named .../z/x/y lies where y is counted from the south, and not where its name says."""
+    """Whether a tile (H, W) named .../z/x/y is where its name says only if y is counted from the south."""
     named = re.search(r"(\d+)/(\d+)/(\d+)[^/]*$", name)
     if tile.crs not in (3857, 4326) or not named:
         return False

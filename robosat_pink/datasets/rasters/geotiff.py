@@ -28,7 +28,7 @@ DEFLATES = {8, 32946}
 COMPRESSIONS = {1, 5, 50000} | DEFLATES  # none, LZW, Zstandard
 PHOTOMETRICS = {1, 2}  # grey and RGB: GDAL reads these as they are
 LAYOUT = (258, 259, 262, 277, 284, 339)  # bits, compression, photometry, bands, their layout, type; GDAL writes all
-ALPHAS = {1, 2}  # among ExtraSamples
+ALPHAS = {1, 2}  # values of ExtraSamples that mean alpha
 ORIENTATION, GDAL_METADATA, GDAL_NODATA, MODEL_TRANSFORMATION = 274, 42112, 42113, 34264
 GEOREFERENCE = (33550, 33922, 34735, 34736, 34737)  # pixel scale, tie point, keys, the keys' numbers and texts
 # Bytes of one read in a header. Only a list of a quarter of a million strips is longer; GDAL limits their number.
@@ -46,10 +46,10 @@ class Plain(NamedTuple):
 
 
 class _GeoreferenceSpans(NamedTuple):
-    """The byte ranges of a file's georeference. It differs from tile to tile, so a remembered header has no values."""
+    """The byte ranges of a file's georeference, whose values differ from tile to tile and are not remembered."""
 
     spans: tuple[slice, ...]  # one for each tag of GEOREFERENCE; empty for a missing tag
-    order: str  # of bytes
+    order: str  # byte order, "<" or ">"
 
     def read(self, data: memoryview) -> Georeference | None:
         scale, tie_point, keys, *parameters = (bytes(data[span]) for span in self.spans)
@@ -61,9 +61,9 @@ class _Header(NamedTuple):
 
     parts: tuple[tuple[int, bytes], ...]  # everything that was read to parse the header: offset in the file, bytes
     dtype: np.dtype
-    shape: tuple[int, int, int]  # of the pixels in the file: (C, H, W) if planar, else (H, W, C)
+    shape: tuple[int, int, int]  # shape of the pixels in the file: (C, H, W) if planar, else (H, W, C)
     is_planar: bool
-    offset: int  # of the first pixel
+    offset: int  # offset of the first pixel, in bytes
     nodata: float | None
     tags: BandTags
     georeference: _GeoreferenceSpans
@@ -124,7 +124,7 @@ def decode(data: bytes | memoryview, max_pixels: int, max_bytes: int = 1 << 30) 
 
 
 class _Stream(io.RawIOBase):
-    """A file over bytes in memory, not copied. It remembers what was read."""
+    """A file over bytes in memory, which are not copied. It remembers the parts that were read."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
@@ -208,7 +208,7 @@ def _band_tags(page: TiffPage) -> BandTags:
 
 
 def _georeference_spans(page: TiffPage) -> _GeoreferenceSpans:
-    """Reads where the tags' values are, not the values."""
+    """The byte ranges of the tags' values, without reading these values."""
     tags = [page.tags.get(code) for code in GEOREFERENCE]
     spans = (slice(tag.valueoffset, tag.valueoffset + tag.valuebytecount) if tag else slice(0) for tag in tags)
     return _GeoreferenceSpans(tuple(spans), page.parent.byteorder)

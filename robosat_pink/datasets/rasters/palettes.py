@@ -1,4 +1,4 @@
-"""Files whose numbers are indices of colors: which color each is. Called by `gdal_bands` and `decode`."""
+"""Palettes of files whose numbers are indices of colors. Called by `gdal_bands` and `decode`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from robosat_pink.errors import DataError
 
 
 def of(dataset: DatasetReader, alphas: int, name: str) -> np.ndarray | None:
-    """Red, green, blue and alpha (N, 4) uint8 by index, where the only band beside alpha holds indices of colors."""
+    """Red, green, blue and alpha (N, 4) uint8 by index; None if the file has no palette.
+
+    Raises DataError if the indices are not the only band other than alpha.
+    """
     if ColorInterp.palette not in dataset.colorinterp:
         return None
     if dataset.count - alphas > 1 or dataset.colorinterp[0] != ColorInterp.palette:
@@ -18,20 +21,20 @@ def of(dataset: DatasetReader, alphas: int, name: str) -> np.ndarray | None:
             f"{name}: indices of a palette beside other bands; write its colors as bands (gdal_translate -expand)"
         )
     colors = dataset.colormap(1)
-    table = np.zeros((max(colors) + 2, 4), dtype=np.uint8)  # the last one for an index that stands for no color
+    table = np.zeros((max(colors) + 2, 4), dtype=np.uint8)  # the last row is for indices without a color
     for index, color in colors.items():
         table[index] = color
     return table
 
 
 def look_up(palette: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Colors (..., 4) uint8 of indices (...)."""
+    """The colors (..., 4) uint8 of indices (...)."""
     colors: np.ndarray = palette[np.minimum(indices.astype(np.intp), len(palette) - 1)]
     return colors
 
 
 def in_words(palette: np.ndarray, indices: np.ndarray) -> str:
-    """The colors of the indices that occur, as "0:000000 1:ffffff"; of 8 bits alone."""
+    """The colors of the indices that occur, as "0:000000 1:ffffff"; empty unless they are uint8."""
     if indices.dtype != np.uint8:
         return ""
     used = np.flatnonzero(np.bincount(indices.ravel(), minlength=1))

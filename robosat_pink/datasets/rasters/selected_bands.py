@@ -1,4 +1,4 @@
-"""Selected bands of a file as they lie in it, and the rules for them that both ways of decoding share.
+"""Selected bands with the values of their file, and the rules for them that both ways of decoding share.
 
 Called by `decode` for plain GeoTIFFs, and by `gdal_bands` for all other files.
 """
@@ -18,13 +18,13 @@ Missing = Literal["auto", "declared", "zero"]
 
 
 class SelectedBands(NamedTuple):
-    """Values as they are in the file, and where they are missing, by reason; None for nowhere."""
+    """Values as in the file, and one mask of missing values per reason, or None if the reason occurs nowhere."""
 
     values: np.ndarray  # (C, H, W)
     nodata: np.ndarray | None  # (C, H, W) bool: has the declared value
-    nonfinite: np.ndarray | None  # (C, H, W) bool: NaN or inf, or so as float32
+    nonfinite: np.ndarray | None  # (C, H, W) bool: NaN or inf, at least in float32
     invalid: np.ndarray | None  # (H, W) bool: outside of a mask, or transparent
-    zero: np.ndarray | None  # (H, W) bool: 0 in all bands, where that stands for missing
+    zero: np.ndarray | None  # (H, W) bool: 0 in all bands, if that counts as missing
     bands: list[int]
     tags: BandTags
     georeference: Georeference | None
@@ -35,7 +35,7 @@ class SelectedBands(NamedTuple):
 def band_numbers(bands: list[int | str] | None, count: int, tags: BandTags, name: str) -> list[int]:
     """The numbers of these bands, from 1; [1] for a mask. Raises DataError for a band that the file lacks or has twice.
 
-    `count` is how many bands the file has.
+    `count` is the number of bands in the file.
     """
     if bands is None:
         return [1]
@@ -81,7 +81,7 @@ def counts_zero_as_missing(rule: Missing, dtype: np.dtype, count: int) -> bool:
 
 
 def nonfinite(values: np.ndarray) -> np.ndarray | None:
-    """Where values are not finite, or would not be as float32, in which networks compute."""
+    """Where values are not finite, or would not be finite in float32, in which networks compute."""
     if values.dtype.kind != "f":
         return None
     with np.errstate(over="ignore"):
@@ -89,7 +89,7 @@ def nonfinite(values: np.ndarray) -> np.ndarray | None:
 
 
 def all_zero(image: np.ndarray) -> np.ndarray:
-    """Where every band is 0, (H, W) bool. Most tiles have no 0 at all, which is soon told."""
+    """Where every band is 0, (H, W) bool. Most tiles contain no 0 at all, which is quickly checked."""
     if image.min() > 0:
         return np.zeros(image.shape[1:], dtype=bool)
     zero = image[0] == 0

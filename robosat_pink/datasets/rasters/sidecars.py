@@ -1,6 +1,6 @@
-"""Files that GDAL reads beside a tile: NAME.msk, its valid pixels, and NAME.aux.xml, what the file itself cannot say.
+"""Parses the files that GDAL reads with a tile: NAME.msk, its valid pixels, and NAME.aux.xml, more of its metadata.
 
-Called by `decode`. GDAL does not see them: other files and addresses that they may name must not be read.
+Called by `decode`. GDAL does not open them with the tile: files and addresses that they may name must not be read.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ HARMLESS = {  # elements that change no pixel
     *("Metadata", "Histograms", "UnitType", "CategoryNames", "SRS", "GeoTransform", "GCPList", "xml:ESRI"),
     *("GDALRasterAttributeTable", "Statistics"),
 }
-NOT_HARMLESS = ("NODATA_VALUES", "PIXELTYPE")  # among metadata
+NOT_HARMLESS = ("NODATA_VALUES", "PIXELTYPE")  # metadata keys that do change pixels
 
 
 @dataclass(frozen=True)
 class Sidecars:
-    """What the files beside a tile say; bands by number, from 1."""
+    """The content of a tile's sidecar files; bands are numbered from 1."""
 
     mask: bytes | None = None
     nodata: Mapping[int, float] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Sidecars:
 
     @classmethod
     def parse(cls, files: Mapping[str, bytes | memoryview], name: str) -> Sidecars:
-        """From the files' contents by suffix. Raises DataError for what cannot be honoured."""
+        """Parse the files' contents by suffix. Raises DataError for an element that cannot be honoured."""
         if not files:
             return NONE
         mask = bytes(files[MASK]) if MASK in files else None
@@ -58,7 +58,7 @@ class Sidecars:
         return cls(mask, **numbers, georeference=georeference)  # type: ignore[arg-type]
 
     def over(self, tags: BandTags) -> BandTags:
-        """The tags of the file itself, but what these files say of them."""
+        """The tags of the tile's file, overridden by those of its sidecars."""
         numbers = range(1, len(tags.names) + 1)
         return tags._replace(
             names=tuple(self.names.get(number, tags.names[number - 1]) for number in numbers),
@@ -73,7 +73,10 @@ NONE = Sidecars()
 
 
 def _elements(data: bytes, name: str) -> Iterator[tuple[int, str, str]]:
-    """Band, element and text of all that an .aux.xml file says about pixels. GDAL, "PAM", PAMDataset."""
+    """Band (0: the whole file), element and text of all FIELDS and GEOREFERENCE in an .aux.xml file.
+
+    The format is GDAL's "PAM", PAMDataset.
+    """
     if not data:
         return
     if b"<!" in data.replace(b"<!--", b"") or b"<!\0" in data:
