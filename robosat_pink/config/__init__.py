@@ -1,4 +1,4 @@
-"""The experiment file: read, checked, and handed out as frozen dataclasses."""
+"""The experiment file, read and checked, as frozen dataclasses."""
 
 from robosat_pink.config.loading import load_config, to_tree
 from robosat_pink.config.sections import (

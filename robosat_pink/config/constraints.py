@@ -1,4 +1,4 @@
-"""What the values of an experiment file must satisfy beyond their types. Used by `sections`, checked by `parsing`."""
+"""The rules for values of an experiment file, beyond their types. Used by `sections`, checked by `parsing`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from urllib.parse import urlsplit
 from PIL import ImageColor
 
 MOST_TEXT = 4096  # characters of a text value: the system's limit for a path
-MOST_BANDS = 65_535  # of all channels; no TIFF has more
+MOST_BANDS = 65_535  # in all channels together; no TIFF has more
 HOLDS_USER = "it holds a user or a password, which belong into environment variables or an aws_profile"
 MOST_EXPRESSION = 100_000  # characters; an expression may list thousands of directories
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value must satisfy beyond its type; for a list, what each entry must satisfy.
+    """A rule for a value, beyond its type; for a list, a rule for each entry.
 
-    Bounds, names, lengths and the pattern state the same as data, for `schema` and `sagemaker`.
+    `holds` checks the rule, and `accepts` states it in words. The other fields state it as data, for `schema` and
+    `sagemaker`.
     """
 
     accepts: str
@@ -31,12 +32,12 @@ class Rule:
     low_open: bool = False  # whether the bound itself is refused
     high_open: bool = False
     names: tuple[str, ...] = ()
-    may_be_empty: bool = False  # of a list
-    texts: str = ""  # which texts are accepted, if `accepts` is about numbers
+    may_be_empty: bool = False  # whether a list may be empty
+    texts: str = ""  # the texts that are accepted, if `accepts` describes numbers
     shortest: int = 0  # characters of a text
     longest: int = MOST_TEXT
     pattern: str = ""  # a regular expression that must match somewhere in a text
-    fault: Callable[[str], str] = lambda text: ""  # what is wrong with a text, if that is more than `accepts` says
+    fault: Callable[[str], str] = lambda text: ""  # what is wrong with a text, beyond `accepts`
     hides: bool = False  # whether errors leave out a text that has a fault, because it contains a secret
 
     @property
@@ -94,7 +95,7 @@ def _fault_of_file(text: str) -> str:
 
 
 def _location(fault: Callable[[str], str], shortest: int = 1) -> Rule:
-    """Rule for a text that names a bucket, folder or file. It accepts true and false, too: some keys allow them."""
+    """A rule for a text that names a bucket, folder or file. Accepts true and false, too, which some keys allow."""
     return Rule(
         "text that is not empty" if shortest else "text",
         lambda value: isinstance(value, bool) or (len(value) >= shortest and not fault(value)),
@@ -109,7 +110,7 @@ def _is_address(text: str) -> bool:
         parts = urlsplit(text)
         usual = re.fullmatch(r"[\w.-]+|[\da-f:.]+", parts.hostname or "", re.ASCII)
         return bool(usual) and parts.port != 0 and bool(re.fullmatch(r"https?://[^\s@?#]+", text))
-    except ValueError:  # a port that is not a number or too large, or an unclosed bracket
+    except ValueError:  # the port is not a number or too large, or a bracket is not closed
         return False
 
 

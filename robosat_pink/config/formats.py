@@ -1,6 +1,6 @@
-"""YAML, JSON and TOML files as nested dicts and lists, stricter than their parsers: a key given twice is an error.
+"""Reads YAML, JSON and TOML files as nested dicts and lists. Unlike in their parsers, a duplicate key is an error.
 
-Called by `config`, which knows what the keys mean.
+Called by `loading`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from robosat_pink.container.regular_file import decode_text, read_regular
 from robosat_pink.errors import ConfigError
 
 MOST_BYTES = 10**6
-MOST_VALUES = 20_000  # keys, entries and values, an alias counted as all that it stands for
+MOST_VALUES = 20_000  # keys, entries and values; an alias counts as all that it refers to
 MOST_LEVELS = 50
-MOST_DIGITS = 1000  # of a number in YAML, which knows some to the base of 60: reading these takes the square of time
-MOST_REASON = 300  # characters of what is wrong; a key may be long
+MOST_DIGITS = 1000  # per number in YAML: the time to read one in base 60 grows with the square of its length
+MOST_REASON = 300  # characters of a parser's message, which may quote a long key
 TOO_MUCH = f"it holds more than {MOST_VALUES:,} values, counting what aliases stand for"
 TOO_DEEP = f"it is nested deeper than {MOST_LEVELS} levels"
-# In a parser's words: a single character or one of its own `<…>` is shown, what else is quoted may be a secret.
+# Quotes in a parser's message. Single characters and the parser's own `<…>` are shown; all others may be secrets.
 QUOTED = re.compile(r"""('\\?[^'\\]'|'<[a-z ]+>')|(['"]).*\2""", re.DOTALL)
 LONG_TOML_KEY = re.compile(
     r"""(?<![\w"'-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){%d}""" % MOST_LEVELS  # noqa: UP031
@@ -32,11 +32,11 @@ LONG_TOML_KEY = re.compile(
 
 
 class Refused(ValueError):
-    """In words that quote no value."""
+    """The reason to refuse a file, which quotes no value."""
 
 
 def read_tree(path: Path, sections: Iterable[str]) -> dict[str, Any]:
-    """The file as nested dicts and lists; ConfigError if it is not readable as what its suffix says."""
+    """The file as nested dicts and lists. Raises ConfigError if it cannot be read in the format of its suffix."""
     readers: dict[str, Callable[[str], Any]] = {
         ".yml": _read_yaml,
         ".yaml": _read_yaml,
@@ -56,7 +56,7 @@ def read_tree(path: Path, sections: Iterable[str]) -> dict[str, Any]:
     except Exception as error:
         reason = _reason(error)
         reason = reason if len(reason) <= MOST_REASON else f"{reason[:MOST_REASON]}…"
-        # Not from the error: a traceback would quote the file.
+        # `from None`, because a traceback would quote the file.
         raise ConfigError(f"{path.name}: not readable as {path.suffix[1:].upper()}: {reason}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path.name}: holds no sections; accepted at the top level: {', '.join(sections)}")
@@ -64,7 +64,7 @@ def read_tree(path: Path, sections: Iterable[str]) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong and where, without what stands there: that may be a secret."""
+    """The kind and position of an error, without the text at that position, which may be a secret."""
     if isinstance(error, RecursionError):
         return TOO_DEEP
     if isinstance(error, Refused):
@@ -83,7 +83,7 @@ def _unquoted(words: str) -> str:
 
 
 def _check_extent(root: Any, parts: Callable[[Any], Iterable[Any]]) -> None:
-    """ValueError if a tree, walked as if nothing in it were shared, is too large or too deep; so it ends."""
+    """Raises Refused if a tree is too large or too deep. Shared nodes count each time, so the walk of a cycle ends."""
     count, waiting = 0, [(root, 1)]
     while waiting:
         value, level = waiting.pop()
@@ -100,7 +100,7 @@ def _parts_of_tree(value: Any) -> Iterable[Any]:
 
 
 def _read_toml(text: str) -> Any:
-    if LONG_TOML_KEY.search(text):  # tomllib would take the square of its length
+    if LONG_TOML_KEY.search(text):  # tomllib's time grows with the square of the key's length
         raise Refused(TOO_DEEP)
     return tomllib.loads(text)
 
@@ -118,7 +118,7 @@ def _read_json(text: str) -> Any:
 
 
 class _YamlLoader(yaml.SafeLoader):
-    """YAML as people expect it: 1e-3 is a number, and a key given twice is an error. What grows too large is, too."""
+    """YAML as people expect it: 1e-3 is a number. Raises Refused for a duplicate key and for too many values."""
 
     composed = 0
 
@@ -138,7 +138,7 @@ class _YamlLoader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except (yaml.YAMLError, Refused, RecursionError):
             raise
-        except Exception as error:  # PyYAML stumbles over tags that do not fit, by IndexError, KeyError and others
+        except Exception as error:  # PyYAML raises IndexError, KeyError and others if a tag does not fit
             kind = node.tag.rpartition(":")[2]
             raise Refused(f"the value is no {kind}{_at(node.start_mark)}; quote it if it is text") from error
 
@@ -158,7 +158,7 @@ def _at(mark: yaml.Mark) -> str:
 
 
 def _mapping_once(loader: _YamlLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    # `<<` merges another mapping, whose keys may well be overridden.
+    # Not `<<`, which merges another mapping: keys may override the keys of that mapping.
     key_nodes = [key_node for key_node, _ in node.value if key_node.tag != "tag:yaml.org,2002:merge"]
     seen: set[Hashable] = set()
     for key_node in key_nodes:

@@ -1,4 +1,4 @@
-"""Better hints than the nearest spelling, for keys of other sections and of other programs. Called by `loading`."""
+"""Hints for keys of other sections and of robosat.pink, better than the nearest spelling. Called by `loading`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROBOSAT_KEYS = {
 
 
 def point_to_sections(tree: dict[str, Any], sections: Mapping[str, Sequence[str]], problems: Problems) -> None:
-    """Keys outside their section (`epochs`) and robosat.pink's are worth better hints than the nearest spelling."""
+    """Remove keys outside their section (`epochs`) and keys of robosat.pink from the tree, with a hint for each."""
     for name in [name for name in tree if name not in sections]:
         homes = [f"{section}.{name}" for section, keys in sections.items() if name in keys]
         if homes:

@@ -1,6 +1,6 @@
 """The keys that sections declare: spelling, type, rule, default, and what is accepted in words.
 
-Read by `parsing` and `schema`, and by those who list keys: `sagemaker` and `reference`.
+Called by `sections`, `parsing` and `schema`, and to list keys by `sagemaker` and `reference`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from robosat_pink.config.constraints import Rule
 
 
 def key(default: Any = MISSING, rule: Rule | None = None) -> Any:
-    """A key of a section; without a default it must be given."""
+    """A key of a section; a key without a default is required."""
     return dataclasses.field(default=default, metadata={"rule": rule})
 
 
@@ -28,9 +28,9 @@ class Key:
     field_name: str
     annotation: Any
     rule: Rule | None
-    default: Any  # MISSING where the key must be given
-    section: type | None  # of a key that holds a section or a list of them
-    is_list: bool  # whether it holds a list of sections
+    default: Any  # MISSING if the key is required
+    section: type | None  # the class of the section, or of the sections in a list
+    is_list: bool  # whether the key holds a list of sections
 
     @property
     def is_required(self) -> bool:
@@ -42,7 +42,7 @@ class Key:
 
     @property
     def types(self) -> tuple[Any, ...]:
-        """Any of them; None is not listed."""
+        """The types that are accepted, without None."""
         return tuple(choice for choice in alternatives(self.annotation) if choice is not NoneType)
 
 
@@ -79,14 +79,14 @@ def leaf_keys(section: type, prefix: str = "") -> Iterator[tuple[str, Key]]:
 
 
 def sections_of(section: type) -> dict[str, tuple[str, ...]]:
-    """The keys of each section inside a section that holds nothing else."""
+    """The names of the sections inside a section, each with the names of its keys."""
     return {
         each.name: tuple(inner.name for inner in keys_of(each.section)) for each in keys_of(section) if each.section
     }
 
 
 def spelling(field_name: str) -> str:
-    """How the file spells a field: Python's reserved words carry an underscore here."""
+    """The name of a field in the file. A field whose name Python reserves has an underscore at its end."""
     return field_name.rstrip("_")
 
 
@@ -95,7 +95,7 @@ def alternatives(annotation: Any) -> tuple[Any, ...]:
 
 
 def describe(annotation: Any, rule: Rule | None) -> str:
-    """What a value of the type must be to satisfy the rule, in words."""
+    """The values of a type that satisfy a rule, in words."""
     choices = [choice for choice in alternatives(annotation) if choice is not NoneType]
     if len(choices) > 1:
         return " or ".join(describe(choice, rule) for choice in choices)

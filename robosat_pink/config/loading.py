@@ -22,7 +22,7 @@ def load_config(
 ) -> Config:
     """The experiment of a file, overridden by hyperparameters and then by command-line arguments (dotted keys).
 
-    Raises a ConfigError with one line for each problem: where, key, value, what is accepted, the nearest name.
+    Raises a ConfigError with one line per problem: where, key, value, what is accepted, the nearest name.
     """
     path = Path(path)
     problems = Problems(path.name)

@@ -12,11 +12,11 @@ from typing import Any
 
 from robosat_pink.config.problems import Problems
 
-MOST_DIGITS = 9  # of a position in a list
+MOST_DIGITS = 9  # per position in a list
 
 
 class Text(str):
-    """A value given as text, by a source other than the file."""
+    """A value that was given as text, by another source than the file."""
 
 
 def override(tree: dict[str, Any], values: Mapping[str, str], source: str, problems: Problems) -> None:
@@ -64,7 +64,7 @@ def from_json(value: Any) -> Any:
 
 
 def readings(value: Any) -> list[Any]:
-    """Possible meanings of a value, most literal first. A value that was not given as text means only itself.
+    """Possible meanings of a value, most literal first. A value that is no Text means only itself.
 
     SageMaker's estimators encode every value as JSON, even one that is text already; other clients do not.
     """

@@ -1,12 +1,12 @@
-"""From a tree of dicts and lists to frozen dataclasses, with every problem collected. Knows nothing of experiments.
+"""Builds frozen dataclasses from a tree of dicts and lists, and collects every problem. Called by `loading`.
 
-`sections` declares what it builds. A trained model's file and a resume point are read by it, too.
+`sections` declares the dataclasses. `trained` and `experiment_diff` call it for trained models and resume points.
 """
 
-# pydantic 2.14 was tried in its place on 27 November 2026, all sections ported. The room kept its size (770 lines of
-# sections, parsing, constraints and problems before, 769 after): pydantic has no value for a part that is wrong, so
-# rules across keys needed repeated validation, and text by type, sources, hints and secrets stayed code of ours. A
-# misspelt key took 0.58 s of processor time instead of 0.24, and bounds in annotations fail mypy.
+# pydantic 2.14 was tried as a replacement on 27 November 2026, with all sections ported. Sections, parsing, constraints
+# and problems had 769 lines instead of 770: pydantic returns nothing for a section with a wrong value, so rules across
+# keys needed a second validation, and reading text by type, sources, hints and secrets still needed our own code. To
+# report a misspelt key took 0.58 s of processor time instead of 0.24 s, and bounds in annotations fail mypy.
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from robosat_pink.config.problems import Problems
 
 Section = TypeVar("Section")
 
-UNUSABLE = re.compile("[\0\ud800-\udfff]")  # in a text: no path may hold the first, no encoding has the others
+UNUSABLE = re.compile("[\0\ud800-\udfff]")  # no path may contain a null character, no encoding has surrogates
 
 
 def plain(value: Any) -> Any:
-    """The tree that `build` would make this section of, keys spelt as in the file."""
+    """The tree from which `build` makes this section, with keys spelt as in the file."""
     if dataclasses.is_dataclass(value):
         return {spelling(field.name): plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     return [plain(entry) for entry in value] if isinstance(value, tuple) else value
 
 
 def build(section: type[Section], tree: object, problems: Problems, prefix: str = "") -> Section | None:
-    """An instance of `section` from a tree, its reasons for refusal in `problems`.
+    """An instance of `section` from a tree, whose faults are added to `problems`.
 
-    A wrong value is replaced by its default, so that what keys must satisfy together can still be checked; None if a
-    key without default is missing or wrong.
+    A wrong value is replaced by its default, so that rules across keys can still be checked. Returns None if a required
+    key is missing or wrong.
     """
     keys = keys_of(section)  # type: ignore[arg-type]
     names = [key.name for key in keys]
@@ -60,7 +60,7 @@ def build(section: type[Section], tree: object, problems: Problems, prefix: str 
 
 
 def _value(key: Key, given: Any, problems: Problems, dotted: str) -> Any:
-    """What a key holds; MISSING where that is absent or wrong."""
+    """The value of a key; MISSING if it is absent or wrong."""
     if key.section is not None and not key.is_list:
         tree = {} if given is MISSING or given is None else from_json(given)
         section = build(key.section, tree, problems, f"{dotted}.")
@@ -86,8 +86,9 @@ def _sections(section: type, entries: Any, problems: Problems, dotted: str) -> A
 
 
 def convert(annotation: Any, rule: Rule | None, value: Any) -> Any:
-    """The value as what the annotation declares, if it is of that type and satisfies the rule; else MISSING."""
-    for choice in sorted(alternatives(annotation), key=lambda choice: choice is str):  # any text is a str: asked last
+    """The value in the type of the annotation; MISSING if it is not of that type or does not satisfy the rule."""
+    # str comes last, because it accepts any text.
+    for choice in sorted(alternatives(annotation), key=lambda choice: choice is str):
         for reading in readings(value):
             converted = _converted(choice, rule, reading)
             if converted is not MISSING:
@@ -96,7 +97,7 @@ def convert(annotation: Any, rule: Rule | None, value: Any) -> Any:
 
 
 def _converted(kind: Any, rule: Rule | None, value: Any) -> Any:
-    """The same for a type that is no union, and a value that is no text to be read."""
+    """Convert one reading of a value to a type that is no union; MISSING if it does not fit."""
     origin, arguments = get_origin(kind) or kind, get_args(kind)
     if origin is NoneType:
         return None if value is None else MISSING
@@ -131,7 +132,7 @@ def _is(kind: type, value: object) -> bool:
 
 
 def _unfit(value: object, rule: Rule | None) -> str:
-    """What no text may be, whatever its key."""
+    """The reason to refuse a text for its length or characters; empty if there is none."""
     longest = rule.longest if rule else MOST_TEXT
     if isinstance(value, str) and len(value) > longest:
         return f"no text may be longer than {longest:,} characters here; shorten it"

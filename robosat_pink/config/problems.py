@@ -1,4 +1,7 @@
-"""What is wrong with an experiment, collected to be told together. Filled by `parsing`, `hints` and `sections`."""
+"""The problems of an experiment, collected to be reported together.
+
+Filled by `parsing`, `overrides`, `hints` and `sections`.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,15 @@ from robosat_pink.container.redaction import SECRET_NAME, redacted_tree
 from robosat_pink.errors import ConfigError
 
 MOST_SHOWN = 100  # characters of a value or a key in a message
-MOST_PROBLEMS = 50  # told one by one
+MOST_PROBLEMS = 50  # reported one by one; the others are counted
 
 
 class Problems:
-    """Everything that is wrong, a line each: where, key, value, what is accepted and the way out."""
+    """The problems, one line each: where, key, value, what is accepted and the way out."""
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self.sources: dict[str, str] = {}  # of the keys that another source than the file has set, the last one last
+        self.sources: dict[str, str] = {}  # by key, if another source than the file has set it; the latest is last
         self.lines: list[str] = []
         self._untold = 0
 
@@ -39,7 +42,7 @@ class Problems:
         return self.source
 
     def nearest(self, word: str, names: Sequence[str]) -> str:
-        """The most similar name, if any is and if another problem would be told: to find it takes time."""
+        """The most similar name; empty if none is similar, or if further problems are only counted."""
         if len(self.lines) == MOST_PROBLEMS:
             return ""
         return next(iter(difflib.get_close_matches(word[:MOST_SHOWN], names, n=1)), "")
@@ -53,11 +56,11 @@ class Problems:
 def _shown(value: object) -> str:
     try:
         return _cut(json.dumps(redacted_tree(value), default=str, ensure_ascii=False))
-    except (TypeError, ValueError, RecursionError):  # YAML has keys that JSON has not; text may be nested deeply
+    except (TypeError, ValueError, RecursionError):  # YAML has keys that JSON lacks; values may be nested too deeply
         pass
     try:
         return _cut(repr(redacted_tree(value)))
-    except (ValueError, RecursionError):  # numbers of thousands of digits, too, are not written
+    except (ValueError, RecursionError):  # Python refuses to print numbers of thousands of digits, too
         return f"({type(value).__name__})"
 
 

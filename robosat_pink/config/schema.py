@@ -1,6 +1,6 @@
 """The JSON Schema of experiment files, by which editors complete and check them. Called by `reference`.
 
-It says what sections and registries declare; rules across keys are told by `load_config` alone.
+It contains what sections and registries declare. Only `load_config` checks rules across keys.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Schema = dict[str, Any]
 
 
 def json_schema(descriptions: Mapping[str, str]) -> Schema:
-    """Draft 2020-12. `descriptions` are by dotted name, as `leaf_keys` spells it."""
+    """The schema, in draft 2020-12. `descriptions` are by dotted name, as `leaf_keys` spells it."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Experiment file of robosat_pink",
@@ -87,7 +87,7 @@ def _bounds(rule: Rule) -> Schema:
 
 
 def _networks() -> list[Schema]:
-    """What the keys of `model` may be beside each network's name."""
+    """The rules of each network for the other keys of `model`."""
     rules = []
     for name, entry in models.MODELS.items():
         allowed: Schema = {

@@ -1,6 +1,6 @@
-"""The sections of an experiment file, as frozen dataclasses: every field is one key. Read through `config`.
+"""The sections of an experiment file, as frozen dataclasses: every field is one key. Imported through `config`.
 
-Nothing here imports torch: a misspelt key is reported within a second of starting.
+Nothing here imports torch, so that a misspelt key is reported within a second.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from robosat_pink.config.constraints import (
 from robosat_pink.config.keys import key
 from robosat_pink.config.problems import Problems
 
-# Bounds of numbers. Nobody means what lies beyond them, and somewhere behind them the program would not hold.
-LARGEST = 10**12  # of digital numbers and what they are normalised by
-MOST_EPOCHS = 99_999  # five digits in names of checkpoints
+# Bounds of numbers. A number beyond them is a mistake, and would fail somewhere in the program.
+LARGEST = 10**12  # absolute value of a mean, standard deviation or scale
+MOST_EPOCHS = 99_999  # the names of checkpoints have five digits
 DAY_S, YEAR_S = 86_400, 31_536_000
-MOST_CLASSES = 255  # numbered from 0; 255 is what counts nowhere
+MOST_CLASSES = 255  # numbered from 0 to 254; 255 means ignore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ class DatasetConfig:
 class ClassConfig:
     """One class of the masks. `values` are its pixel values there; without them class k is the value k.
 
-    `weight` is its weight in the losses that take class weights.
+    `weight` is the weight of the class in losses that take class weights.
     """
 
     name: str = key(rule=not_empty)
@@ -111,8 +111,9 @@ class ClassConfig:
 class ChannelConfig:
     """Bands to take from an image, and how they are normalised: (number / scale - mean) / std.
 
-    Bands are numbers, counted from 1, or the files' descriptions of them. `scale` is auto unless given; but raw where
-    the run starts from weights without our metadata, which learnt so. `tags` are the files' own scale and offset.
+    A band is a number, counted from 1, or a description in the files. By default, `scale` is that of the initial
+    checkpoint: "raw" for weights without our metadata, "auto" without a checkpoint. "tags" means the scale and offset
+    in the files.
     """
 
     bands: tuple[int | str, ...] = key(rule=band)
@@ -162,7 +163,7 @@ class ModelConfig:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the network is built with beyond its encoder."""
+        """The arguments of the network beyond its encoder."""
         return {"num_filters": self.num_filters} | ({"is_deconv": True} if self.is_deconv else {})
 
     @property
@@ -174,7 +175,8 @@ class ModelConfig:
 class CheckpointConfig:
     """What to start from: a file, s3://bucket/key, or channel:NAME/file; and how a run that was cut off goes on.
 
-    `path` gives weights to a new run, `resume` all that it holds: optimizer, epoch and, if it is ours, the rest.
+    `path` provides the weights of a new run. `resume` also restores the optimizer, the epoch and, from a file of ours,
+    the rest of the state.
     """
 
     path: str | None = key(None, checkpoint_location)
@@ -262,7 +264,7 @@ class Config:
 
     @property
     def num_classes(self) -> int:
-        """Logits a pixel: one class is binary."""
+        """The number of logits per pixel; a single class is binary."""
         return len(self.classes)
 
     @property
@@ -278,7 +280,7 @@ def class_values(classes: tuple[ClassConfig, ...]) -> tuple[tuple[int, ...], ...
 
 
 def shared_groups(dataset: DatasetConfig) -> tuple[str, ...]:
-    """Named groups that the two directory expressions have in common: a pair of tiles must agree in them."""
+    """Named groups that are in both directory expressions: the two tiles of a pair must agree in their values."""
     image_groups = re.compile(dataset.imagery_directory_regex).groupindex
     mask_groups = re.compile(dataset.mask_directory_regex).groupindex
     return tuple(name for name in image_groups if name in mask_groups)

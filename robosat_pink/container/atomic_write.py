@@ -11,7 +11,7 @@ from typing import IO
 
 from robosat_pink.errors import ContractError
 
-TEMPORARY_SUFFIX = ".sagemaker-ignore"  # SageMaker does not upload files that end with it
+TEMPORARY_SUFFIX = ".sagemaker-ignore"  # SageMaker does not upload files whose names end with this
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -36,7 +36,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """ContractError if no file can be made and filled in the folder: no permission, or no space."""
+    """Raises ContractError if no file can be written to the folder: no permission, or no space."""
     path = folder / f"probe.{os.getpid()}{TEMPORARY_SUFFIX}"
     try:
         path.write_bytes(bytes(1))

@@ -26,12 +26,12 @@ from robosat_pink.errors import ContractError
 log = logging.getLogger(__name__)
 
 EXPERIMENT_SUFFIXES = (".yml", ".yaml", ".json", ".toml")
-MAX_CONFIG_BYTES = 10**6  # of a file the platform writes: 100 hyperparameters of up to 2,500 characters
-MAX_SHOWN_NAMES, MAX_SHOWN_CHARACTERS = 20, 200  # in a message
-# A host name or an address; the lengths are those of RFC 1035.
+MAX_CONFIG_BYTES = 10**6  # per JSON file; the platform writes up to 100 hyperparameters of 2,500 characters
+MAX_SHOWN_NAMES, MAX_SHOWN_CHARACTERS = 20, 200  # per message
+# A host name or an address, with the length limits of RFC 1035.
 HOST = re.compile(r"(?!.{254})[A-Za-z0-9_:-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 NOT_IN_A_PATH = re.compile("[\0\ud800-\udfff]")
-MAX_NAME_BYTES = 255  # of a file or folder
+MAX_NAME_BYTES = 255  # per name of a file or folder
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Container:
 
     @property
     def checkpoints(self) -> Path | None:
-        """The folder of resume points: the one that the job names, else /opt/ml/checkpoints if it exists, else None."""
+        """The folder of resume points: the one that the job names, or /opt/ml/checkpoints; None if that is missing."""
         named = self._text("checkpointconfig", "LocalPath")
         if named:
             return Path(named)
@@ -62,7 +62,7 @@ class Container:
         return default if default.is_dir() else None
 
     def channels(self) -> dict[str, Path]:
-        """The input channels by name. Without inputdataconfig.json (plain docker run), the folders that exist."""
+        """The input channels by name. Without inputdataconfig.json (plain docker run), all folders that exist."""
         data = self.base / "input" / "data"
         declared = self._config("inputdataconfig")
         for name, channel in declared.items():
@@ -95,7 +95,7 @@ class Container:
         return folder / files[0]
 
     def hosts(self) -> tuple[tuple[str, ...], str]:
-        """All hosts of the job, sorted, and the current one. Reads no more than the two documented keys."""
+        """All hosts of the job, sorted, and the current one. Reads only the two documented keys."""
         hosts = self._config("resourceconfig").get("hosts") or ["localhost"]
         is_list = isinstance(hosts, list) and all(isinstance(host, str) and HOST.fullmatch(host) for host in hosts)
         if not is_list or len(set(hosts)) < len(hosts):
@@ -114,19 +114,19 @@ class Container:
         return self._text("resourceconfig", "network_interface_name")
 
     def hyperparameters(self) -> dict[str, str]:
-        """Dotted keys to text, without the names that SageMaker and its estimators reserve.
+        """The hyperparameters as text, by dotted key, without the names that SageMaker and its estimators reserve.
 
-        The platform writes text only; numbers and objects of a file written by hand become JSON text.
+        The platform writes only text. Numbers and objects in a file that was written by hand become JSON text.
         """
         values = {name: value for name, value in self._config("hyperparameters").items() if not _is_reserved(name)}
         return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
     def is_interactive(self) -> bool:
-        """Whether a person watches a terminal. SageMaker's local mode attaches one that nobody watches."""
+        """Whether a person watches the terminal. SageMaker's local mode attaches a terminal that nobody watches."""
         return sys.stderr.isatty() and not (self.base / "input" / "config" / "resourceconfig.json").exists()
 
     def prepare(self) -> None:
-        """Make the output folders; remove half-written files and the failure file of an earlier attempt."""
+        """Create the output folders. Remove the half-written files and the failure file of an earlier attempt."""
         for folder in self._written_folders(self.output_data):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,10 @@ class Container:
                 raise ContractError(f"{path} cannot be removed: {error.strerror}; set SAGEMAKER_BASE_DIR?") from error
 
     def write_failure(self, error: BaseException) -> None:
-        """Write the failure file. What another rank of this host wrote about its own error stays: it is the cause."""
+        """Write the failure file.
+
+        An error that only reports another rank's failure does not replace an existing file, which contains the cause.
+        """
         if getattr(error, "is_of_another_rank", False) and self._failure_file.exists():
             return
         text = failure_text(error)
@@ -169,7 +172,7 @@ class Container:
             raise ContractError(f"{path}: cannot be read: {error.strerror}") from error
         try:
             value = json.loads(decode_text(data) or "{}")
-            json.dumps(value)  # `hyperparameters` does so later: what cannot be written is refused now
+            json.dumps(value)  # `hyperparameters` does this later; a value that JSON cannot encode is refused here
         except ValueError as error:
             raise ContractError(f"{path}: not readable as JSON: {error}") from error
         except RecursionError:

@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 
 
 def choose_device(setting: str, local_rank: int = 0) -> torch.device:
-    """The GPU with the number of the local rank, else the CPU.
+    """The GPU whose number is the local rank; the CPU for `cpu`, or for `auto` without a GPU.
 
-    ContractError if a GPU is asked for, or was given to this machine, and cannot be used.
+    Raises ContractError if `cuda` finds no GPU, if torch cannot use the GPU there is, or if none is left for this rank.
     """
     is_usable = torch.cuda.is_available()
     if setting == "cuda" and not is_usable:
@@ -41,8 +41,8 @@ def choose_device(setting: str, local_rank: int = 0) -> torch.device:
 def choose_precision(setting: str, device: torch.device) -> torch.dtype | None:
     """The dtype of autocast; None for float32.
 
-    `auto` is bfloat16 where the hardware supports it, float16 on older GPUs with tensor cores (Volta, Turing), which
-    speed up float16 alone, and float32 elsewhere.
+    `auto` is bfloat16 if the hardware supports it, float16 on older GPUs whose tensor cores speed up only float16
+    (Volta, Turing), and float32 otherwise.
     """
     if setting == "auto":
         setting = _fastest_on_gpu() if device.type == "cuda" else _fastest_on_cpu()
@@ -50,7 +50,7 @@ def choose_precision(setting: str, device: torch.device) -> torch.dtype | None:
 
 
 def choose_layout(device: torch.device, precision: torch.dtype | None) -> torch.memory_format:
-    """channels_last, except for float32 on a CPU: on two cores with AVX2 it took 1.2 times as long."""
+    """channels_last, except for float32 on a CPU, where it took 1.2 times as long (two cores with AVX2)."""
     return torch.channels_last if precision or device.type == "cuda" else torch.contiguous_format
 
 
@@ -59,9 +59,9 @@ def autocast(device: torch.device, precision: torch.dtype | None) -> torch.autoc
 
 
 def prepare(device: torch.device, processes: int = 1, neighbours: int = 1) -> None:
-    """Set threads, memory allocation and float32 multiplication of this process.
+    """Set the number of threads, the memory allocation and TF32 for this process.
 
-    `processes` run on this host, `neighbours` in all containers of this machine.
+    `processes` counts the ranks on this host, `neighbours` the ranks in all containers of this machine.
     """
     hardware.drop_glibc_tunables()
     threads = min(torch.get_num_threads(), hardware.thread_count(processes, neighbours))  # torch ignores control groups
@@ -77,9 +77,9 @@ def prepare(device: torch.device, processes: int = 1, neighbours: int = 1) -> No
 
 
 def check_compiler(device: torch.device) -> None:
-    """ContractError if torch.compile would find no compiler: it builds C++ on a CPU, Triton's C launcher on a GPU."""
+    """Raises ContractError if torch.compile lacks a compiler (C++ on a CPU, C for Triton on a GPU) or Python.h."""
     variable, defaults = ("CC", ("gcc", "clang")) if device.type == "cuda" else ("CXX", ("g++",))
-    compilers = (os.environ[variable],) if variable in os.environ else defaults  # as Triton and torch choose
+    compilers = (os.environ[variable],) if variable in os.environ else defaults  # Triton and torch choose the same way
     missing = ""
     if not any(map(shutil.which, compilers)):
         missing = f"a compiler ({' or '.join(compilers)})"

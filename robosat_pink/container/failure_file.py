@@ -1,6 +1,6 @@
 """The text of /opt/ml/output/failure, which SageMaker shows as a job's FailureReason. Called by `contract`.
 
-`user_message` is also what the log and other ranks show of an error.
+The log and the other ranks show an error by its `user_message`, too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ FILE_CHARACTERS = 1024  # the platform cuts off the rest
 
 
 def user_message(error: BaseException) -> str:
-    """The message of a RobosatError as it is; before that of any other, which is a defect, the name of its type."""
+    """A RobosatError's message. Any other error is a defect, so its type's name is put before its message."""
     return str(error) if isinstance(error, RobosatError) else f"{type(error).__name__}: {error}"
 
 

@@ -1,6 +1,7 @@
-"""The hardware of a run: cores, memory, shared memory, disk, GPU driver. Called by every room above `config`.
+"""The hardware of a run: cores, memory, shared memory, disk, GPU driver.
 
-A container sees the whole machine; the limits of its control group (cgroup v1 or v2) say what it may use.
+A container sees the whole machine, but its control group (cgroup v1 or v2) limits what it may use. Called by
+`training`, `datasets`, `distributed` and `report`.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ log = logging.getLogger(__name__)
 
 CGROUP = Path("/sys/fs/cgroup")
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - measured, not written to
-NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")  # the host's, shown in any container
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")  # the host's driver, visible in every container
 DEVICES = Path("/dev")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-TUNABLES = "glibc.malloc.tcache_count=0"  # as start.sh sets GLIBC_TUNABLES
+TUNABLES = "glibc.malloc.tcache_count=0"  # start.sh sets GLIBC_TUNABLES to this
 PACKAGES = ("torch", "torchvision", "rasterio", "obstore", "numpy")
 GIB = 2**30
-KILLED_ADVICE = (  # after "was killed by SIGKILL"
+KILLED_ADVICE = (  # follows "was killed by SIGKILL" in a message
     "most likely out of memory; lower model.batch_size, model.tile_size or runtime.workers, or take a machine with "
     "more memory"
 )
 
 
 def cpu_count() -> int:
-    """Cores this process may use, at least 1: the smaller of its CPU affinity and its control group's quota."""
+    """Cores that this process may use, at least 1: the smaller of its CPU affinity and its control group's quota."""
     cores = len(os.sched_getaffinity(0))
     quota_and_period = _numbers(CGROUP / "cpu.max")
     if not quota_and_period:
@@ -47,10 +48,10 @@ def cpu_count() -> int:
 
 
 def thread_count(processes: int, neighbours: int) -> int:
-    """Threads for each of `processes` in this container and `neighbours` in all containers of this machine.
+    """Threads per process, if `processes` share this container and `neighbours` share the machine.
 
-    More threads than cores spin while they wait for each other: in two containers on two cores, a step of TernausNetV2
-    with two tiles of 64 x 64 took 4.1 s with two threads each, and 2.0 s with one.
+    If there are more threads than cores, they spin while they wait for each other: in two containers on two cores, a
+    step of TernausNetV2 with two tiles of 64 x 64 took 4.1 s with two threads per container, and 2.0 s with one.
     """
     return max(1, min(cpu_count() // processes, (os.cpu_count() or 1) // neighbours))
 
@@ -64,30 +65,31 @@ def boot_id() -> str:
 
 
 def memory_bytes() -> int:
-    """Memory this process may use: the smaller of the machine's and its control group's limit."""
+    """Memory that this process may use: the machine's, or its control group's limit if that is smaller."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = _numbers(CGROUP / "memory.max") or _numbers(CGROUP / "memory/memory.limit_in_bytes")
     return int(min(physical, *limits)) if limits else physical
 
 
 def resident_bytes() -> int:
-    """Memory this process holds now."""
+    """Memory that this process uses now."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def process_seconds() -> float:
     """Seconds since this process was started."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # s after boot; starttime, field 22 of proc(5)
+    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # seconds from boot to start (starttime, field 22 in proc(5))
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started
 
 
 def keep_freed_memory() -> None:
     """Have glibc reuse freed memory instead of returning it to the kernel. No effect with another C library.
 
-    glibc maps every block above 32 MiB afresh, and the kernel clears its pages: a quarter of a step of AlbuNet in
-    float32 on two cores. Cached small blocks would keep freed neighbours from being merged into large ones: fastbins
-    are turned off here, and thread caches by start.sh (GLIBC_TUNABLES), since only the environment can.
+    By default, glibc maps every block above 32 MiB afresh, and the kernel clears its pages. This took a quarter of the
+    time of a training step of AlbuNet, in float32 on two cores. Small blocks in caches would keep the freed blocks
+    next to them from being merged into large ones. So fastbins are turned off here, and thread caches by start.sh,
+    because only an environment variable (GLIBC_TUNABLES) can turn those off.
     """
     mxfast, trim_threshold, mmap_max = 1, -1, -4  # malloc.h
     with contextlib.suppress(AttributeError, OSError):
@@ -98,13 +100,13 @@ def keep_freed_memory() -> None:
 
 
 def drop_glibc_tunables() -> None:
-    """Remove start.sh's GLIBC_TUNABLES from the environment of child processes: decoding is slower with them."""
+    """Remove start.sh's GLIBC_TUNABLES from the environment of child processes: it slows down decoding."""
     if os.environ.get("GLIBC_TUNABLES") == TUNABLES:
         del os.environ["GLIBC_TUNABLES"]
 
 
 def is_in_memory(folder: Path) -> bool:
-    """Whether the folder lies on a tmpfs, according to /proc/mounts."""
+    """Whether the folder is on a tmpfs or ramfs, according to /proc/mounts."""
     try:
         mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
     except OSError:
@@ -114,12 +116,12 @@ def is_in_memory(folder: Path) -> bool:
 
 
 def free_shared_memory_bytes() -> int:
-    """Free space of /dev/shm, through which NCCL connects the GPUs of a host; 64 MiB in a plain container."""
+    """Free space of /dev/shm, through which NCCL connects the GPUs of a host. A plain container has 64 MiB."""
     return shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0
 
 
 def check_gpu(is_usable: bool) -> None:
-    """ContractError if this container has an NVIDIA GPU that torch cannot use: no silent run on the CPU."""
+    """Raises ContractError if torch cannot use this container's NVIDIA GPU, so that no run uses the CPU unnoticed."""
     if is_usable or not NVIDIA_DRIVER.exists():
         return
     if not any(DEVICES.glob("nvidia[0-9]*")):
@@ -135,10 +137,10 @@ def check_gpu(is_usable: bool) -> None:
 
 
 def check_disk(folder: Path, needed_bytes: int, what: str) -> None:
-    """ContractError if a folder has no room for `needed_bytes` of checkpoints. Those it holds now will be replaced."""
+    """Raises ContractError if a folder has no room for `needed_bytes` of checkpoints, which replace those in it."""
     replaced = 0
     for path in folder.glob("*.pth"):
-        with contextlib.suppress(OSError):  # removed meanwhile, or a broken or circular link
+        with contextlib.suppress(OSError):  # a file that was removed meanwhile, or a broken or circular link
             replaced += path.stat().st_size
     free = shutil.disk_usage(folder).free + replaced
     if free < needed_bytes:
@@ -171,7 +173,7 @@ def report(container: Container) -> list[str]:
 
 
 def _numbers(path: Path) -> tuple[float, ...]:
-    """The numbers in a control group's file, `max` as infinity; empty if it cannot be read."""
+    """The numbers in a control group's file, with infinity for `max`; empty if it cannot be read."""
     try:
         return tuple(math.inf if word == "max" else float(word) for word in path.read_text().split())
     except (OSError, ValueError):

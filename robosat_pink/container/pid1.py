@@ -1,6 +1,7 @@
 """The duties of a container's process 1: forward signals, reap orphans, report a killed child. Called by `train`.
 
-`exec` makes Python process 1. The kernel drops signals to it that have no handler, and makes every orphan its child.
+`exec` in start.sh makes Python process 1. The kernel drops signals for which process 1 has no handler, and makes it the
+parent of every orphan.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signa
 
 
 def run_as_init(main: Callable[[], int]) -> int:
-    """The exit code of `main`, which process 1 runs in a child. To be called before any thread starts."""
+    """Run `main`, in a child if this is process 1, and return its exit code. Call it before any thread starts."""
     if os.getpid() != 1:
         return main()
     child = os.fork()
@@ -25,7 +26,8 @@ def run_as_init(main: Callable[[], int]) -> int:
         return main()
     for number in FORWARDED:
         signal.signal(number, lambda number, frame: os.kill(child, number))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)  # start.sh blocks them; in the child `StopRequest` unblocks
+    # start.sh has blocked SIGTERM and SIGINT. `StopRequest` unblocks them in the child.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
     pid, status = os.wait()
     while pid != child:
         pid, status = os.wait()

@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# A name is secret if it contains one of the first; if one of the second is a word of its own in it (not "author",
-# "passed"); or if it ends with one of the last (not "keyboard").
+# A name is secret if it contains one of _IN_ANY_NAME, if one of _WORD is a separate word in it (unlike in "author" or
+# "passed"), or if it ends with one of _LAST_WORD as a separate word (unlike "keyboard").
 _IN_ANY_NAME = (
     "(?i:SECRET|OAUTH|PASSWORD|PASSWD|PASSPHRASE|TOKEN|CREDENTIAL|CREDS|SIGNATURE|AUTHORIZATION"
     "|ACCESS[_-]?KEY|PRIVATE[_-]?KEY|API[_-]?KEY)"
@@ -21,11 +21,11 @@ _IN_ANY_NAME = (
 _WORD = "(?<![A-Za-z])(?i:(?:DB)?PASS|PWD|AUTH)(?![A-Za-z])|(?<=[a-z])(?:Pass|Pwd|Auth)(?![a-z])"
 _LAST_WORD = r"(?:(?<![A-Za-z])(?i:KEY|SIG)|(?<=[a-z])(?:Key|Sig))(?=\d*(?:_(?i:V\d+|PEM|DER|BASE64|B64))?(?![\w.\-]))"
 SECRET_NAME = re.compile(f"{_IN_ANY_NAME}|{_WORD}|{_LAST_WORD}")
-# Error codes of stores, which a colon and a sentence follow.
+# Error codes of stores are no names of secrets: a colon and a sentence follow them.
 _NOT_A_NAME = (
     r"(?:NoSuch|Invalid|Expired|Missing)\w|\w*(?:DoesNotMatch|Required|NotSupported|Malformed|Error|Failure)\b"
 )
-_COUNT = r": \d[\d,]* (?:pairs|tiles)\b"  # after the name of a directory, which may be "pass"
+_COUNT = r": \d[\d,]* (?:pairs|tiles)\b"  # follows the name of a directory, which may be "pass"
 _VALUE = (
     r"""(?:(?i:Bearer|Basic)\s+)?(?:"(?:[^"\\\n]|\\.)*"?|'(?:[^'\\\n]|\\.)*'?|\\+(["'])(?:(?!\\+\2).)*(?:\\+\2)?"""
     r"""|[{\[].*|[^\s,;&]+)"""
@@ -37,16 +37,16 @@ IN_ADDRESS = re.compile(rf"([?&](?=[\w.\-]*?(?:{SECRET_NAME.pattern}))[\w.\-]+=)
 USER_INFO = re.compile(r"(://)(?:[^/\s]+|[^/\s:\[]+:(?!\d+/)[^\s\"'?,;]{0,1000})@")  # a password may hold a slash
 USER_WITHOUT_SCHEME = re.compile(r"(?!(?:channel|file):)\w[\w+=.%\-]*:(?!//)\S+@")
 MIN_SECRET_CHARACTERS = 6  # a shorter value would also be redacted inside innocent words
-PATH_SUFFIXES = ("_FILE", "_PATH", "_DIR", "_SOCK")  # of variables that hold a path
+PATH_SUFFIXES = ("_FILE", "_PATH", "_DIR", "_SOCK")  # of variables whose value is a path
 
 
 def redacted(text: str) -> str:
-    """The text with *** for values of secret environment variables, of `secret_name = value`, and in addresses."""
+    """The text with *** for secrets: in values of environment variables, in `secret_name = value`, and in addresses."""
     return ASSIGNMENT.sub(r"\1***", redacted_value(text))
 
 
 def redacted_value(text: str) -> str:
-    """As `redacted`, for a single value: `a/key=3/b` is a path there, not an assignment."""
+    """A single value with *** for secrets. Unlike in a text, `a/key=3/b` is a path, not an assignment."""
     for name, value in os.environ.items():
         if SECRET_NAME.search(name) and len(value) >= MIN_SECRET_CHARACTERS and not _is_path(name, value):
             for spelling in dict.fromkeys((value, *_escaped(value))):
@@ -72,12 +72,12 @@ def _without_user(value: str) -> str:
 
 
 def _escaped(value: str) -> list[str]:
-    """Its spellings in JSON, escaped to ASCII or not, and in Python."""
+    """The spellings of a value in JSON, with and without ASCII escapes, and in Python."""
     return [json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], repr(value)[1:-1]]
 
 
 def _is_path(name: str, value: str) -> bool:
-    """A path to a secret is not secret. A key may begin with a slash, too, but is no path that exists."""
+    """Whether the value is a path to a secret, not a secret. A key may begin with a slash, but no such path exists."""
     return value.startswith("/") and (name.upper().endswith(PATH_SUFFIXES) or os.path.exists(value))
 
 

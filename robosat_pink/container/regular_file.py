@@ -8,9 +8,9 @@ import os
 import stat
 from pathlib import Path
 
-CHUNK_BYTES = 2**20  # read at a time from files that report no size, as those in /proc
+CHUNK_BYTES = 2**20  # per read from files that report no size, such as those in /proc
 
-# Longer marks first: the mark of UTF-32 begins with that of UTF-16.
+# Longer marks come first, because the mark of UTF-32 begins with the mark of UTF-16.
 ENCODINGS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -21,9 +21,10 @@ ENCODINGS = {
 
 
 def read_regular(path: Path | str, max_bytes: int) -> bytes:
-    """The content of a regular file. Raises OSError, with the reason in `strerror`, for a longer or another file.
+    """The content of a regular file.
 
-    Never blocks: a pipe is opened without waiting for its writer, and then refused.
+    Raises OSError, with the reason in `strerror`, if the file is longer than `max_bytes` or not regular. Never blocks:
+    a pipe is opened without waiting for its writer, and then refused.
     """
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as file:
         status = os.fstat(file.fileno())
@@ -34,7 +35,7 @@ def read_regular(path: Path | str, max_bytes: int) -> bytes:
         chunks: list[bytes] = []
         length = 0
         while max(status.st_size, length) <= max_bytes:
-            chunk = file.read(max(status.st_size - length, CHUNK_BYTES))  # allocates as many bytes at once
+            chunk = file.read(max(status.st_size - length, CHUNK_BYTES))  # allocates that many bytes at once
             if not chunk:
                 return b"".join(chunks)
             chunks.append(chunk)
@@ -43,6 +44,6 @@ def read_regular(path: Path | str, max_bytes: int) -> bytes:
 
 
 def decode_text(content: bytes) -> str:
-    """Text in UTF-8, or in the encoding of its byte order mark, without the mark. Raises ValueError otherwise."""
+    """Decode UTF-8, or the encoding of a byte order mark, and drop the mark. Raises ValueError for invalid bytes."""
     encoding = next((encoding for mark, encoding in ENCODINGS.items() if content.startswith(mark)), "utf-8")
     return content.decode(encoding)

@@ -11,12 +11,12 @@ from typing import Self
 
 
 class Stopped(BaseException):
-    """The run was asked to end early. It is no error, so no `except Exception` may catch it."""
+    """The run was asked to end early. This is no error, so `except Exception` must not catch it."""
 
     BY_SIGNAL = "by a signal"  # the platform kills the process soon after; other reasons leave time to finish
 
     def __init__(self, reason: str = BY_SIGNAL, is_agreed: bool = False) -> None:
-        """`is_agreed`: all ranks stop at the same step, and none has to be told."""
+        """`is_agreed`: all ranks stop at the same step, so none has to inform the others."""
         super().__init__(reason)
         self.reason, self.is_agreed = reason, is_agreed
 
@@ -24,9 +24,9 @@ class Stopped(BaseException):
 class StopRequest:
     """SIGTERM or SIGINT, kept as a flag that the training loop reads after each step.
 
-    Before the loop there is nothing to save, and a signal raises Stopped at once; `is_polled` says that the loop runs.
-    A second signal of the same kind ends the process. One of the other kind does not: torchrun sends SIGTERM to
-    processes that a terminal has already sent SIGINT.
+    Before the loop there is nothing to save: while `is_polled` is false, a signal raises Stopped at once. A second
+    signal of the same kind ends the process. A signal of the other kind does not, because torchrun sends SIGTERM to
+    processes that have already received SIGINT from a terminal.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -39,7 +39,7 @@ class StopRequest:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._previous_handlers = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)  # start.sh blocks them until now
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)  # start.sh has blocked them
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -56,7 +56,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def postponed(self) -> Iterator[None]:
-        """Raise Stopped at the end of the block, not inside: an import interrupted in C++ code aborts the process."""
+        """Raise Stopped at the end of the block, not inside: an interrupted import of C++ code aborts the process."""
         self.is_polled = True
         yield
         self.is_polled = False

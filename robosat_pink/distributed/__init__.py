@@ -1,1 +1,1 @@
-"""Several processes, one a GPU, that train together: started, connected, and watched."""
+"""Training in several processes, one per GPU: how they are started, connected and watched."""

@@ -1,7 +1,7 @@
 """Which ranks are alive, and why a rank failed. Called by `process_group`.
 
 Once a second, each rank updates its own key in rank 0's store and reads the other ranks' keys. A rank that fails writes
-the cause there, because a collective on the other ranks reports only a closed connection, or waits forever.
+the cause to the store, because a collective on the other ranks reports only a closed connection, or waits forever.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ log = logging.getLogger(__name__)
 
 BEAT_S = 1.0
 SILENT_S = 5.0  # after this time without a beat, a rank counts as gone if a collective has failed
-VANISHED_S = 60.0  # after this time without a beat, a rank counts as gone in any case
-LINGER_S = 10.0  # for this time, rank 0 waits for the others to read its failure: it holds the store
-STUCK_S = 20.0  # within this time, a collective with a failed rank should end by itself
-GONE = float("inf")  # the last beat of a rank that has ended as planned
+VANISHED_S = 60.0  # after this time without a beat, a rank counts as gone even if no collective has failed
+LINGER_S = 10.0  # how long rank 0, which holds the store, waits for the other ranks to read its failure
+STUCK_S = 20.0  # after a rank's failure, time for a collective to end by itself; then this process exits
+GONE = float("inf")  # time of the last beat of a rank that has announced its end
 
 
 class RankFailed(RobosatError):
-    """Another rank has failed or vanished. The error of that rank says more."""
+    """Another rank has failed or vanished. That rank's own error explains it."""
 
     is_of_another_rank = True
 
@@ -42,7 +42,7 @@ class Heartbeat:
     def __init__(self, store: Any, process: ProcessRank, host: str, timeout_s: float, container: Container) -> None:
         self._process, self._container = process, container
         self._timeout_s, self._vanished_s = timeout_s, min(VANISHED_S, timeout_s)
-        # A separate connection: the main thread may be blocked on that of `store`.
+        # A separate connection, because the main thread may be blocked on the connection of `store`.
         self._store = PrefixStore("heartbeat", store.clone())
         self._store.set(f"host{process.rank}", host)
         self.hosts = [self._store.get(f"host{rank}").decode() for rank in range(process.size)]
@@ -50,7 +50,7 @@ class Heartbeat:
         self._heard_at = dict.fromkeys(range(process.size), time.monotonic())
         self._answered_at = time.monotonic()  # when the store last answered
         self._checked_at = time.monotonic()  # when this process last looked for failures
-        self._failure: dict[str, Any] | None = None  # of another rank
+        self._failure: dict[str, Any] | None = None  # the failure of another rank
         self._failure_seen_at = 0.0
         self._is_released = threading.Event()  # this rank no longer needs the others
         self._is_closed = threading.Event()
@@ -62,7 +62,7 @@ class Heartbeat:
         self._watching.start()
 
     def release(self) -> None:
-        """Collectives are over: this rank continues even if others vanish."""
+        """Declare all collectives done: from now on, this rank continues even if others vanish."""
         self._is_released.set()
         if self._process.rank:
             self._try_to_set(f"gone{self._process.rank}", "1")
@@ -108,7 +108,7 @@ class Heartbeat:
                 log.warning("warning: rank 0 has not ended within runtime.peer_timeout_s = %g", self._timeout_s)
                 break
             time.sleep(BEAT_S / 4)
-        self.close()  # before rank 0 ends: beats to a closed store fill the log with torch's messages
+        self.close()  # before rank 0 ends, because beats to a closed store fill the log with torch's messages
         self._try_to_set(f"left{self._process.rank}", "1")
         if self._heard_at[0] == GONE:
             time.sleep(BEAT_S)  # time for rank 0 to read this key and end
@@ -179,7 +179,7 @@ class Heartbeat:
             return RankFailed(f"rank {rank} on host {self.hosts[rank]} failed: {cause}")
         before, self._checked_at = self._checked_at, time.monotonic()
         now = self._checked_at
-        if now - before > SILENT_S:  # this process was suspended, and read no beats
+        if now - before > SILENT_S:  # this process was suspended, and has read no beats
             self._answered_at = now
             self._heard_at.update({rank: max(heard_at, now) for rank, heard_at in self._heard_at.items()})
         silent = {rank: now - heard_at for rank, heard_at in self._heard_at.items() if now - heard_at > silent_s}

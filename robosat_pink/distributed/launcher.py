@@ -1,7 +1,7 @@
 """Starts one training process per GPU of this host, each with its rank. Called by `train`.
 
 Hosts get ranks in the sorted order of resourceconfig.json. Under torchrun, or another launcher that sets RANK and
-WORLD_SIZE, it starts nothing.
+WORLD_SIZE, this module starts nothing.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from robosat_pink.errors import ConfigError, RobosatError
 
 log = logging.getLogger(__name__)
 
-PORT = 29500  # of rank 0, for the rendezvous
+PORT = 29500  # the port of rank 0 for the rendezvous
 POLL_S = 0.1
 MOST_PROCESSES = 10**6  # in a run
-MOST_SHOWN = 100  # characters of a variable in an error
+MOST_SHOWN = 100  # characters of a variable's value in an error
 TOGETHER = "RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT go together, as torchrun sets them"
-GRACE_S = 60.0  # after one rank has failed, for the others to end by themselves
+GRACE_S = 60.0  # time for the other ranks to end by themselves after one has failed
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class ProcessRank:
     """The rank of a process, and the address of rank 0."""
 
     rank: int = 0
-    size: int = 1  # of the world
-    local_rank: int = 0  # on its host
+    size: int = 1  # world size
+    local_rank: int = 0  # rank among the processes of its host
     local_size: int = 1
     address: str = "127.0.0.1"
     port: int = PORT
@@ -63,7 +63,10 @@ PR_SET_PDEATHSIG = 1  # prctl.h
 
 
 def rank_from_environment(environment: Mapping[str, str]) -> ProcessRank | None:
-    """The rank that a launcher has set; None without a launcher. ConfigError for missing or impossible variables."""
+    """The rank that a launcher has set; None without a launcher.
+
+    Raises ConfigError for missing or impossible variables.
+    """
     if "RANK" not in environment and "WORLD_SIZE" not in environment:
         return None
     size = _number(environment, "WORLD_SIZE", 1, MOST_PROCESSES)
@@ -91,7 +94,7 @@ def _number(environment: Mapping[str, str], name: str, low: int, high: int, advi
 
 
 def ranks_of_this_host(container: Container, runtime: RuntimeConfig) -> list[ProcessRank]:
-    """As many ranks as `runtime.processes`, or with `auto` one for each GPU."""
+    """The ranks of this host: `runtime.processes` ranks, or one per GPU for `auto`."""
     hosts, current = container.hosts()
     count = runtime.processes
     if count == "auto":
@@ -118,7 +121,7 @@ def end_with_parent(environment: Mapping[str, str]) -> None:
 
 
 def run_ranks(ranks: Sequence[ProcessRank], arguments: Sequence[str], stop: StopRequest, container: Container) -> int:
-    """Start the ranks of this host, pass a stop request on, and wait. Returns the failed rank's exit code, or 0.
+    """Start the ranks of this host, forward a stop request, and wait. Returns the failed rank's exit code, or 0.
 
     When a rank has failed, the others end by themselves, or are killed after GRACE_S.
     """
@@ -131,7 +134,7 @@ def run_ranks(ranks: Sequence[ProcessRank], arguments: Sequence[str], stop: Stop
         failures = [
             (process, code)
             for process, code in zip(ranks, codes, strict=True)
-            # A rank without its signal handler yet is killed by the SIGTERM of a stop: that is no failure.
+            # The SIGTERM of a stop kills a rank that has no signal handler yet: that is no failure.
             if code and not (is_stopped and code == -signal.SIGTERM)
         ]
         if failures and failed_at is None:
@@ -150,7 +153,7 @@ def run_ranks(ranks: Sequence[ProcessRank], arguments: Sequence[str], stop: Stop
 
 
 def _start(ranks: Sequence[ProcessRank], arguments: Sequence[str]) -> list[subprocess.Popen[bytes]]:
-    """Start each rank in its own session, so that a terminal signals only this process, which passes it on once."""
+    """Start each rank in its own session, so that a terminal signals only this process, which forwards signals once."""
     command = [sys.executable, "-m", "robosat_pink.train", *arguments]
     environment = os.environ | {PARENT: str(os.getpid())}
     return [
@@ -162,7 +165,7 @@ def _start(ranks: Sequence[ProcessRank], arguments: Sequence[str]) -> list[subpr
 def _exit_code(failures: Sequence[tuple[ProcessRank, int]], container: Container) -> int:
     """The exit code of the rank that caused the failure.
 
-    That is a killed rank, else the rank with the highest code: ranks that only lost a peer exit with 1.
+    A killed rank takes precedence, then the rank with the highest code: ranks that only lost a peer exit with 1.
     """
     process, code = min(failures, key=lambda failure: (failure[1] > 0, -failure[1]))
     if code > 0:
@@ -174,7 +177,7 @@ def _exit_code(failures: Sequence[tuple[ProcessRank, int]], container: Container
 
 
 def _gpus() -> int:
-    """The number of GPUs, at least 1. Imports torch only if there is a driver."""
+    """The number of GPUs, at least 1. Imports torch only if there is an NVIDIA driver."""
     if not hardware.NVIDIA_DRIVER.exists():
         return 1
     import torch

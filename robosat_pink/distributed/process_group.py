@@ -1,7 +1,7 @@
-"""The process group of a run: ranks, world size, collectives, on one host or several. Entered by `train`.
+"""The process group of a run: ranks, world size, collectives, on one host or several. Called by `train`.
 
 Every rank has the whole model and reads its share of each batch; DistributedDataParallel averages gradients. Counts and
-decisions go over gloo on the CPU, and wait for no GPU.
+decisions are exchanged over gloo on the CPU, without waiting for a GPU.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from robosat_pink.errors import ContractError, RobosatError
 
 T = TypeVar("T")
 INTERFACES = Path("/sys/class/net")
-RESOLVE_EVERY_S = 1.0  # while the name of a host is not known yet
+RESOLVE_EVERY_S = 1.0  # while the name of a host does not resolve yet
 
 
 @dataclass
@@ -41,7 +41,7 @@ class World:
     """The ranks of a run, seen from one of them. With one rank, collectives return at once."""
 
     process: ProcessRank = SINGLE_PROCESS
-    _group: Any = field(default=None, repr=False)  # gloo, for tensors on the CPU
+    _group: Any = field(default=None, repr=False)  # the gloo group, for tensors on the CPU
     _heartbeat: Heartbeat | None = field(default=None, repr=False)
 
     @property
@@ -97,7 +97,7 @@ class World:
         return result
 
     def ranks_on_this_machine(self) -> int:
-        """In all containers; this rank included."""
+        """The number of ranks in all containers of this machine, this rank included."""
         boot_ids = self.all_gather(hardware.boot_id())
         return boot_ids.count(boot_ids[self.rank]) if boot_ids[self.rank] else self.process.local_size
 
@@ -113,19 +113,19 @@ class World:
         )
 
     def no_sync(self, wrapped_model: nn.Module, is_wanted: bool) -> contextlib.AbstractContextManager[None]:
-        """For a backward that accumulates gradients on this rank, without averaging them yet."""
+        """A context for a backward pass that accumulates gradients on this rank, without averaging them yet."""
         if is_wanted and isinstance(wrapped_model, DistributedDataParallel):
             return wrapped_model.no_sync()
         return contextlib.nullcontext()
 
     def broadcast_buffers(self, model: nn.Module) -> None:
-        """Rank 0's batch norm statistics, which are those that are saved, to all ranks."""
+        """Broadcast rank 0's batch norm statistics, which checkpoints contain, to all ranks."""
         if self.size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0, group=self._group_of(buffer))
 
     def release(self) -> None:
-        """Collectives are over; rank 0 may still write."""
+        """Leave the process group after the last collective. Rank 0 may still write files."""
         if self._heartbeat:
             self._heartbeat.release()
             dist.destroy_process_group()
@@ -136,9 +136,9 @@ class World:
 
 @contextlib.contextmanager
 def joined(container: Container, process: ProcessRank, timeout_s: float, stop: StopRequest) -> Iterator[World]:
-    """The world of this process. A rank that fails ends all ranks, with its reason.
+    """A context with the world of this process. If a rank fails, all ranks end and report the cause.
 
-    Raises ContractError if the ranks do not find each other in time, RankFailed if another rank fails.
+    Raises ContractError if the ranks do not find each other within `timeout_s`, RankFailed if another rank fails.
     """
     if process.size == 1:
         yield World(process)
@@ -146,7 +146,7 @@ def joined(container: Container, process: ProcessRank, timeout_s: float, stop: S
     hosts, current = container.hosts()
     _use_interface(container.network_interface())
     if len(hosts) > 1:
-        os.environ.setdefault("NCCL_HOSTID", current)  # containers may have one host name
+        os.environ.setdefault("NCCL_HOSTID", current)  # containers may share a host name
         for host in hosts:
             _wait_for_name(host, timeout_s)
     store, group = interruptibly(lambda: _init_process_group(process, timeout_s))
@@ -155,7 +155,7 @@ def joined(container: Container, process: ProcessRank, timeout_s: float, stop: S
     error: BaseException | None = None
     try:
         yield World(process, group, heartbeat)
-    except BaseException as raised:  # the group is not destroyed: that may wait for a rank that is gone
+    except BaseException as raised:  # destroying the group could wait for a rank that is gone
         error = raised
     ending = heartbeat.end(error, stop)
     if ending is not None and ending is not error:
@@ -191,7 +191,7 @@ def _use_interface(name: str | None) -> None:
 
 
 def _wait_for_name(host: str, timeout_s: float) -> None:
-    """Until it resolves: the hosts of a job do not start at the same time."""
+    """Wait until a host's name resolves, because the hosts of a job do not start at the same time."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:

@@ -1,8 +1,8 @@
-"""The losses by name. To add a loss: one file beside this one and one line in LOSSES.
+"""The losses by name. To add a loss, add one file to this folder and one line to LOSSES.
 
-loss(logits (N, K, H, W), mask (N, H, W) uint8) is a scalar, computed in float32 whatever the logits are: the mean over
-the N samples of a loss per sample, which is 0 without a valid pixel. With one class, K = 1 and the mask holds 0 and 1;
-with several, it holds 0 to K - 1; 255 is ignored. `config` reads LOSSES, so nothing here imports torch.
+loss(logits (N, K, H, W), mask (N, H, W) uint8) is a scalar, computed in float32 or wider: the mean over the N samples
+of the loss per sample. A sample without a valid pixel has a loss of 0. With one class, K = 1 and mask values are 0 and
+1; with several, they are 0 to K - 1; 255 is ignored. `config` reads LOSSES, so nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from robosat_pink.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
-IGNORE = 255  # in a mask: pixels that count in no loss and no metric
+IGNORE = 255  # the mask value of pixels that count in no loss and no metric
 
 
 @dataclass(frozen=True)
 class LossEntry:
-    class_path: str  # module:class; the class takes num_classes, and class_weights if it takes these
+    class_path: str  # module:class; the class takes num_classes and, if the next field is true, class_weights
     takes_class_weights: bool = False
 
 

@@ -1,4 +1,4 @@
-"""Cross entropy less the logarithm of a soft Jaccard index.
+"""Cross entropy minus the logarithm of a soft Jaccard index.
 
 Iglovikov, Shvets, "TernausNet", arXiv 1801.05746, equations 2 to 4; TernausNetV2 was trained with it.
 """
@@ -9,18 +9,21 @@ from torch import Tensor, nn
 from robosat_pink.losses import IGNORE
 from robosat_pink.losses.cross_entropy import pixel_cross_entropy
 
-SMOOTH_PIXELS = 1.0  # added to both: a class neither present nor predicted has a Jaccard index of 1
+SMOOTH_PIXELS = 1.0  # added to intersection and union: a class neither present nor predicted has J = 1
 
 
 class BCEJaccard(nn.Module):
-    """Per sample, over its valid pixels: cross entropy - mean over classes of log J. One class: BCE - log J."""
+    """The loss per sample, over its valid pixels: cross entropy - mean over classes of log J.
+
+    J is the soft Jaccard index. For one class, the loss is binary cross entropy - log J.
+    """
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """logits (N, K, H, W), mask (N, H, W) with 255 = ignore: the scalar mean over the N samples."""
+        """The scalar mean over N samples, from logits (N, K, H, W) and mask (N, H, W) with 255 = ignore."""
         logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
         valid = mask != IGNORE
         truth = torch.where(valid, mask, 0).long()

@@ -10,9 +10,9 @@ from robosat_pink.losses import IGNORE
 
 
 class CrossEntropy(nn.Module):
-    """Per sample, the weighted mean over its valid pixels: sum(w l) / sum(w).
+    """The loss per sample is the weighted mean over its valid pixels: sum(w l) / sum(w).
 
-    With one class, `class_weights` is the weight of its pixels; background pixels weigh 1.
+    With one class, `class_weights` has the weight of that class; background pixels have a weight of 1.
     """
 
     weights: Tensor
@@ -25,20 +25,20 @@ class CrossEntropy(nn.Module):
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """logits (N, K, H, W), mask (N, H, W) with 255 = ignore: the scalar mean over the N samples."""
+        """The scalar mean over N samples, from logits (N, K, H, W) and mask (N, H, W) with 255 = ignore."""
         valid = mask != IGNORE
         truth = torch.where(valid, mask, 0).long()
         per_pixel = pixel_cross_entropy(logits, truth)
         weight = self.weights.to(per_pixel.dtype)[truth] * valid
         total = (per_pixel * weight).flatten(1).sum(dim=1)
-        # A sample without a valid pixel, or with weights of 0 alone, has a loss of 0.
+        # A sample without a valid pixel, or only with pixels of weight 0, has a loss of 0.
         return (total / weight.flatten(1).sum(dim=1).clamp(min=torch.finfo(weight.dtype).tiny)).mean()
 
 
 def pixel_cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
-    """Loss per pixel (N, H, W), at least float32, of logits (N, K, H, W) and truth (N, H, W) without ignored values.
+    """The loss per pixel (N, H, W), at least float32, from logits (N, K, H, W) and truth (N, H, W) without 255.
 
-    K = 1 is binary.
+    K = 1 means binary cross entropy.
     """
     logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
     if logits.shape[1] == 1:

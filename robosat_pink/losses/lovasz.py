@@ -11,14 +11,14 @@ from robosat_pink.losses import IGNORE
 
 
 class Lovasz(nn.Module):
-    """Per image: the hinge form for one class, the softmax form for several."""
+    """The Lovász loss per image: the hinge form for one class, the softmax form for several."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """logits (N, K, H, W), mask (N, H, W) with 255 = ignore: the scalar mean over the N images.
+        """The scalar mean over N images, from logits (N, K, H, W) and mask (N, H, W) with 255 = ignore.
 
         The loss and gradient of an image without a valid pixel are 0.
         """
@@ -28,7 +28,7 @@ class Lovasz(nn.Module):
 
 
 def lovasz_hinge(logits: Tensor, mask: Tensor) -> Tensor:
-    """Equation 10: binary logits (N, 1, H, W) and mask (N, H, W) to one loss per image (N,)."""
+    """One loss per image (N,), from binary logits (N, 1, H, W) and mask (N, H, W): equation 10."""
     score = logits.flatten(1)
     truth = mask.flatten(1)
     positive = truth == 1
@@ -38,7 +38,7 @@ def lovasz_hinge(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 def lovasz_softmax(logits: Tensor, mask: Tensor) -> Tensor:
-    """Equation 11, the mean over classes present in the image: logits (N, K, H, W), mask (N, H, W) to losses (N,)."""
+    """One loss per image (N,), from logits (N, K, H, W) and mask (N, H, W): equation 11, over classes present."""
     num_classes = logits.shape[1]
     probs = logits.flatten(2).softmax(dim=1)  # (N, K, H*W)
     truth = mask.flatten(1)[:, None]
@@ -54,17 +54,17 @@ def lovasz_softmax(logits: Tensor, mask: Tensor) -> Tensor:
 class LovaszExtension(torch.autograd.Function):
     """Lovász extension of the Jaccard loss: errors (R, P), positive and valid (R, P) bool, to losses (R,).
 
-    In descending order of the errors, pixel i adds relu(error) times the step of the Jaccard loss when the i-th pixel
-    is counted as wrong. As a difference of two nearly equal numbers, a step has 21 % relative error per gradient entry
-    in float32 at 1 % positives. With U = positives + negatives so far, the step is 1 / U for a positive and
-    (positives left) / (U (U - 1)) for a negative: this form needs no subtraction and no float64.
+    Pixels are sorted by error, descending. Pixel i adds relu(error) times the step of the Jaccard loss when pixel i is
+    counted as wrong, too. If the step is computed as a difference of two nearly equal numbers, a gradient entry has a
+    relative error of 21 % in float32 at 1 % positives. With U = all positives + negatives so far, the step is 1 / U for
+    a positive and (positives left) / (U (U - 1)) for a negative: this form needs no such difference and no float64.
     """
 
     @staticmethod
     def forward(ctx: FunctionCtx, errors: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
-        # Ignored pixels get an error of 0: they come last, and no count of a pixel with an error includes them.
+        # Ignored pixels get an error of 0: they come last, so the counts of pixels with an error leave them out.
         ordered, order = _sort_descending(errors.masked_fill(~valid, 0.0).clamp_(min=0))
-        # Counts are exact in float32, the fastest type, up to 2^24.
+        # Counts up to 2^24 are exact in float32, the fastest dtype.
         exact = errors.dtype if errors.shape[1] <= 2**24 else torch.float64
         is_positive = (positive & valid).to(exact).gather(1, order)
         positives_so_far = is_positive.cumsum(dim=1)
@@ -88,7 +88,7 @@ def _sort_descending(errors: Tensor) -> tuple[Tensor, Tensor]:
     if errors.device.type != "cpu" or errors.dtype != torch.float32:
         return errors.sort(dim=1, descending=True)
     # The bits of floats >= 0, read as int32, have the same order, and torch sorts int32 rows by radix: 7 times as fast.
-    # Adding 0 turns -0, which has other bits, into 0.
+    # Adding 0 turns -0, whose bits differ from those of 0, into 0.
     infinity = 0x7F800000
     ordered = errors.new_empty(errors.shape, dtype=torch.int32)
     order = errors.new_empty(errors.shape, dtype=torch.int64)

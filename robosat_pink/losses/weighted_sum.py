@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class WeightedSum(nn.Module):
-    """weights[a] * losses[a] + weights[b] * losses[b] + …, of logits (N, K, H, W) and mask (N, H, W)."""
+    """The sum weights[a] * losses[a] + weights[b] * losses[b] + …, from logits (N, K, H, W) and mask (N, H, W)."""
 
     def __init__(self, losses: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""The networks by name. To add a network: one file beside this one and one line in MODELS.
+"""The networks by name. To add a network, add one file to this folder and one entry to MODELS.
 
-`config` reads MODELS before torch is imported, so that a misspelt key is reported at once: nothing here imports torch.
+Nothing here imports torch: `config` reads MODELS before torch is imported, to report a misspelt key at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class ModelEntry:
     size_multiple: int  # pixels; height and width must be multiples of it
     encoders: tuple[str, ...]  # the first is the default
     options: tuple[str, ...]
-    pretrained_part: str | None  # the submodule that takes torchvision's ImageNet weights
+    pretrained_part: str | None  # the submodule for torchvision's ImageNet weights; None if there are none
 
 
 MODELS = {
@@ -52,7 +52,7 @@ def build_model(
     pretrained: bool | Mapping[str, Any] = False,
     **options: object,
 ) -> nn.Module:
-    """A network: images (N, num_channels, H, W) float to logits (N, num_classes, H, W).
+    """A network from images (N, num_channels, H, W) float to logits (N, num_classes, H, W).
 
     One class is binary: a single logit, positive above 0. Weights are random, except for the encoder's if `pretrained`
     is true (torchvision's ImageNet weights) or a state dict of the encoder. Raises ConfigError for an unknown name,

@@ -15,7 +15,7 @@ from robosat_pink.models.recomputation import batch_norm
 
 
 class AlbuNet(Block):
-    """Images (N, num_channels, H, W) float, H and W multiples of 64, to logits (N, num_classes, H, W).
+    """Maps images (N, num_channels, H, W) float, H and W multiples of 64, to logits (N, num_classes, H, W).
 
     The finest skip connection is at 1/4 of the resolution.
     """
@@ -25,7 +25,7 @@ class AlbuNet(Block):
     def __init__(self, num_classes: int, num_channels: int, encoder: str = "resnet50", num_filters: int = 32) -> None:
         super().__init__()
         self.resnet = torchvision.models.get_model(encoder, weights=None)
-        del self.resnet.fc  # unused: DistributedDataParallel fails on parameters without a gradient
+        del self.resnet.fc  # unused, and DistributedDataParallel fails on parameters without a gradient
         self.resnet.conv1 = nn.Conv2d(num_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(self.resnet.conv1.weight, mode="fan_out", nonlinearity="relu")
 

@@ -1,4 +1,4 @@
-"""Blocks that several networks share, and `Execution`: how a network computes its function. Called by the networks."""
+"""Blocks that several networks share, and `Execution`: how a network computes them. Called by the networks."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from torch.nn import functional
 from robosat_pink.models import recomputation
 from robosat_pink.models.recomputation import Recompute, Upsampling
 
-# Input pixels from which the transposed form of an upsampled convolution is faster, by device. Its time, forward and
-# backward, relative to the plain form (tests/benchmarks/upsampling.py):
-# two cores with AVX-512 BF16: 16 x 16: 1.0 to 1.5; 32 x 32: 0.8; larger: 0.4 to 0.5; bfloat16: 0.9, then 0.2 to 0.6
-# H200, batch 16, both types: 8 x 8: 1.3 to 2; 16 x 16: 0.9; larger: 0.3 to 0.6
+# The number of input pixels from which the transposed form of an upsampled convolution is faster, by device type. The
+# time of that form, forward and backward, relative to the plain form (tests/benchmarks/upsampling.py):
+# two cores with AVX-512 BF16, float32: 16 x 16: 1.0 to 1.5; 32 x 32: 0.8; larger: 0.4 to 0.5
+# two cores with AVX-512 BF16, bfloat16: 32 x 32: 0.9; larger: 0.2 to 0.6
+# H200, batch 16, both dtypes: 8 x 8: 1.3 to 2; 16 x 16: 0.9; larger: 0.3 to 0.6
 MIN_TRANSPOSED_PIXELS: dict[str, int] = {"cpu": 32 * 32, "cuda": 16 * 16}
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a network computes its function. The choices change its result in the last bits only.
+    """How a network computes its blocks. The choices change results only by rounding.
 
-    `upsampling`: the form of convolutions after upsampling. `auto` depends on device and size alone, so that runs are
-    reproducible; a number is the least count of input pixels for the transposed form.
-    `recompute`: what backward computes again instead of keeping it. "norms": norms, activations, concatenations and
-    pooling, which are cheap. "blocks": whole blocks, for about one more forward pass. Ignored under torch.compile.
+    `upsampling`: the form of convolutions after upsampling. `auto` depends only on device and size, so that runs are
+    reproducible. A number is the smallest number of input pixels for the transposed form.
+    `recompute`: what backward recomputes instead of keeping it. "norms": norms, activations, concatenations and
+    pooling, which are cheap. "blocks": whole blocks, which takes about as long as one more forward pass. Ignored under
+    torch.compile.
     """
 
     upsampling: Literal["auto", "plain", "transposed"] | int = "auto"
@@ -39,15 +41,15 @@ class Execution:
         return "none" if torch.compiler.is_compiling() else self.recompute
 
     def conv(self, conv: Any, *parts: Tensor) -> Tensor:
-        """conv of parts (N, C, H, W), concatenated along C."""
+        """conv(parts), with parts (N, C, H, W) concatenated along C."""
         return self._conv(conv, parts, "none")
 
     def upsampled_conv(self, conv: Any, *parts: Tensor) -> Tensor:
-        """Padded 3 x 3 conv of parts (N, C, H, W), concatenated and upsampled by 2 (nearest): (N, O, 2H, 2W)."""
+        """Padded 3 x 3 conv of parts (N, C, H, W), concatenated and upsampled by 2 (nearest), to (N, O, 2H, 2W)."""
         return self._conv(conv, parts, self.form(parts[0]))
 
     def norm_act_conv(self, features: Tensor, norm: Any, slope: float, conv: Any) -> Tensor:
-        """conv(leaky_relu(norm(features))); a slope of 0 is ReLU, `norm` a batch norm without activation."""
+        """conv(leaky_relu(norm(features))). A slope of 0 is ReLU; `norm` is a batch norm without activation."""
         if self._recompute != "none":
             return recomputation.norm_act_conv(features, norm, slope, conv)
         activated = functional.leaky_relu(recomputation.batch_norm(features, norm), slope, inplace=True)
@@ -55,7 +57,7 @@ class Execution:
         return result
 
     def cheap(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """function(*inputs), for a function that is faster to compute again than to keep."""
+        """function(*inputs), for a function that is cheap to recompute."""
         is_recomputed = self._recompute != "none"
         return recomputation.recomputed_in_backward(function, *inputs) if is_recomputed else function(*inputs)
 
@@ -82,12 +84,15 @@ class Execution:
 def settled_upsampling(
     setting: Literal["auto", "plain", "transposed"] | int, device_type: str
 ) -> Literal["plain", "transposed"] | int:
-    """`auto` as its value on a device, which resume points keep: a run may be resumed on another device."""
+    """The setting, with `auto` replaced by its value for a device.
+
+    Resume points keep this value, because a run may be resumed on another device.
+    """
     return MIN_TRANSPOSED_PIXELS.get(device_type, "plain") if setting == "auto" else setting
 
 
 class Block(nn.Module):
-    """A module that computes as its `execution` says."""
+    """A module that computes as its `execution` specifies."""
 
     execution = Execution()
 
@@ -105,7 +110,7 @@ class ConvRelu(Block):
     def __init__(self, num_in: int, num_out: int) -> None:
         super().__init__()
         self.block = nn.Conv2d(num_in, num_out, kernel_size=3, padding=1, bias=False)
-        # Without batch norm, torch's default scales the signal by 0.4 in every block (He et al., arXiv 1502.01852).
+        # Without batch norm, torch's default weights scale the signal by 0.4 per block (He et al., arXiv 1502.01852).
         nn.init.kaiming_normal_(self.block.weight, nonlinearity="relu")
 
     def forward(self, *parts: Tensor) -> Tensor:
@@ -127,7 +132,7 @@ class DecoderBlock(Block):
 
 
 def check_size(image: Tensor, multiple: int, network: str) -> None:
-    """ValueError, with the size to pad to, if height or width of an image (N, C, H, W) is not a multiple."""
+    """Raises ValueError, with the size to pad to, if height or width of an image (N, C, H, W) is not a multiple."""
     height, width = image.shape[-2:]
     if height % multiple or width % multiple:
         fitting_height, fitting_width = (math.ceil(size / multiple) * multiple for size in (height, width))

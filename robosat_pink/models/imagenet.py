@@ -24,7 +24,7 @@ WAY_OUT = (
 
 
 def weights_of(encoder: str) -> dict[str, Any]:
-    """torchvision's IMAGENET1K_V1 weights, or any file of the encoder in TORCH_HOME; downloaded if none is there."""
+    """torchvision's IMAGENET1K_V1 weights, or any of the encoder in TORCH_HOME; downloaded if it has none."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     url = torchvision.models.get_model_weights(encoder).IMAGENET1K_V1.url
     cached = sorted(folder.glob(f"{encoder}-*.pth")) if folder.is_dir() else []
@@ -37,7 +37,7 @@ def weights_of(encoder: str) -> dict[str, Any]:
             folder.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2], progress=False)
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # urllib, sockets, the disk and the unpickler raise their own
+    except Exception as error:  # urllib, sockets, the disk and the unpickler have their own errors
         raise CheckpointError(
             f"model.pretrained: the ImageNet weights of {encoder} cannot be had: {type(error).__name__}: {error}. "
             f"Not in {folder}, or not readable, and not from {url}; {WAY_OUT}"

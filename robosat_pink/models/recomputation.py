@@ -18,10 +18,10 @@ from torch.utils.checkpoint import checkpoint
 
 from robosat_pink.models.synchronisation import synchronised_batch_norm
 
-# Autograd keeps the input of every convolution. If this is an activated norm, a concatenation or an upsampled tensor,
-# it is cheap to recompute from tensors that are kept anyway. So are a derived kernel and a half-precision copy.
-# Compare Rota Bulò, Porzi, Kontschieder, "In-Place Activated BatchNorm", arXiv 1712.02616: it inverts activation and
-# norm instead, which needs weights of another form.
+# Autograd keeps the input of every convolution. If the input is an activated norm, a concatenation or an upsampled
+# tensor, it is cheap to recompute from tensors that are kept anyway. So are a derived kernel and a half-precision copy.
+# Compare Rota Bulò, Porzi, Kontschieder, "In-Place Activated BatchNorm", arXiv 1712.02616: that method inverts
+# activation and norm instead, which needs weights of another form.
 
 Recompute = Literal["none", "norms", "blocks"]
 Upsampling = Literal["none", "plain", "transposed"]
@@ -57,7 +57,7 @@ def cat_conv(parts: tuple[Tensor, ...], conv: nn.Conv2d, upsampling: Upsampling 
 
 
 def recomputed_in_backward(block: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """block(*inputs), of which only the inputs are kept: the backward pass recomputes the whole block."""
+    """block(*inputs). Only the inputs are kept for the backward pass, which recomputes the whole block."""
     if not torch.is_grad_enabled():
         return block(*inputs)
     result: Tensor = checkpoint(
@@ -68,16 +68,16 @@ def recomputed_in_backward(block: Callable[..., Tensor], *inputs: Tensor) -> Ten
 
 @contextlib.contextmanager
 def without_statistics(model: nn.Module) -> Iterator[None]:
-    """Batch norms take no statistics of this rank, for forward and backward of a step in which it has no tile.
+    """A context for forward and backward on a rank without a tile: batch norms leave this rank out of their statistics.
 
-    The norms keep the flag, not a context variable, because on a GPU backward runs in another thread.
+    The flag is an attribute of the norms, not a context variable, because on a GPU backward runs in another thread.
     """
     norms: list[Any] = [module for module in model.modules() if hasattr(module, "running_mean")]
     training = [norm.training for norm in norms]
     try:
         for norm in norms:
             norm.counts = False
-            norm.training &= getattr(norm, "is_synchronised", False)  # synchronised norms need all ranks
+            norm.training &= getattr(norm, "is_synchronised", False)  # synchronised norms need every rank
         yield
     finally:
         for norm, was_training in zip(norms, training, strict=True):
@@ -95,7 +95,8 @@ def conv_of(
     """A convolution of (N, C, H, W); with `upsampling`, a padded 3 x 3 one of the input upsampled by 2 (nearest).
 
     After upsampling, each output pixel depends on 2 x 2 input pixels, some of them more than once. The transposed form
-    adds the weights of equal pixels first: 4 products instead of 9, and no upsampled tensor. Only rounding differs.
+    adds the weights of the same pixel first: it needs 4 products instead of 9, and no upsampled tensor. Only rounding
+    differs.
     """
     assert upsampling == "none" or (weight.shape[2:], stride, padding) == ((3, 3), (1, 1), (1, 1))
     if upsampling == "transposed":
@@ -173,7 +174,7 @@ class _CatConv(torch.autograd.Function):
         features = _concatenated(parts, grad.dtype)
         wanted = (any(ctx.needs_input_grad[3:]), ctx.needs_input_grad[0], ctx.has_bias)
         if upsampling == "transposed":
-            kernel = _boxed(weight.to(grad.dtype))  # keeping AlbuNet's would take 98 MB in float32
+            kernel = _boxed(weight.to(grad.dtype))  # not kept: AlbuNet's would take 98 MB in float32
             grad_features, grad_weight, grad_bias = _conv_backward(grad, features, kernel, wanted, (2, 2), (1, 1), True)
             grad_weight = _unboxed(grad_weight.to(weight.dtype)) if wanted[1] else None
         else:
@@ -229,7 +230,7 @@ def _boxed(weight: Tensor) -> Tensor:
 
 
 def _unboxed(grad: Tensor) -> Tensor:
-    """The backward of `_boxed`: from the gradient (C, O, 4, 4) of its result to (O, C, 3, 3) of its argument."""
+    """The backward of `_boxed`: the gradient (C, O, 4, 4) of its result to that (O, C, 3, 3) of its argument."""
     grad = grad.transpose(0, 1)
     for axis in (3, 2):
         first, second, third, fourth = grad.unbind(axis)
@@ -238,7 +239,7 @@ def _unboxed(grad: Tensor) -> Tensor:
 
 
 def _running_statistics(norm: Any) -> tuple[Tensor, Tensor]:
-    """Mean and variance, used in evaluation and updated in training; copies during recomputation."""
+    """Running mean and variance; copies during recomputation, so that they are updated only once."""
     if norm.training and not torch.compiler.is_compiling() and _is_recomputing.get():
         return norm.running_mean.clone(), norm.running_var.clone()
     if norm.training and hasattr(norm, "num_batches_tracked"):

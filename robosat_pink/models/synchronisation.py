@@ -16,14 +16,14 @@ AXES = (0, 2, 3)
 
 
 def synchronise(model: nn.Module) -> None:
-    """Mark every batch norm of a network: its statistics are taken over all ranks."""
+    """Mark every batch norm of a network, so that its statistics are those of all ranks."""
     for module in model.modules():
         if hasattr(module, "running_mean"):
             module.is_synchronised = module.counts = True  # type: ignore[assignment]
 
 
 def synchronised_batch_norm(features: Tensor, norm: Any, running_mean: Tensor, running_var: Tensor) -> Tensor:
-    """Normalises (N, C, H, W) in training mode. A norm with `counts` false adds nothing to the statistics.
+    """Normalise (N, C, H, W) in training mode. If norm.counts is false, this rank adds nothing to the statistics.
 
     Updates the running statistics as nn.BatchNorm2d does, with the unbiased variance.
     """

@@ -15,7 +15,7 @@ from robosat_pink.models.wider_resnet import residual_module
 
 
 class TernausNetV2(Block):
-    """Images (N, num_channels, H, W) float, H and W multiples of 32, to logits (N, num_classes, H, W).
+    """Maps images (N, num_channels, H, W) float, H and W multiples of 32, to logits (N, num_classes, H, W).
 
     With `is_deconv` the decoder upsamples by transposed convolutions, otherwise by repeating pixels.
     """
@@ -102,9 +102,9 @@ class UpsampleDecoderBlock(Block):
 
 
 class DeconvDecoderBlock(Block):
-    """ConvRelu of parts (N, C, H, W), concatenated, then a transposed convolution of stride 2 with ReLU.
+    """ConvRelu, then a transposed convolution of stride 2 with ReLU.
 
-    To (N, num_out, 2H, 2W).
+    Maps parts (N, C, H, W), concatenated, to (N, num_out, 2H, 2W).
     """
 
     def __init__(self, num_in: int, num_middle: int, num_out: int) -> None:

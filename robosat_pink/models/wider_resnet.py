@@ -13,7 +13,7 @@ from torch.nn import functional
 from robosat_pink.models.blocks import Block
 from robosat_pink.models.recomputation import batch_norm
 
-SLOPE = 0.01  # of leaky ReLU below 0
+SLOPE = 0.01  # the slope of leaky ReLU below 0
 
 
 class BatchNorm(nn.Module):
@@ -37,7 +37,7 @@ class BatchNorm(nn.Module):
 class IdentityResidualBlock(Block):
     """Activation first, then two 3 x 3 convolutions, then the sum: (N, num_in, H, W) to (N, num_out, H, W).
 
-    Where the widths differ the shortcut is a 1 x 1 convolution of the activated input.
+    If the widths differ, the shortcut is a 1 x 1 convolution of the activated input.
     """
 
     def __init__(self, num_in: int, num_middle: int, num_out: int) -> None:
@@ -68,7 +68,7 @@ class IdentityResidualBlock(Block):
 
 
 def residual_module(num_blocks: int, num_in: int, num_middle: int, num_out: int) -> nn.Sequential:
-    """Blocks of equal size, named block1, block2, …; the first changes the width."""
+    """Residual blocks, named block1, block2, …; the first changes the width."""
     widths = [num_in] + [num_out] * (num_blocks - 1)
     return nn.Sequential(
         OrderedDict(

@@ -1,4 +1,4 @@
-"""Object storage: list and read, with the same calls for s3:// and folders. `location` is the entry."""
+"""Lists and reads object storage, with the same calls for s3:// and folders. The entry is `location`."""
 
 from robosat_pink.storage.location import Fetched, Location, Page, Resized, StoredFile, read_file
 

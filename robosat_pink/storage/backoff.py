@@ -12,7 +12,7 @@ from obstore import exceptions
 
 T = TypeVar("T")
 
-RETRY_S = 45.0  # no attempt begins later than this after the first
+RETRY_S = 45.0  # no attempt begins later than this after the first began
 MIN_PAUSE_S, MAX_PAUSE_S = 0.1, 5.0
 
 
@@ -23,7 +23,8 @@ def retry_with_backoff(
 ) -> tuple[T, int]:
     """The result of `work`, and the number of retries. Pauses double up to MAX_PAUSE_S, with jitter.
 
-    Raises what `explain` makes of the last error and of a note on the attempts, which is empty after the first.
+    Raises the exception that `explain` returns for the last error and a note on the attempts. The note is empty after a
+    single attempt.
     """
     started = time.monotonic()
     for retries in itertools.count():

@@ -21,14 +21,14 @@ from robosat_pink.errors import ConfigError
 log = logging.getLogger(__name__)
 
 ANONYMOUS_VARIABLES = ("AWS_NO_SIGN_REQUEST", "AWS_SKIP_SIGNATURE")  # GDAL's name and obstore's
-VALIDITY = timedelta(minutes=10)  # boto3 returns no credentials that expire sooner (obstore's provider assumes 30)
+VALIDITY = timedelta(minutes=10)  # boto3 returns no credentials that expire sooner (obstore's provider assumes 30 min)
 PROFILE_SETTINGS = ("endpoint_url", "ca_bundle", "addressing_style")
 SHARED_FILES = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
 
 
 @functools.cache  # one warning per process
 def usable_profile(profile: str | None) -> str | None:
-    """The profile, or None with a warning if this machine does not have it; None means the default credentials."""
+    """The profile, or None for the default credentials: with a warning if this machine lacks the profile or boto3."""
     if profile is None:
         return None
     if find_spec("boto3") is None:
@@ -53,7 +53,7 @@ def usable_profile(profile: str | None) -> str | None:
 
 
 def unset_empty_variables() -> None:
-    """Remove empty AWS_* variables from the environment: obstore would take them for keys and addresses."""
+    """Remove empty AWS_* variables from the environment: obstore would use them as keys and addresses."""
     for name, value in list(os.environ.items()):
         if name.startswith("AWS_") and not value.strip():
             del os.environ[name]
@@ -63,7 +63,7 @@ def profile_settings(profile: str | None) -> dict[str, str]:
     """endpoint_url, ca_bundle and addressing_style of the profile, or of the default profile if it is None.
 
     As in botocore, an endpoint_url for S3 in the profile's `services` takes precedence over the profile's own. boto3 is
-    slow to import, so it is imported only if the files contain such a setting.
+    slow to import, so it is imported only if the files contain one of these settings.
     """
     if find_spec("boto3") is None or not any(name in _shared_text() for name in PROFILE_SETTINGS):
         return {}
@@ -87,7 +87,7 @@ def profile_settings(profile: str | None) -> dict[str, str]:
 
 
 def identity(profile: str | None) -> dict[str, Any]:
-    """Arguments of obstore's S3Store: `region`, and `credential_provider` or `skip_signature` where needed."""
+    """Arguments of obstore's S3Store: `region`, and `credential_provider` or `skip_signature` if needed."""
     unset_empty_variables()
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if is_anonymous():
@@ -98,14 +98,14 @@ def identity(profile: str | None) -> dict[str, Any]:
 
     with _file_errors_explained():
         session = boto3.Session(profile_name=profile)
-        provider = _Provider(session, profile) if session.get_credentials() else None  # files may have only a region
+        provider = _Provider(session, profile) if session.get_credentials() else None  # files may contain only a region
     options: dict[str, Any] = {"region": region or session.region_name or "us-east-1"}
     return options | ({"credential_provider": provider} if provider else {})
 
 
 @contextlib.contextmanager
 def _file_errors_explained() -> Iterator[None]:
-    """Turns botocore's errors into ConfigError. Their cause is left out: it may quote a line with a secret."""
+    """Turn botocore's errors into ConfigErrors without a cause, which could quote a line with a secret."""
     from botocore.exceptions import BotoCoreError
 
     try:
@@ -130,13 +130,13 @@ def carries_token(options: Mapping[str, Any]) -> bool:
 
 
 class _Provider:
-    """The current credentials of a profile, whose files may be rewritten during a run."""
+    """The current credentials of a profile. The profile's files may be rewritten during a run."""
 
     def __init__(self, session: Any, profile: str | None) -> None:
         self.session, self.profile = session, profile
 
     def __call__(self) -> dict[str, Any]:
-        """Credentials in obstore's format. obstore calls again before they expire."""
+        """Credentials in obstore's format. obstore asks again before they expire."""
         import boto3
         from botocore.credentials import RefreshableCredentials
 

@@ -14,15 +14,15 @@ from robosat_pink.config.constraints import web_address
 from robosat_pink.errors import ConfigError
 from robosat_pink.storage.credentials import profile_settings, unset_empty_variables
 
-URL_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")  # the first that is set counts
+URL_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")  # the first that is set takes precedence
 VIRTUAL_VARIABLE = "AWS_VIRTUAL_HOSTED_STYLE_REQUEST"
 PEM_MARK = b"-----BEGIN CERTIFICATE-----"
 
 
 class Endpoint(NamedTuple):
-    url: str | None  # None: Amazon's endpoint of the region
+    url: str | None  # None for Amazon's endpoint of the region
     is_virtual: bool  # https://bucket.store.example/key, not https://store.example/bucket/key
-    certificates: bytes | None  # PEM, of authorities that are trusted in addition to the system's
+    certificates: bytes | None  # PEM; authorities that are trusted in addition to the system's
 
     def options(self, bucket: str) -> dict[str, Any]:
         """Arguments for obstore's S3Store."""
@@ -43,7 +43,7 @@ class Endpoint(NamedTuple):
 
 
 def endpoint(given: str | None, profile: str | None) -> Endpoint:
-    """The endpoint for `dataset.endpoint_url` and a profile. ConfigError for a bad address or certificate file."""
+    """The endpoint for `dataset.endpoint_url` and a profile. Raises ConfigError for a bad address or certificates."""
     unset_empty_variables()
     settings = profile_settings(profile)
     return Endpoint(_url(given, settings), _is_virtual(settings), _certificates(settings))

@@ -1,6 +1,7 @@
-"""What an object store's errors mean: which are retried, and what a user is told to check. Called by `location`.
+"""The meaning of an object store's errors: which are retried, and what the user should check. Called by `location`.
 
-A 403 is never retried: it is reported at once with the identity in use ("AccessDenied" in ADVICE). A 404 is NotFound.
+A 403 is never retried: it is reported at once with the identity in use ("AccessDenied" in ADVICE). A 404 becomes
+NotFound.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from robosat_pink.storage.credentials import is_anonymous
 
 INSTANCE_METADATA = "/latest/api/token"  # the client requests credentials there if it has no others
 FOLDER_DENIED = "Permission denied"  # in the client's error if it cannot list a folder
-MAX_STORE_CHARACTERS = 300  # of the store's own words
+MAX_STORE_CHARACTERS = 300  # of the store's own message
 PERMANENT_ERRORS = (
     FileNotFoundError,
     PermissionError,
@@ -28,7 +29,7 @@ PERMANENT_ERRORS = (
     exceptions.InvalidPathError,
     exceptions.NotSupportedError,
 )
-# Of the 4xx answers of S3 and similar stores, those worth a retry.
+# The 4xx answers of S3 and similar stores that are worth a retry.
 TRANSIENT_STATUSES = (408, 429)
 TRANSIENT_CODES = {
     "BandwidthLimitExceeded",
@@ -48,7 +49,7 @@ TRANSIENT_CODES = {
 }
 OTHER_REGION = "{bucket} is in another region; set AWS_REGION to the bucket's"
 EXPIRED = "the credentials have expired; get new ones (aws sso login, AWS_* variables) and start again"
-# Keys are S3's error codes, or names of ours for errors without a code.
+# Keys are S3's error codes, or our own names for errors without a code.
 ADVICE = {
     "NoSuchBucket": "the bucket {bucket} does not exist; check its name (a folder begins with / or ./)",
     "NoSuchKey": "not found; check bucket, prefix and name",
@@ -78,7 +79,7 @@ ADVICE = {
     "AWS_CA_BUNDLE to the authority's file (PEM)",
     "NoLength": "the answer does not say how many bytes it has; check the proxy or gateway before the store",
 }
-# For errors in which the client quotes no code of S3: keys are parts of its text. The first match counts.
+# For errors in which the client quotes no code of S3. The keys are parts of the client's text; the first match counts.
 ADVICE_BY_TEXT = {
     f"{redirects.NOWHERE},": "Redirected",
     "Received redirect": "PermanentRedirect",
@@ -98,14 +99,14 @@ PAYER = "; if {bucket} is one whose requesters pay, set AWS_REQUEST_PAYER=reques
 
 
 class NotFound(DataError):
-    """No such object, bucket or folder."""
+    """An object, bucket or folder does not exist."""
 
 
 class StoreError(NamedTuple):
-    """An HTTP error of a store, as far as the client's text quotes it."""
+    """The parts of a store's HTTP error that the client's text quotes."""
 
-    status: int | None  # None: no answer
-    code: str  # S3's; empty if there is none
+    status: int | None  # None if the store did not answer
+    code: str  # S3's error code; empty if there is none
     message: str
 
     def text(self) -> str:
@@ -133,12 +134,12 @@ def is_transient(error: Exception) -> bool:
 
 
 def is_truncated(error: Exception) -> bool:
-    """Whether an answer broke off after its start: the only transient error that the client itself does not retry."""
+    """Whether an answer broke off in its body: the only transient error that the client itself does not retry."""
     return "response body" in str(error)
 
 
 def _explanation(error: BaseException, bucket: str | None, profile: str | None) -> str:
-    """What happened and what to check; the first line of the client's text if ADVICE has nothing for it."""
+    """The failure and what to check; without advice, the store's answer or the first line of the client's text."""
     text = str(error)
     if bucket is None and (isinstance(error, PermissionError) or FOLDER_DENIED in text):
         return "no permission to read it"
@@ -164,7 +165,7 @@ def _parse(text: str) -> StoreError:
     status = re.search(r"status code: (\d{3})[^:<]*:?\s*(.*)", head, re.DOTALL)
     body = status[2] if status else head
     code, message = (re.search(f"<{name}>(.*?)</{name}>", body, re.DOTALL) for name in ("Code", "Message"))
-    if status and not code:  # a proxy's page, or a store that speaks JSON
+    if status and not code:  # a proxy's page, or a store that answers in JSON
         return StoreError(int(status[1]), "", re.sub(r"<(style|script).*?</\1>|<[^>]*>", " ", body, flags=re.DOTALL))
     return StoreError(int(status[1]) if status else None, code[1] if code else "", message[1] if message else "")
 
@@ -184,7 +185,7 @@ def _advice_key(text: str, answer: StoreError) -> str:
 
 
 def _destination(text: str) -> str:
-    """Where the store redirects to, from its answer or, if that has no region, from one more request."""
+    """The target of a redirect, in words: the region in the store's answer, or else the result of one more request."""
     address = re.search(r"Error performing \w+ (https?://\S+) in ", text)
     region = re.search(r"<Region>([\w-]+)</Region>", text)
     if region:

@@ -1,6 +1,6 @@
-"""Listings of a bucket, page by page, with an error for those that never end. Called by `location`.
+"""Listings of a bucket, page by page, with an error for those that never end. Called by `location` and `scans`.
 
-The client itself follows continuation tokens without limit, even where a store repeats them.
+The client itself follows continuation tokens without limit, even if a store repeats them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COLUMNS = ("path", "size", "e_tag")
 SECONDS = DataType.timestamp("s", tz="UTC")
 PAGE_TIMEOUT_S = 90.0  # the client may spend half of it on retries
 DIRECTORIES_TIMEOUT_S = 1800.0
-LOOP_CHECK_AFTER_S = 10.0  # a listing of directories mostly takes one request
+LOOP_CHECK_AFTER_S = 10.0  # most listings of directories end before, after one request
 LOOP_CHECK_PAGES, LOOP_CHECK_KEYS = 1000, 100  # pages that the check reads, and keys in each
 MAX_REPEATS = 10  # of the same key; gateways may list a key twice
 
@@ -32,10 +32,10 @@ MAX_REPEATS = 10  # of the same key; gateways may list a key twice
 class Page(NamedTuple):
     """Up to PAGE_KEYS files of a directory, as columns."""
 
-    prefix: str  # of all paths: the directory and a slash
+    prefix: str  # the directory and a slash, with which all paths begin
     paths: list[str]  # below the bucket or folder
     sizes: list[int]  # bytes
-    etags: list[str]  # canonical; empty where the store has none
+    etags: list[str]  # canonical; empty if the store has none
     modified: list[int]  # whole seconds since 1970
 
 
@@ -70,7 +70,7 @@ def in_pages(prefix: str, files: Iterator[ListedFile]) -> Iterator[Page]:
 
 
 def directories(client: S3Store | LocalStore, where: str) -> Sequence[str]:
-    """The prefixes right below, up to a slash. Raises DataError, which names `where`, if the listing does not end."""
+    """The prefixes one level down. Raises DataError, which names `where`, if the listing does not end."""
     return asyncio.run(_directories(client, where))
 
 
@@ -90,7 +90,7 @@ async def _directories(client: S3Store | LocalStore, where: str) -> Sequence[str
 
 
 async def _check_for_loop(client: S3Store, where: str) -> None:
-    """Raises DataError if a listing of all files of this store repeats itself: then that of directories does, too."""
+    """Raises DataError if a listing of all files repeats itself: that of the directories then does, too."""
     stream, loop = _stream(client, None, LOOP_CHECK_KEYS), _LoopDetector(where)
     for _ in range(LOOP_CHECK_PAGES):
         batch = await _next(stream, where)
@@ -125,10 +125,10 @@ class _LoopDetector:
     def __init__(self, where: str) -> None:
         self.where = where
         self.files = self.pages = self.remembered_at_page = 0
-        self.repeats: dict[str, int] = {}  # by remembered key
+        self.repeats: dict[str, int] = {}  # count per remembered key
 
     def check(self, paths: Sequence[str]) -> None:
-        """Raises DataError if all remembered keys came more than MAX_REPEATS times."""
+        """Raises DataError if all remembered keys were listed more than MAX_REPEATS times."""
         self.pages += 1
         self.files += len(paths)
         if not paths:

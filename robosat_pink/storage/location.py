@@ -1,7 +1,7 @@
-"""Object storage: list and read, with the same calls for s3:// and folders. Called by `datasets` and `checkpoint`.
+"""Lists and reads object storage, with the same calls for s3:// and folders. Called by `datasets` and `checkpoint`.
 
-A `Location` is a name in the experiment file, and pickles. Its client is made on first use, once a process. A request
-that fails is retried with backoff (`backoff`) or explained to the user (`error_advice`, which says what a 403 means).
+A `Location` is parsed from a name in the experiment file, and can be pickled. Each process creates its client on first
+use. A failed request is retried with backoff (`backoff`) or explained to the user (`error_advice`).
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]+")
 LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1")
 MAX_FILE_BYTES = 8 * 10**9  # of a single file, such as a checkpoint
 MAX_IDS_BYTES = 256 * 10**6  # of a file of tile ids
-CLIENT_RETRIES = 8  # of each request of a listing
-# To connect; between two reads; for a whole object, which may be long over a slow line.
+CLIENT_RETRIES = 8  # per request of a listing
+# Limits to connect, between two reads, and for a whole object, which takes long over a slow line.
 TIMEOUTS: ClientConfig = {
     "connect_timeout": timedelta(seconds=5),
     "read_timeout": timedelta(seconds=10),
@@ -57,7 +57,7 @@ class Location:
     path: str  # the prefix in the bucket, or the folder
     profile: str | None = None
     endpoint_url: str | None = None
-    verify_md5: bool | Literal["auto"] = "auto"  # auto: over plain HTTP to another machine
+    verify_md5: bool | Literal["auto"] = "auto"  # auto: only over plain HTTP to another machine
 
     @classmethod
     def parse(
@@ -68,7 +68,7 @@ class Location:
         endpoint_url: str | None = None,
         verify_md5: bool | Literal["auto"] = "auto",
     ) -> Location:
-        """`bucket[/prefix]` or `s3://…`; a folder starts with / ./ ../ or file://; `channel:NAME[/…]` is a channel."""
+        """Parse `bucket[/prefix]`, `s3://…`, `channel:NAME[/…]`, or a folder, which starts with / ./ ../ or file://."""
         name = text.removeprefix("file://").removeprefix("s3://").rstrip("/") or "/"
         if text.startswith("channel:"):
             channel, _, rest = name.removeprefix("channel:").partition("/")
@@ -88,12 +88,12 @@ class Location:
         return f"s3://{self.name}" if self.bucket else self.name
 
     def directories(self) -> list[str]:
-        """Names of the directories right below, sorted."""
+        """The sorted names of the directories one level down."""
         if self.bucket is None:
             _client(self)  # raises NotFound if there is no such folder
             names, _ = self._retry("", lambda: refused_keys.directories_in_folder(self.path))
         else:
-            names, _ = self._retry("", self._directories_in_bucket, is_truncated)  # a wrong endpoint is told at once
+            names, _ = self._retry("", self._directories_in_bucket, is_truncated)  # reports a wrong endpoint at once
         return sorted(filter(refused_keys.can_be_read, names))
 
     def _directories_in_bucket(self) -> list[str]:
@@ -110,7 +110,7 @@ class Location:
     def pages(self, directory: str, take: Callable[[Page], T]) -> list[T]:
         """The results of `take` for every page of a directory's flat listing, in order.
 
-        A listing that breaks off starts over at its first page; other failures of a request the client retries.
+        A listing that breaks off starts over at its first page. The client itself retries other failed requests.
         """
         prefix = f"{directory}/" if directory else ""
         return self._retry(prefix, lambda: self._take_pages(prefix, take))[0]
@@ -133,13 +133,13 @@ class Location:
         return f"{self.path}/" if self.path else ""
 
     def read(self, path: str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
-        """The whole object, by one GET. Raises DataError if it is longer than `max_bytes`."""
+        """The whole object, from one GET. Raises DataError if it is longer than `max_bytes`."""
         return bytes(self.fetch(path, max_bytes=max_bytes).content)
 
     def fetch(self, path: str, size: int | None = None, max_bytes: int = MAX_TILE_BYTES) -> Fetched:
-        """The whole object, by one GET, retried with backoff. Its length and, if the store has one, MD5 are verified.
+        """The whole object, from one GET, retried with backoff. Verifies its length and, with `verify_md5`, its MD5.
 
-        Raises Resized, before reading, if it has not the `size` in bytes that was listed.
+        Raises Resized, before reading, if the object no longer has the `size` in bytes that was listed.
         """
         where = f"{self}/{path}"
         md5 = MD5Check(self)
@@ -192,7 +192,7 @@ def _verifies_md5(location: Location) -> bool:
 
 
 def _client(location: Location, retries: int = CLIENT_RETRIES) -> S3Store | LocalStore:
-    """The client of a location. RuntimeError in a forked process: fork copies clients, but not their threads."""
+    """The client of a location. Raises RuntimeError in a forked process: fork copies clients, but not their threads."""
     if _process_with_clients() != os.getpid():
         raise RuntimeError(
             f"{location}: this process was forked from one that had read from a store before, and would hang; start it "
@@ -211,7 +211,7 @@ def _client_of_this_process(location: Location, retries: int) -> S3Store | Local
     if location.bucket is None:
         try:
             is_folder = Path(location.path).is_dir()
-        except OSError as error:  # the name is too long, or a folder above may not be entered
+        except OSError as error:  # the name is too long, or a parent folder denies access
             raise DataError(
                 f"{location}: cannot be read: {error.strerror}; check the name and who may read it"
             ) from error

@@ -1,4 +1,4 @@
-"""Comparing what came with the object's MD5, which most stores give as its ETag. Called by `location`."""
+"""Compares an object's content with its MD5, which most stores report as its ETag. Called by `location`."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections.abc import Hashable
 
 from obstore import exceptions
 
-# ETags of multipart uploads have another form. Those of objects that S3 encrypts by KMS have this one and are no MD5.
+# ETags of multipart uploads have another form. ETags of objects that S3 encrypts by KMS have this form, but are no MD5.
 MD5_ETAG = re.compile('"[0-9a-f]{32}"')
 
-_stores_with_md5: set[Hashable] = set()  # at least one ETag was the object's MD5
-_stores_without_md5: set[Hashable] = set()  # an ETag of this form was none
+_stores_with_md5: set[Hashable] = set()  # stores of which at least one ETag was the object's MD5
+_stores_without_md5: set[Hashable] = set()  # stores of which an ETag of this form was no MD5
 
 
 class MD5Check:
-    """For one object of a store, over all attempts to read it."""
+    """The check of one object of a store, over all attempts to read it."""
 
     def __init__(self, store: Hashable) -> None:
         self._store = store
         self._mismatches: set[bytes] = set()
 
     def verify(self, content: memoryview, etag: str) -> None:
-        """Raises obstore's GenericError, which is retried, where the MD5 differs from the ETag.
+        """Raises obstore's GenericError, which is retried, if the MD5 differs from the ETag.
 
-        Where two attempts bring the same bytes, they are right, and ETags of this store are no MD5s: it is not
-        checked from then on, unless one of its ETags has been an MD5 before.
+        If two attempts return the same bytes, and no ETag of this store has been an MD5 before, the bytes count as
+        right and ETags of this store as no MD5s: the store is not checked from then on.
         """
         if self._store in _stores_without_md5 or not MD5_ETAG.fullmatch(etag):
             return
@@ -44,6 +44,6 @@ class MD5Check:
 
 
 def forget_stores() -> None:
-    """For tests: as in a new process."""
+    """Forget which stores have MD5s, as in a new process. Called by tests."""
     _stores_with_md5.clear()
     _stores_without_md5.clear()

@@ -17,33 +17,33 @@ from obstore.store import LocalStore, S3Store
 
 from robosat_pink.errors import DataError
 
-MAX_TILE_BYTES = 10**9  # as stored, and unzipped
+MAX_TILE_BYTES = 10**9  # per tile, as stored and unzipped
 CHUNK_BYTES = 1 << 20  # unzipped at a time
-NO_ENCODING = {"", "identity", "aws-chunked"}  # the last belongs to an upload; some stores keep it
+NO_ENCODING = {"", "identity", "aws-chunked"}  # aws-chunked belongs to an upload, but some stores keep it
 GZIP_NAMES, GZIP_MAGIC = ({"gzip"}, {"x-gzip"}), b"\x1f\x8b"
 NOT_A_FILE = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
 class Resized(DataError):
-    """An object has another size than when it was listed."""
+    """The size of an object has changed since it was listed."""
 
 
 @dataclass(frozen=True)
 class StoredFile:
     path: str
     size: int  # bytes as stored, with any Content-Encoding
-    etag: str  # canonical; empty where the store has none
-    modified: int  # whole seconds since 1970; 0 where the store does not say
+    etag: str  # canonical; empty if the store has none
+    modified: int  # whole seconds since 1970; 0 if the store does not report it
 
 
 class Fetched(NamedTuple):
-    content: memoryview  # decoded; the client's memory, not a copy, if it was not encoded
+    content: memoryview  # decoded; if it was not encoded, the client's memory, not a copy
     file: StoredFile
     retries: int
 
 
 def canonical_etags(etags: Sequence[str | None]) -> list[str]:
-    """ETags in double quotes and without W/, as RFC 9110, section 8.8.3 has them; "" for none."""
+    """ETags in double quotes (RFC 9110, section 8.8.3), without the W/ of weak ones; "" for none."""
     return [etag if etag and etag[0] == '"' and len(etag) > 2 else _canonical(etag) for etag in etags]
 
 
@@ -55,10 +55,10 @@ def _canonical(etag: str | None) -> str:
 def get_object(
     client: S3Store | LocalStore, path: str, where: str, size: int | None, max_bytes: int
 ) -> tuple[memoryview, StoredFile, str]:
-    """The bytes as stored, and their Content-Encoding.
+    """The bytes as stored, the object's metadata, and its Content-Encoding.
 
-    Raises, before reading, Resized if the size is not `size` and DataError if it is above `max_bytes`; the client's
-    error if fewer bytes came.
+    Raises, before reading, Resized if its size is not `size` and DataError if it is above `max_bytes`. Raises the
+    client's error if fewer bytes came.
     """
     if isinstance(client, LocalStore):
         _check_is_file(Path(str(client.prefix), path), where)
@@ -76,7 +76,7 @@ def get_object(
 
 
 def _check_is_file(path: Path, where: str) -> None:
-    """DataError for a pipe, socket or device, which may block or never end. The client reports missing files."""
+    """Raises DataError for a pipe, socket or device, which may block or never end. The client reports missing files."""
     try:
         kind = NOT_A_FILE.get(stat.S_IFMT(path.stat().st_mode))
     except OSError:
@@ -88,7 +88,8 @@ def _check_is_file(path: Path, where: str) -> None:
 def decode_content(content: memoryview, encoding: str, where: str, max_bytes: int) -> memoryview:
     """The content without its Content-Encoding, at most `max_bytes`. Raises DataError for other encodings than gzip.
 
-    Some stores send the header with content that they have unzipped: without gzip's first bytes it stays as it is.
+    Some stores send this header with content that they have unzipped. So content without gzip's first bytes is returned
+    unchanged.
     """
     encodings = {name.strip().lower() for name in encoding.split(",")} - NO_ENCODING
     if not encodings:

@@ -1,7 +1,7 @@
-"""No request follows a redirect to another host, which would receive session token and key. Called by `location`.
+"""Keeps requests from following a redirect to another host, which would receive session token and key.
 
-The client follows redirects and has no switch for it. So it is given a proxy where nobody can listen, for all hosts
-but the store's. `error_advice` asks here for the destination of a redirect, to show it.
+The client always follows redirects. So `location` gives it a proxy where nobody can listen, for all hosts but the
+store's. `error_advice` shows the destination of a redirect.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ ADVICE = (
     "set dataset.endpoint_url to it"
 )
 TIMEOUT_S = 5.0
-MAX_BYTES = 1 << 16  # of a redirect's body
-# Where the client asks for credentials: in containers, pods, instances.
+MAX_BYTES = 1 << 16  # read from a redirect's body
+# The hosts that the client asks for credentials, in containers, pods and instances.
 CREDENTIAL_HOSTS = ("169.254.170.2", "169.254.170.23", "fd00:ec2::23", "169.254.169.254", "fd00:ec2::254")
 CREDENTIAL_VARIABLES = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_METADATA_ENDPOINT", "AWS_ENDPOINT_URL_STS")
 
 
 def blocked(url: str | None, region: str) -> ClientConfig:
-    """Options that keep a client of this endpoint from other hosts.
+    """The client options that keep requests to this endpoint from other hosts.
 
-    Empty where the store is reached by a proxy: that proxy would have to refuse the other hosts.
+    Empty if the store is reached through a proxy: then only that proxy could refuse other hosts.
     """
     host = (urlsplit(url).hostname if url else None) or f"s3.{region}.amazonaws.com"
     scheme = urlsplit(url).scheme if url else "https"
@@ -66,7 +66,7 @@ def _allowed(host: str, region: str) -> Iterator[str]:
 def check_none(url: str, where: str) -> None:
     """Raises DataError, which names `where`, if this address redirects to another.
 
-    For clients with a session token: no option keeps them from another port of the same host.
+    Called for clients with a session token, because no option keeps them from another port of the same host.
     """
     description, origin = destination(url)
     if origin and origin != _origin(url):
@@ -74,9 +74,9 @@ def check_none(url: str, where: str) -> None:
 
 
 def destination(url: str) -> tuple[str, str]:
-    """Where an address redirects to: host, endpoint and region in words, as far as the store says, and the origin.
+    """The target of an address's redirect, in words (host, endpoint, region, if the store names them), and its origin.
 
-    Both empty if it does not redirect. Sends one unsigned request.
+    Both are empty if the address does not redirect. Sends one unsigned request.
     """
     with contextlib.suppress(OSError, ValueError, HTTPException):
         status, headers, body = _answer(url)
@@ -106,7 +106,7 @@ class _FollowsNone(HTTPRedirectHandler):
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> None:
-        """None: urllib then returns the redirect itself."""
+        """Return None, for which urllib raises the redirect itself as an HTTPError."""
 
 
 def _answer(url: str) -> tuple[int, Any, str]:

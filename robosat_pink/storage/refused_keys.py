@@ -23,7 +23,7 @@ REFUSED_DIRECTORY = re.compile(r"\.{0,2}|.*[\x00-\x1f\x7f\ud800-\udfff].*", re.D
 
 
 class ListedFile(NamedTuple):
-    """A file or object as a listing shows it."""
+    """A file or object in a listing."""
 
     path: str  # below the bucket or folder
     size: int  # bytes
@@ -32,7 +32,7 @@ class ListedFile(NamedTuple):
 
 
 def can_be_read(directory: str) -> bool:
-    """Whether obstore reads files of a directory with this name."""
+    """Whether obstore can read the files in a directory with this name."""
     return not REFUSED_DIRECTORY.fullmatch(directory)
 
 
@@ -51,7 +51,7 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
 
 
 def files_in_folder(folder: str, prefix: str, max_depth: int = MAX_DEPTH) -> Iterator[ListedFile]:
-    """Every file below `folder`/`prefix`, or nothing if that is missing. The prefix is empty or ends with a slash."""
+    """Every file below `folder`/`prefix`, or none if that is missing. The prefix is empty or ends with a slash."""
     with contextlib.suppress(FileNotFoundError), os.scandir(f"{folder}/{prefix}") as entries:
         for entry in entries:
             path = f"{prefix}{entry.name}"
@@ -65,7 +65,7 @@ def files_in_folder(folder: str, prefix: str, max_depth: int = MAX_DEPTH) -> Ite
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """The file's status. None for a broken or circular link, or for a file that was removed meanwhile."""
+    """The file's status; None for a broken or circular link, or for a file that was removed meanwhile."""
     try:
         return entry.stat()
     except OSError as error:
@@ -89,7 +89,7 @@ class Boto3Bucket(NamedTuple):
                 yield ListedFile(entry["Key"].removeprefix(base), entry["Size"], entry.get("ETag"), modified)
 
     def directories(self, prefix: str) -> list[str]:
-        """Names right below the prefix, which is empty or ends with a slash."""
+        """Names of the directories right below the prefix, which is empty or ends with a slash."""
         pages = self._pages(Prefix=prefix, Delimiter="/")
         paths = (entry["Prefix"] for page in pages for entry in page.get("CommonPrefixes", []))
         return [path.removeprefix(prefix).removesuffix("/") for path in paths]
