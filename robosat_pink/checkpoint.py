@@ -1,6 +1,6 @@
 """Checkpoint files: weights in /opt/ml/model and resume points. Called by `training` and `trained`.
 
-Files contain only tensors and builtins, so that they load with `weights_only=True`. Their keys are those of robosat.pink
+Files contain only tensors and builtins, so that `weights_only=True` loads them. Their keys are those of robosat.pink
 ("epoch", "state_dict", "optimizer"), without DataParallel's "module." prefix.
 """
 
@@ -184,7 +184,7 @@ class ResumePoints:
     def save(self, epoch: int, step: int, content: Mapping[str, Any]) -> Path:
         """Write a resume point, then remove all but the latest KEPT_RESUME_POINTS."""
         positions = [_position(path) for path in (*self._files(), *self._verified)]
-        # As many restarts as any file has; one more than any file at this or a later position.
+        # At least as many restarts as every file; one more than those at this or a later position.
         restarts = max((count + int(tuple(position) >= (epoch, step)) for count, *position in positions), default=0)
         suffix = f"-{restarts}" if restarts else ""
         path = self.folder / f"resume-{epoch:05d}-{step:06d}{suffix}.pth"

@@ -1,4 +1,4 @@
-"""Batches of tile pairs in the permutation of an epoch, read ahead while the network computes. Called by `loop`."""
+"""Loads batches of tile pairs in the permutation of an epoch, while the network computes. Called by `loop`."""
 
 from __future__ import annotations
 

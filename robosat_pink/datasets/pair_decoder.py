@@ -41,7 +41,7 @@ class Notes(NamedTuple):
     """The metadata of a decoded pair. The cache stores them with its pixels."""
 
     dtype: str  # dtype of the image file
-    kind: str  # the image file's metadata of bands in which all images of a run should agree
+    kind: str  # the image file's band metadata, in which all images of a run should agree
     zeros: int  # pixels that count as missing because they are 0 in all bands
     doubts: str = ""  # what may be wrong with the pair, one sentence per line
     palette: str = ""  # the mask's `Raster.palette`

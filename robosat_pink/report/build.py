@@ -99,7 +99,7 @@ def _model_card(outcome: RunOutcome, summary: Summary) -> model_card.ModelCard:
 def _report(
     outcome: RunOutcome, evaluation: Evaluation, summary: Summary, seconds: dict[str, float], container: Container
 ) -> page.Report:
-    """The data of the page. Also writes those pictures that are separate files, too."""
+    """The data of the page. Also writes the pictures that are separate files."""
     state, task, config = outcome.state, outcome.task, outcome.task.config
     zxy = task.data.loader.tiles.pairs.images.zxy
     source = f"Images of {config.dataset.image_bucket}, masks of {config.dataset.mask_bucket}"

@@ -1,4 +1,4 @@
-"""The report as one HTML page, from plain data and templates/report.html.j2. Called by `build`.
+"""Renders the report as one HTML page, from plain data and templates/report.html.j2. Called by `build`.
 
 The page makes no requests: its pictures are embedded, its fonts are the reader's, and its content policy forbids any.
 """

@@ -1,4 +1,4 @@
-"""Tiles as pictures: image, mask, prediction, errors. Called by `build`; needs only NumPy and Pillow.
+"""Draws tiles as pictures: image, mask, prediction, errors. Called by `build`; needs only NumPy and Pillow.
 
 Color-blind people can tell the colors apart (Okabe and Ito, "Color Universal Design", 2008).
 """

@@ -37,7 +37,7 @@ class Data:
     loader: TileLoader
     training_transform: EvaluationTransform
     evaluation_transform: EvaluationTransform
-    remarks: tuple[str, ...] = ()  # about the tiles, for the report
+    remarks: tuple[str, ...] = ()  # remarks on the tiles, for the report
 
 
 @dataclass(frozen=True)
