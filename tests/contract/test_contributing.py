@@ -59,6 +59,7 @@ def run_in(copy: Path, *arguments: str) -> str:
     return ended.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("title", "path", "table", "tests"),
     [

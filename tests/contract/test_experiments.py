@@ -212,6 +212,7 @@ def test_steps_are_chained_each_from_the_weights_of_the_one_before() -> None:
     assert starts == [None, *(f"s3://planet-snowcover-models/tuolumne-{step}/best.pth" for step in (1, 2))]
 
 
+@pytest.mark.slow
 def test_smoke_experiment_trains_on_the_tiles_its_comment_tells_to_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

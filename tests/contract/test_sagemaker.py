@@ -345,6 +345,7 @@ def test_objectives_are_defined_metrics_and_point_the_right_way() -> None:
     assert directions.keys() <= {each["Name"] for each in definitions()}
 
 
+@pytest.mark.slow
 def test_log_of_a_real_run_has_every_metric_of_every_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

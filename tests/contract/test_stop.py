@@ -73,6 +73,7 @@ def assert_identical(first: Any, second: Any) -> None:
     assert first[2:] == second[2:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("phase", "batch"), [("train", 1), ("train", 5), ("train", 7), ("val", 2), ("train", 15), ("val", 9)]
 )
@@ -98,6 +99,7 @@ def test_run_that_was_stopped_anywhere_ends_as_if_it_had_not_been(
         del os.environ["SAGEMAKER_BASE_DIR"]
 
 
+@pytest.mark.slow
 def test_signal_that_reaches_the_workers_too_is_a_stop_like_any_other(job: Path) -> None:
     """As timeout, systemd and Slurm send it."""
     command = [sys.executable, "-m", "robosat_pink.train", "runtime.workers=1", "model.epochs=1000"]
@@ -217,6 +219,7 @@ def test_signal_ends_a_run_that_waits_for_a_silent_store(
     assert not (job / "output/failure").exists()
 
 
+@pytest.mark.slow
 def test_signals_are_as_before_once_the_run_is_over(job: Path) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     assert main(["model.epochs=1"]) == 0

@@ -157,6 +157,7 @@ def test_expression_that_matches_nothing_is_told_with_the_directories_there_are(
     assert "20180528_tiled" in cause
 
 
+@pytest.mark.slow
 def test_bucket_that_does_not_exist_is_told_by_name(job: Path, run_train: Run, s3: S3Server) -> None:
     s3.make_bucket("planet-snowcover-snow")
     write_experiment(job, dataset={"image_bucket": "planet-snowcover-imagrey", "mask_bucket": "planet-snowcover-snow"})
@@ -287,6 +288,7 @@ def test_mask_value_is_accepted_once_a_class_lists_it(job: Path, run_here: Run) 
 # What a failure leaves, and what it takes away.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_corrupt_tile_leaves_no_half_trained_model_whichever_part_it_lies_in(
     job: Path, run_here: Run, part: str
@@ -299,6 +301,7 @@ def test_corrupt_tile_leaves_no_half_trained_model_whichever_part_it_lies_in(
     cause_of(run_here(), job, DATA)  # and with it, that no checkpoint and no metrics are there
 
 
+@pytest.mark.slow
 def test_corrupt_tile_in_a_later_epoch_leaves_the_earlier_epoch_s_files_whole(job: Path, run_here: Run) -> None:
     (job / "checkpoints").mkdir()
     assert run_here().returncode == 0

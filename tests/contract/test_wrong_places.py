@@ -142,12 +142,13 @@ def test_channel_without_permission_to_read_is_told_by_name(job: Path) -> None:
     folder.chmod(0)
     code = """
 import os, sys
-from robosat_pink import datasets, storage
+from robosat_pink import storage
+from robosat_pink.errors import DataError
 if os.getuid() == 0:
     os.setuid(65534)
 try:
     storage.Location.parse(sys.argv[1]).pages("day", list)
-except datasets.DataError as error:
+except DataError as error:
     print(error)
 """
     for each in (job, *job.parents):

@@ -232,6 +232,7 @@ def with_zeros(x: int, y: int, bands: int) -> np.ndarray:
     return numbers(labels(x, y), bands, low=0, high=200)
 
 
+@pytest.mark.slow
 @both_verbs
 def test_zero_of_one_uint16_band_is_a_value(run: Run, case: Case, verb: str) -> None:
     case.channels = [{"bands": [1], "scale": 100}]
@@ -258,6 +259,7 @@ def test_what_counts_as_missing_by_rule_is_told_with_its_share_and_the_key(run: 
     assert "dataset.missing" in said
 
 
+@pytest.mark.slow
 @both_verbs
 def test_statistics_of_uint8_and_uint16_are_of_what_the_network_is_fed(run: Run, case: Case, verb: str) -> None:
     """51 of 255 and 4000 of 10000: 0.2 in three of the four training tiles, or 0.4."""
@@ -273,6 +275,7 @@ def test_statistics_of_uint8_and_uint16_are_of_what_the_network_is_fed(run: Run,
         assert mean in ("0.2500", "0.3000", "0.3500")
 
 
+@pytest.mark.slow
 @both_verbs
 def test_south_up_images_and_plain_masks_stay_row_on_row(run: Run, case: Case, verb: str) -> None:
     for x, y in TILES:
@@ -294,6 +297,7 @@ def pixels_of(case: Case) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(sample.image, sample.mask) for sample in pairs.__getitems__(range(len(pairs)))]
 
 
+@pytest.mark.slow
 @both_verbs
 def test_offset_tags_in_half_of_the_tiles_are_told_and_can_be_applied(run: Run, case: Case, verb: str) -> None:
     for number, (x, y) in enumerate(TILES):
@@ -360,6 +364,7 @@ def test_255_of_a_png_mask_is_ignored_where_the_experiment_says_so(run: Run, cas
     assert "nodata" not in said.partition("error: ")[2]
 
 
+@pytest.mark.slow
 @both_verbs
 def test_values_to_ignore_count_nowhere(run: Run, case: Case, verb: str) -> None:
     case.dataset["ignore_values"] = [255]
@@ -386,6 +391,7 @@ def test_more_than_255_classes_are_refused_at_once(run: Run, case: Case, verb: s
     assert "listed" not in said
 
 
+@pytest.mark.slow
 def test_model_card_reads_bands_by_description_in_the_values_that_were_learnt(
     run: Run, case: Case, opt_ml: Path
 ) -> None:

@@ -65,6 +65,7 @@ def tiles_of(folder: Path, expression: str) -> dict[tuple[str, str, str], Path]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["demo", "smoke", "tuolumne-1", "gunnison-east"])
 def test_counts_shares_and_statistics_are_those_of_an_independent_count(
     name: str,
@@ -205,6 +206,7 @@ def test_check_needs_no_folder_of_a_job_and_leaves_nothing(
     assert not (tmp_path / "nowhere").exists()
 
 
+@pytest.mark.slow
 def test_check_without_a_file_takes_the_job_s(
     job: Callable[..., list[str]], opt_ml: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -273,6 +275,7 @@ def test_checkpoint_of_another_band_count_is_refused_before_a_run(
     assert "trained for 4 band(s)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_a_resume_would_refuse_is_refused_before_it(
     job: Callable[..., list[str]], opt_ml: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

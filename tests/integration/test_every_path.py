@@ -135,6 +135,7 @@ def cache(tmp_path: Path) -> CacheConfig:
     return CacheConfig(dir=str(tmp_path / "cache"), max_gb=2.0)
 
 
+@pytest.mark.slow
 def test_plain_tiles_are_the_same_by_every_path(
     buckets: Path, server: S3Server, cache: CacheConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +146,7 @@ def test_plain_tiles_are_the_same_by_every_path(
     assert server.stats()["requests"]["GET"] == gets_of_every_path(PLAIN_PAIRS, (0, 1, 2))
 
 
+@pytest.mark.slow
 def test_first_bands_of_odd_tiles_are_the_same_by_every_path(
     buckets: Path, server: S3Server, cache: CacheConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +157,7 @@ def test_first_bands_of_odd_tiles_are_the_same_by_every_path(
     assert server.stats()["requests"]["GET"] == gets_of_every_path(ODD_PAIRS, (0, 1, 2))
 
 
+@pytest.mark.slow
 def test_all_bands_of_odd_tiles_turned_round_are_the_same_by_every_path(
     shared: Path, buckets: Path, server: S3Server, cache: CacheConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -322,6 +322,7 @@ class Seen:
         monkeypatch.setattr(loop.PhaseMetrics, "finish", kept)
 
 
+@pytest.mark.slow
 def test_held_out_tiles_that_changed_by_the_end_are_listed_again_too(
     opt_ml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -348,6 +349,7 @@ def test_held_out_tiles_that_changed_by_the_end_are_listed_again_too(
     assert capsys.readouterr().out.count("listing again") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("phase", "samples"), [("val", VAL), ("train", 1)], ids=["between epochs", "amid an epoch's training"]
 )

@@ -33,6 +33,7 @@ def newest(job: Path) -> Path | None:
     return max((path for path in (job / "checkpoints").iterdir() if RESUME_FILE.fullmatch(path.name)), default=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "processes", "moments"),
     [(signal.SIGKILL, 1, 10), (signal.SIGTERM, 1, 3), (signal.SIGKILL, 2, 3), (signal.SIGTERM, 2, 3)],
@@ -74,6 +75,7 @@ def test_run_that_is_interrupted_at_random_moments_ends_to_the_last_bit_as_if_it
     assert_identical(results(job), whole)
 
 
+@pytest.mark.slow
 def test_truncated_newest_resume_point_costs_no_bit_of_the_result(job: Path) -> None:
     train(*SETTINGS)
     whole = results(job)
@@ -91,6 +93,7 @@ def test_truncated_newest_resume_point_costs_no_bit_of_the_result(job: Path) -> 
     assert_identical(results(job), whole)
 
 
+@pytest.mark.slow
 def test_full_disk_during_a_save_is_an_error_and_the_point_before_stays(job: Path) -> None:
     """A small file system of its own for the resume points."""
     if os.geteuid():

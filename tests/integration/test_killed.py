@@ -179,6 +179,7 @@ def wait_until_quiet(cache: Path) -> None:
         time.sleep(0.5)
 
 
+@pytest.mark.slow
 def test_run_that_is_killed_again_and_again_while_it_fills_the_cache_ends_right(
     server: S3Server, tmp_path: Path, expected: list[Arrays]
 ) -> None:

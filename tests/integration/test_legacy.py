@@ -61,6 +61,7 @@ def torch_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_configuration_file_of_the_original_trains_unchanged(
     name: str,
@@ -112,6 +113,7 @@ def test_configuration_file_of_the_original_trains_unchanged(
         assert metadata["scale"] == ["auto"]
 
 
+@pytest.mark.slow
 def test_chain_of_three_experiments_runs_as_three_jobs(
     scene: Path,
     torch_home: Path,

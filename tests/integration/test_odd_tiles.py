@@ -73,6 +73,7 @@ def empty_tiles(log: str) -> int:
     return sum(int(word.removeprefix("empty=")) for line in lines for word in line.split() if word.startswith("empty="))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GOOD)
 def test_odd_file_trains(name: str, shared: Path, opt_ml: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lay_out(opt_ml, shared / "data/odd" / name)
@@ -100,6 +101,7 @@ def test_corrupt_file_is_refused_by_name(shared: Path, opt_ml: Path) -> None:
     assert not list((opt_ml / "model").glob("*.pth"))
 
 
+@pytest.mark.slow
 def test_mask_of_0_and_255_without_crs_serves_with_its_values(
     shared: Path, opt_ml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -55,6 +55,7 @@ def test_checkpoint_is_resumed_with_its_optimizer(opt_ml: Path, monkeypatch: pyt
     assert (state.epoch, state.step) == (2, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 2])
 def test_run_goes_on_from_the_resume_point_at_its_epoch_and_step(
     opt_ml: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], step: int

@@ -116,6 +116,7 @@ def begin_as_hosts(job: Path, *arguments: str) -> list[subprocess.Popen[str]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", [(), ("runtime.accumulation=2",), ("runtime.workers=1", "model.batch_size=4")])
 def test_two_processes_learn_what_one_does_from_the_whole_batch(job: Path, extra: tuple[str, ...]) -> None:
     """10 tiles in batches of 3: shares of 2 and 1, in the last step of 1 and none."""
@@ -130,6 +131,7 @@ def test_two_processes_learn_what_one_does_from_the_whole_batch(job: Path, extra
             assert float(two[name]) == pytest.approx(float(one[name]), abs=1e-4), name
 
 
+@pytest.mark.slow
 def test_synchronised_batch_norm_gives_two_processes_the_statistics_of_the_whole_batch(job: Path) -> None:
     found = []
     for processes, kind in ((1, "batch"), (2, "synchronised"), (2, "batch")):
@@ -141,6 +143,7 @@ def test_synchronised_batch_norm_gives_two_processes_the_statistics_of_the_whole
     assert abs(apart - whole) > 10 * abs(synchronised - whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_other_processes_go_on_with_the_same_batches(job: Path, before: int, after: int) -> None:
     settings = ("model.batch_norm=frozen", "checkpoint.every_minutes=0.0001")
@@ -159,6 +162,7 @@ def test_other_processes_go_on_with_the_same_batches(job: Path, before: int, aft
         assert float(other["train_loss"]) == pytest.approx(float(one["train_loss"]), abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_when_one_process_is_killed_the_others_end_and_the_failure_file_says_so(job: Path, rank: int) -> None:
     run = begin("runtime.processes=2", "model.epochs=1000")
@@ -170,6 +174,7 @@ def test_when_one_process_is_killed_the_others_end_and_the_failure_file_says_so(
     assert f"has vanished: rank {rank}" in out
 
 
+@pytest.mark.slow
 def test_process_that_is_silent_but_not_gone_is_not_waited_for(job: Path) -> None:
     """The first, which keeps what the others ask for news: as of a machine that hangs, no connection is closed."""
     run = begin("runtime.processes=2", "model.epochs=1000", "runtime.peer_timeout_s=8")
@@ -195,6 +200,7 @@ def test_process_is_stopped_while_it_waits_for_another_that_has_not_come(job: Pa
     assert "stopped by a signal" in out
 
 
+@pytest.mark.slow
 def test_error_of_one_process_ends_all_with_its_cause(job: Path) -> None:
     """A damaged tile: whichever process reads it."""
     tile = sorted((job / "input/data/imagery").rglob("*.tif"))[0]
@@ -205,6 +211,7 @@ def test_error_of_one_process_ends_all_with_its_cause(job: Path) -> None:
     assert "failed: " in out  # so the other says
 
 
+@pytest.mark.slow
 def test_processes_whose_time_is_over_end_together_and_the_first_leaves_the_report(job: Path) -> None:
     out = train("runtime.processes=2", "model.epochs=10000", "runtime.max_seconds=8")
     assert "stopped because runtime.max_seconds = 8 are over" in out
@@ -213,6 +220,7 @@ def test_processes_whose_time_is_over_end_together_and_the_first_leaves_the_repo
     assert not (job / "output/failure").exists()
 
 
+@pytest.mark.slow
 def test_second_host_ends_after_the_first_has_left_report_and_model_card(job: Path) -> None:
     """Some launchers, such as docker-compose for the SDK's local mode, stop all hosts when one has ended."""
     first, second = begin_as_hosts(job, "model.epochs=1")
@@ -225,6 +233,7 @@ def test_second_host_ends_after_the_first_has_left_report_and_model_card(job: Pa
     assert "TCPStore" not in second.communicate()[0]  # which torch says of a connection that is closed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent_to", "number", "code"), [(1, signal.SIGTERM, 0), (0, signal.SIGKILL, 1)], ids=["stopped", "first killed"]
 )
@@ -241,16 +250,19 @@ def test_second_host_does_not_wait_for_the_report_when(job: Path, sent_to: int, 
     hosts[0].communicate(timeout=300)
 
 
+@pytest.mark.slow
 def test_more_processes_than_tiles_of_a_batch_are_refused(job: Path) -> None:
     train("runtime.processes=2", "model.batch_size=1", code=2)
     assert "model.batch_size = 1" in (job / "output/failure").read_text()
 
 
+@pytest.mark.slow
 def test_listing_once_is_enough_for_all(job: Path) -> None:
     out = train("runtime.processes=2", "model.epochs=1")
     assert out.count("listed 16 tiles of channel:imagery") == 1
 
 
+@pytest.mark.slow
 def test_torchrun_starts_it_as_it_is_and_its_signals_are_one_request(job: Path) -> None:
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")
     run = begin("model.epochs=1000", command=torchrun)

@@ -53,6 +53,7 @@ def ids_of(shared: Path, part: str) -> list[str]:
     return sorted(f"planet-snowcover-imagery_{SCENE}-{tile['x']}-{tile['y']}-{tile['z']}" for tile in tiles)
 
 
+@pytest.mark.slow
 def test_water_is_learnt_from_tiles_in_buckets_with_the_split_of_an_earlier_run(
     opt_ml: Path, s3: S3Server, shared: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

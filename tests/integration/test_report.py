@@ -265,6 +265,7 @@ def test_page_speaks_of_the_page_s_own_parts_only(run: Path) -> None:
     assert set(re.findall(r'aria-labelledby="([^"]*)"', page)) <= set(names)
 
 
+@pytest.mark.slow
 def test_four_lines_of_the_model_card_load_and_apply_the_model(run: Path, tmp_path: Path, scenes: Path) -> None:
     card = (run / "model/MODEL_CARD.md").read_text()
     assert yaml.safe_load(card.split("---")[1])["license"] == "other"
@@ -303,6 +304,7 @@ def test_score_stands_beside_that_of_calling_every_pixel_the_class(iou: float, w
     assert baseline_sentence(result, ["snow", "ice"]) == ""
 
 
+@pytest.mark.slow
 def test_several_classes_have_their_own_rows_and_no_threshold(scenes: Path, opt_ml: Path) -> None:
     experiment = EXPERIMENT | {"classes": [{"name": "ground"}, {"name": "snow <i>"}]}
     experiment["model"] = EXPERIMENT["model"] | {"epochs": 1, "loss": "cross_entropy"}  # type: ignore[operator]
@@ -340,6 +342,7 @@ def test_report_that_fails_leaves_the_training_a_success_and_a_traceback_of_defe
     assert (opt_ml / "model/metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_padding_is_no_part_of_a_tile(opt_ml: Path) -> None:
     """Most tiles are of 100 pixels, some of 72: padded to 128 both, or to each other where a batch has some of each."""
     for folder, size in (("20180528", 100), ("20180601", 72)):
@@ -380,6 +383,7 @@ class Clock:
         return time.monotonic() + 1e6 * self.is_over
 
 
+@pytest.mark.slow
 def test_run_whose_time_is_over_leaves_the_report_of_its_epochs_and_later_that_of_all(
     scenes: Path, opt_ml: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -416,6 +420,7 @@ def test_run_whose_time_is_over_leaves_the_report_of_its_epochs_and_later_that_o
     assert begun not in page
 
 
+@pytest.mark.slow
 def test_report_of_a_hundred_tiles_is_made_in_seconds_and_stays_small(
     opt_ml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -110,6 +110,7 @@ def test_a_run_leaves_what_the_design_promises(job: Path, capsys: pytest.Capture
     assert float(rows[0]["lr"]) > float(rows[1]["lr"]) > 0
 
 
+@pytest.mark.slow
 def test_same_seed_same_result_to_the_last_bit_whatever_the_workers(job: Path, tmp_path: Path) -> None:
     results = []
     for overrides in ([], ["runtime.workers=1"]):
@@ -125,6 +126,7 @@ def files_in(*folders: Path) -> set[str]:
     return {str(path.relative_to(folder)) for folder in folders for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_new_run_in_a_used_folder_puts_the_results_of_the_earlier_one_aside_and_nothing_else(
     job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,6 +155,7 @@ def test_new_run_in_a_used_folder_puts_the_results_of_the_earlier_one_aside_and_
     assert [each["model"]["lr"] == 0.5 for each in told] == [False, True]
 
 
+@pytest.mark.slow
 def test_file_that_the_experiment_names_is_not_moved_away(
     job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,6 +170,7 @@ def test_file_that_the_experiment_names_is_not_moved_away(
     assert not (job / "model/metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_run(job: Path) -> None:
     assert main(["model.epochs=1", "runtime.seed=0"]) == 0
     first = weights(job / "model")
@@ -175,6 +179,7 @@ def test_another_seed_is_another_run(job: Path) -> None:
     assert not identical(first, weights(job / "model"))
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_where_an_earlier_attempt_stopped(
     job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,6 +218,7 @@ def test_the_same_command_goes_on_where_an_earlier_attempt_stopped(
     assert json.loads((job / "model/metrics.json").read_text()) == json.loads(numbers)
 
 
+@pytest.mark.slow
 def test_a_finished_run_started_again_writes_its_results_and_trains_nothing(
     job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,6 +233,7 @@ def test_a_finished_run_started_again_writes_its_results_and_trains_nothing(
     assert identical(best, weights(job / "model"))
 
 
+@pytest.mark.slow
 def test_damaged_newest_resume_point_falls_back_to_the_one_before(
     job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -247,6 +254,7 @@ def test_resume_point_of_another_experiment_is_refused_with_the_differing_keys(j
     assert len(failure) <= 1024
 
 
+@pytest.mark.slow
 def test_holdout_is_evaluated_once_with_the_best_weights(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["dataset.split.test_percent=0.2"]) == 0
     assert len((job / "model/holdout_ids.txt").read_text().split()) == 3
@@ -256,6 +264,7 @@ def test_holdout_is_evaluated_once_with_the_best_weights(job: Path, capsys: pyte
     assert f"holdout_iou={holdout['iou']:.6f}" in log
 
 
+@pytest.mark.slow
 def test_an_earlier_run_s_ids_split_this_one(job: Path) -> None:
     assert main(["model.epochs=1"]) == 0
     shutil.copytree(job / "model", job / "earlier")
@@ -266,6 +275,7 @@ def test_an_earlier_run_s_ids_split_this_one(job: Path) -> None:
     assert (job / "model/test_ids.txt").read_text() == ids
 
 
+@pytest.mark.slow
 def test_several_classes_are_trained_and_told_apart(job: Path) -> None:
     experiment = EXPERIMENT | {"classes": [{"name": "ground"}, {"name": "snow", "color": "blue"}]}
     (job / "input/data/config/experiment.yml").write_text(yaml.safe_dump(experiment))
@@ -273,6 +283,7 @@ def test_several_classes_are_trained_and_told_apart(job: Path) -> None:
     assert list(json.loads((job / "model/metrics.json").read_text())["val"]["per_class"]) == ["ground", "snow"]
 
 
+@pytest.mark.slow
 def test_tiles_in_a_bucket_train_like_tiles_in_a_folder(job: Path, scene: Path, s3: S3Server) -> None:
     assert main(["model.epochs=1"]) == 0
     local = weights(job / "model")
@@ -286,6 +297,7 @@ def test_tiles_in_a_bucket_train_like_tiles_in_a_folder(job: Path, scene: Path, 
     assert (job / "model/train_ids.txt").read_text().startswith("snow-imagery_2018_20180528_sierra-")
 
 
+@pytest.mark.slow
 def test_checkpoint_path_starts_from_these_weights(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["model.epochs=1"]) == 0
     shutil.copy(job / "model/best.pth", job / "start.pth")
@@ -297,6 +309,7 @@ def test_checkpoint_path_starts_from_these_weights(job: Path, capsys: pytest.Cap
     assert torch.allclose(start["final.weight"], end["final.weight"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_losses_and_metrics_are_per_tile_whatever_the_batch_size(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only evaluated, all with the same weights, in batches of 1, 4 (which leaves a rest) and 16."""
     from robosat_pink.training import loop
@@ -349,6 +362,7 @@ def test_the_device_is_asked_for_numbers_once_a_phase(job: Path, monkeypatch: py
     assert set(found["add"]) == set(found["training_step"]) == {0}
 
 
+@pytest.mark.slow
 def test_last_checkpoint_is_the_last_epoch_s_even_where_a_resume_only_scores_the_held_out(job: Path) -> None:
     arguments = ["dataset.split.test_percent=0.2", "model.epochs=3"]
     assert main(arguments) == 0
@@ -358,12 +372,14 @@ def test_last_checkpoint_is_the_last_epoch_s_even_where_a_resume_only_scores_the
     assert identical(weights(job / "model", "checkpoint-00003-of-00003.pth"), last)
 
 
+@pytest.mark.slow
 def test_fewer_epochs_than_are_done_are_refused(job: Path) -> None:
     assert main(["model.epochs=2"]) == 0
     assert main(["model.epochs=1"]) == 4
     assert "was written after 2 epochs, but model.epochs = 1" in (job / "output/failure").read_text()
 
 
+@pytest.mark.slow
 def test_masks_of_one_class_only_are_warned_of(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As binary masks look that declare their background as nodata."""
     for path in (job / "input/data/mask").resolve().rglob("*.tif"):
@@ -384,6 +400,7 @@ def test_reading_in_the_main_process_leaves_the_network_its_threads(job: Path) -
         torch.set_num_threads(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "override",
     ["runtime.precision=fp16", "runtime.recompute=none", "runtime.recompute=blocks", "runtime.accumulation=2"],
@@ -422,6 +439,7 @@ def test_checkpoint_that_cannot_be_written_in_the_background_ends_the_run(
     assert "the disk is full" in (job / "output/failure").read_text()
 
 
+@pytest.mark.slow
 def test_run_that_gets_no_better_ends_early_and_stays_ended(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["model.epochs=9", "model.patience=2", "model.lr=1e-30", "model.batch_norm=frozen"]
     for _ in range(2):
@@ -431,6 +449,7 @@ def test_run_that_gets_no_better_ends_early_and_stays_ended(job: Path, capsys: p
         assert json.loads((job / "model/metrics.json").read_text())["best_epoch"] == 1
 
 
+@pytest.mark.slow
 def test_run_whose_time_is_over_stops_cleanly_and_goes_on_another_time(
     job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -470,6 +489,7 @@ def test_epoch_whose_batches_were_all_skipped_is_no_error_of_the_tiles_masks(job
     assert "epoch 1: the loss is non-finite (NaN or inf) in every step; check the tiles named above, chan" in failure
 
 
+@pytest.mark.slow
 def test_checkpoint_of_an_earlier_run_is_resumed_with_its_optimizer_and_epoch(
     job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -491,6 +511,7 @@ def test_checkpoint_of_an_earlier_run_is_resumed_with_its_optimizer_and_epoch(
     assert [row["epoch"] for row in history(job / "model")] == ["2"]
 
 
+@pytest.mark.slow
 def test_compiled_network_is_compiled_once_for_the_batches_that_most_are(
     job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

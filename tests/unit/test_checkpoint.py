@@ -303,6 +303,7 @@ def test_resume_point_that_is_being_uploaded_goes_once_it_is_not(tmp_path: Path)
     assert names(tmp_path) == ["resume-00003-000000.pth", "resume-00004-000000.pth"]
 
 
+@pytest.mark.slow
 def test_thousand_saves_beside_an_uploader_never_leave_fewer_than_two_whole_points(tmp_path: Path) -> None:
     """As the platform copies: a mark beside the newest for a while, files that appear and vanish at any moment."""
     random = Random(0)

@@ -215,5 +215,6 @@ def test_import_loads_no_torch(module: str) -> None:
     assert "torch" not in loaded
 
 
+@pytest.mark.slow
 def test_report_loads_its_libraries_only_when_it_is_made() -> None:
     assert {"jinja2", "matplotlib"} & set(loaded_by("robosat_pink.report.build")) == set()

@@ -111,6 +111,7 @@ def test_report_names_versions_cores_memory_disk_channels_and_hosts(opt_ml: Path
     assert "\x1b" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("chosen", "left"), [(hardware.TUNABLES, None), ("glibc.malloc.hugetlb=1",) * 2])
 def test_what_start_sh_asks_of_the_c_library_later_processes_do_not(chosen: str, left: str | None) -> None:
     script = """

@@ -242,6 +242,7 @@ def test_worker_that_is_killed_is_an_error_that_says_what_to_do(tiles: TilePairs
         list(batches)
 
 
+@pytest.mark.slow
 def test_workers_end_when_the_main_process_is_killed(tmp_path: Path) -> None:
     for x in range(10):
         write_pair(tmp_path, x, size=12)

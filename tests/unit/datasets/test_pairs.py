@@ -586,6 +586,7 @@ def rows_of(samples: list[Sample]) -> list[tuple[int, int]]:
     return [(sample.row, int(sample.image.sum())) for sample in samples]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["spawn", "forkserver"])
 def test_torchs_loader_reads_pairs_in_processes_that_are_started_anew(tmp_path: Path, way: str) -> None:
     write_pair(tmp_path)

@@ -62,6 +62,7 @@ def test_albunet_computes_the_reference_function(dtype: torch.dtype, tolerance: 
     Fingerprint("albunet_resnet50_4ch").check(model, dtype, tolerance, unused=("resnet.fc.",))
 
 
+@pytest.mark.slow
 @every_execution
 @pytest.mark.parametrize(
     ("fingerprint", "options"),
@@ -141,6 +142,7 @@ def test_channels_last_computes_the_same(name: str, options: dict[str, Any]) -> 
     assert torch.allclose(plain, last, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @every_network
 def test_bf16_autocast_computes_nearly_the_same(name: str, options: dict[str, Any]) -> None:
     model = small(name, options)

@@ -134,6 +134,7 @@ def trained(
     return {"logits": logits} | {key: each.grad for key, each in model.named_parameters()} | dict(model.named_buffers())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), NETWORKS, ids=str)
 @pytest.mark.parametrize("execution", RECOMPUTED, ids=lambda each: each.recompute)
 def test_networks_give_the_same_and_update_statistics_once(
@@ -146,6 +147,7 @@ def test_networks_give_the_same_and_update_statistics_once(
         torch.testing.assert_close(again[key], value, rtol=1e-7, atol=1e-10, msg=key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), [NETWORKS[0], NETWORKS[2]], ids=str)
 def test_compiled_networks_give_the_same(name: str, options: dict[str, Any]) -> None:
     plain = trained(name, options, Execution())

@@ -222,6 +222,7 @@ def test_folder_that_is_made_after_a_failure_is_found(tmp_path: Path) -> None:
     assert location.directories() == ["scene"]
 
 
+@pytest.mark.slow
 def test_location_in_use_travels_to_another_process_and_reads_the_same_there(location: Location) -> None:
     files = files_in(location, "scene")
     assert pickle.loads(pickle.dumps(location)) == location

@@ -206,6 +206,7 @@ def test_scale_of_the_loss_goes_into_resume_points_and_comes_back() -> None:
     assert not in_float32.scaler.is_enabled()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["albunet", "ternausnetv2"])
 def test_steps_give_the_same_losses_with_every_lever_and_without(name: str) -> None:
     """In float64: in float32 Adam makes whole steps of what the last bits of a gradient near zero say."""

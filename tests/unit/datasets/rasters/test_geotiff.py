@@ -83,6 +83,7 @@ def assert_is_what_gdal_reads(data: bytes) -> None:
         assert plain.georeference == gdal_georeference(file)
 
 
+@pytest.mark.slow
 def test_real_tile_is_decoded_to_what_gdal_reads_but_for_those_that_are_not_plain(shared: Path) -> None:
     decoded = 0
     not_plain = set()
