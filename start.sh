@@ -108,7 +108,7 @@ train() {
     export PYTHONUNBUFFERED=1
     # Where there is no NVIDIA driver, and so a CPU computes: the small blocks that glibc keeps at hand for each thread
     # come to lie between the network's large ones, and keep these from being joined when they are freed: AlbuNet took up
-    # to a third more memory in float32. machine.py has the rest. An own GLIBC_TUNABLES, even an empty one, counts instead.
+    # to a third more memory in float32. container/hardware.py does the rest. An own GLIBC_TUNABLES, even an empty one, counts instead.
     if ! [ -e /proc/driver/nvidia/version ]; then
         export GLIBC_TUNABLES=${GLIBC_TUNABLES-glibc.malloc.tcache_count=0}
     fi
