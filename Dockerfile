@@ -23,8 +23,8 @@ RUN python3 -m venv venv \
     && pip install --no-cache-dir --requirement requirements.txt \
     ${EXTRA_INDEX_URL:+--extra-index-url "$EXTRA_INDEX_URL"}
 
-# Encoder weights for containers without internet access: --build-arg PRETRAINED="resnet50 resnet34". Where the build has none
-# either, an image on top of this one takes torchvision's files: COPY *.pth /opt/program/torch/hub/checkpoints/
+# Encoder weights for containers without internet access: --build-arg PRETRAINED="resnet50 resnet34". If the build has no
+# access either, an image on top of this one takes torchvision's files: COPY *.pth /opt/program/torch/hub/checkpoints/
 ARG PRETRAINED=""
 ENV TORCH_HOME=/opt/program/torch
 RUN set -e; for encoder in $PRETRAINED; do \

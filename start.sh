@@ -106,9 +106,9 @@ put_aside() {
 # train [ARGUMENT ...]: becomes the training, so that a container's first process takes its signals itself.
 train() {
     export PYTHONUNBUFFERED=1
-    # Where there is no NVIDIA driver, and so a CPU computes: the small blocks that glibc keeps at hand for each thread
-    # come to lie between the network's large ones, and keep these from being joined when they are freed: AlbuNet took up
-    # to a third more memory in float32. container/hardware.py does the rest. An own GLIBC_TUNABLES, even an empty one, counts instead.
+    # Without an NVIDIA driver a CPU computes. glibc then keeps small freed blocks at hand for each thread; they come to
+    # lie between the network's large blocks, which cannot be joined when they are freed: AlbuNet took up to a third
+    # more memory in float32. container/hardware.py does the rest. The user's GLIBC_TUNABLES, even empty, takes precedence.
     if ! [ -e /proc/driver/nvidia/version ]; then
         export GLIBC_TUNABLES=${GLIBC_TUNABLES-glibc.malloc.tcache_count=0}
     fi
