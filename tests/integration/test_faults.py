@@ -112,6 +112,7 @@ def faultless(folder: Path) -> list[list[Any]]:
     return [epoch(loader, number)[0] for number in range(1, EPOCHS + 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "is_cached"), [(0, False), (0, True), (1, False)])
 def test_faults_of_every_kind_neither_lose_nor_repeat_nor_change_a_tile(
     server: S3Server, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, is_cached: bool

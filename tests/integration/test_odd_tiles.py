@@ -83,6 +83,7 @@ def test_odd_file_trains(name: str, shared: Path, opt_ml: Path, capsys: pytest.C
     assert np.isfinite([metrics["train"]["loss"], metrics["val"]["loss"]]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EMPTY)
 def test_file_without_a_valid_pixel_is_counted_as_empty(
     name: str, shared: Path, opt_ml: Path, capsys: pytest.CaptureFixture[str]

@@ -246,6 +246,7 @@ def test_damaged_newest_resume_point_falls_back_to_the_one_before(
     assert identical(whole, weights(job / "model", "checkpoint-00002-of-00002.pth"))
 
 
+@pytest.mark.slow
 def test_resume_point_of_another_experiment_is_refused_with_the_differing_keys(job: Path) -> None:
     assert main(["model.epochs=1"]) == 0
     assert main(["model.epochs=1", "model.lr=0.5", "dataset.split.seed=3"]) == 4
@@ -331,6 +332,7 @@ def test_losses_and_metrics_are_per_tile_whatever_the_batch_size(job: Path, monk
             assert phase["loss"] == pytest.approx(first["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_device_is_asked_for_numbers_once_a_phase(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does it ask for a number within a step, but on a CPU, which waits for nothing, for losses that are none."""
     from robosat_pink.training import loop
@@ -391,6 +393,7 @@ def test_masks_of_one_class_only_are_warned_of(job: Path, capsys: pytest.Capture
     assert "every valid pixel of the val tiles is of one class" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_reading_in_the_main_process_leaves_the_network_its_threads(job: Path) -> None:
     torch.set_num_threads(2)
     try:

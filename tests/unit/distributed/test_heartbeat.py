@@ -117,6 +117,7 @@ def test_rank_zero_is_not_waited_for_beyond_the_timeout(
     assert "rank 0 has not ended within runtime.peer_timeout_s = 2" in caplog.text
 
 
+@pytest.mark.slow
 def test_rank_zero_continues_alone_when_the_others_vanish_after_the_work_is_done(
     two: Callable[[float], list[Heartbeat]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
