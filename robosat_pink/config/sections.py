@@ -55,7 +55,7 @@ class SplitConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheConfig:
-    """Where decoded tiles are kept on the machine's disk, and how much of it they may take; 0 keeps none."""
+    """The cache of decoded tiles on disk: its folder, and how much of the disk it may take; 0 keeps none."""
 
     dir: str | None = key(None, not_empty)
     max_gb: float | None = key(None, between(0, 10**6))
@@ -63,7 +63,7 @@ class CacheConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
-    """Where images and masks are: each directory right below a bucket that matches the expression holds z/x/y.tif."""
+    """The buckets of images and masks. Each directory right below that matches the expression contains z/x/y.tif."""
 
     image_bucket: str = key(rule=bucket_location)
     mask_bucket: str = key(rule=bucket_location)
@@ -130,7 +130,7 @@ class ChannelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The network and what it learns by."""
+    """The network, its loss and its optimizer."""
 
     name: str = key(rule=one_of(models.MODELS))
     encoder: str | None = None
@@ -173,7 +173,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """What to start from: a file, s3://bucket/key, or channel:NAME/file; and how a run that was cut off goes on.
+    """The checkpoint to start from (a file, s3://bucket/key, or channel:NAME/file), and how an interrupted run resumes.
 
     `path` provides the weights of a new run. `resume` also restores the optimizer, the epoch and, from a file of ours,
     the rest of the state.
@@ -186,7 +186,9 @@ class CheckpointConfig:
 
     def check(self, problems: Problems, prefix: str) -> None:
         if self.path and self.resume:
-            problems.add(f"{prefix}resume", self.resume, "path is for a new run, resume for one that goes on; keep one")
+            problems.add(
+                f"{prefix}resume", self.resume, "path starts a new run, resume continues an earlier one; keep one"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

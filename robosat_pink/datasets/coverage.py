@@ -165,6 +165,11 @@ def _kind_remark(coverage: Coverage) -> Iterator[str]:
         yield f"the images have {kinds[0][0]}; channels[].scale: tags applies the files' own scale and offset"
 
 
+def is_about_class(remark: str, class_name: str) -> bool:
+    """Whether a remark of `_absent_classes` is about this class. Called by the report, which knows more by its end."""
+    return f" is {class_name} (mask value" in remark
+
+
 def _absent_classes(config: Config, tiles: TilePairs, coverage: Coverage) -> Iterator[str]:
     names = [named.name for named in config.classes]
     values = list(tiles.reader.decoder.values)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from robosat_pink.container import hardware
+from robosat_pink.datasets.coverage import is_about_class
 from robosat_pink.report import maps, scenes
 from robosat_pink.report.evaluate import Evaluation, ThresholdCurve, TileResults
 from robosat_pink.report.page import SplitResult
@@ -113,9 +114,9 @@ def remarks_after_training(remarks: Sequence[str], state: State) -> list[str]:
     kept = [
         remark
         for remark in remarks
-        if not ("no pixel of" in remark and any(_is_about(remark, class_name) for class_name in present))
+        if not ("no pixel of" in remark and any(is_about_class(remark, class_name) for class_name in present))
     ]
-    unsaid = [name for name in absent if not any(_is_about(remark, name) for remark in kept)]
+    unsaid = [name for name in absent if not any(is_about_class(remark, name) for remark in kept)]
     return kept + [f"warning: no pixel that the last epoch has trained on is {name}" for name in unsaid]
 
 
@@ -153,7 +154,3 @@ def _split_result(split: str, results: TileResults, measured: Mapping[str, Any],
         scenes=scenes.by_scene(split, rows, results, images, class_names),
         largest_difference=max((value for value in differences if not math.isnan(value)), default=0.0),
     )
-
-
-def _is_about(remark: str, class_name: str) -> bool:
-    return f" is {class_name} (mask value" in remark

@@ -41,9 +41,3 @@ class MD5Check:
                 "what came differs from the object's MD5 (if ETags of this store are no MD5s, set dataset.verify_md5 "
                 "to false)"
             )
-
-
-def forget_stores() -> None:
-    """Forget which stores have MD5s, as in a new process. Called by tests."""
-    _stores_with_md5.clear()
-    _stores_without_md5.clear()

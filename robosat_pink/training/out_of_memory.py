@@ -47,7 +47,7 @@ def explained(
     fitting = _fitting_micro_batches(samples, micro_batches, work, before_retry) if world_size == 1 else None
     if fitting is None:
         raise ContractError(
-            f"{problem}, nor for one; {cheaper} or a smaller model.tile_size; or take a machine with more. {reason}"
+            f"{problem}, not even for one; {cheaper}, or a smaller model.tile_size, or a machine with more. {reason}"
         )
     fewer = math.ceil(samples / fitting)
     raise ContractError(
@@ -63,7 +63,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def _cheaper_settings(config: Config) -> str:
-    settings = "runtime.precision = bf16 or fp16 takes less, and so does, in training, runtime.recompute = blocks"
+    settings = "runtime.precision = bf16 or fp16 needs less; in training, so does runtime.recompute = blocks"
     return f"{settings} without runtime.compile" if config.runtime.compile else settings
 
 

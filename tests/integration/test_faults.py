@@ -26,9 +26,8 @@ from robosat_pink.datasets.loader import TileLoader
 from robosat_pink.datasets.tile_file import Changed
 from robosat_pink.errors import DataError
 from robosat_pink.sample import write_tiles
-from robosat_pink.storage import Location, backoff
+from robosat_pink.storage import Location, backoff, md5
 from robosat_pink.storage import location as storage
-from robosat_pink.storage.md5 import forget_stores
 from robosat_pink.train import main
 from robosat_pink.training import loop, step
 from scenes import pairs_in, write_pair
@@ -61,7 +60,8 @@ def server(process: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Ser
         monkeypatch.setenv(name, value)
     process.set()
     storage._client_of_this_process.cache_clear()
-    forget_stores()
+    md5._stores_with_md5.clear()
+    md5._stores_without_md5.clear()
     yield process
     storage._client_of_this_process.cache_clear()
 
