@@ -144,7 +144,7 @@ demo)
     echo "The experiment is $here/experiments/demo.yml, its tiles are in $folder/input/data;"
     echo "look into $folder/model for the network and its numbers: best.pth, metrics.json, history.csv;"
     echo "open $folder/output/data/report.html for what they mean."
-    echo "Stopped, it goes on with: SAGEMAKER_BASE_DIR=$folder bash start.sh train"
+    echo "If it is stopped, this resumes it: SAGEMAKER_BASE_DIR=$folder bash start.sh train"
     export SAGEMAKER_BASE_DIR=$folder
     train "$@"
     ;;
