@@ -127,7 +127,7 @@ def channel_lines(config: Config, surveyed: Survey) -> Iterator[str]:
         scales = sorted({float(scale[bands][0]) for scale in surveyed.scales})
         divided = "digital numbers divided by " + " and ".join(f"{scale:g}" for scale in scales)
         scaling = "by the files' own scale and offset" if channel.scale == "tags" else divided
-        yield f"channels.{number}: {scaling}, over valid pixels"
+        yield f"channels.{number}, valid pixels: {scaling}"
         statistics = (surveyed.low[bands], surveyed.high[bands], surveyed.mean[bands], surveyed.std[bands])
         for band, low, high, mean, std in zip(channel.bands, *statistics, strict=True):
             yield f"  band {band}: 2nd to 98th percentile {low:.4g} to {high:.4g}, mean {mean:.4f}, std {std:.4f}"
@@ -186,9 +186,9 @@ def time_line(config: Config, split: Split, surveyed: Survey, model: nn.Module, 
     if config.runtime.compile:
         remark += ", not compiled (which takes a minute or more)"
     return (
-        f"time, on {device} in {precision or torch.float32}{remark}: about {duration(epoch_s)} an epoch, "
-        f"{duration(run_s)} for {config.model.epochs}; {tiles_read} tiles were read in {surveyed.seconds:.1f} s "
-        f"({tiles_read / surveyed.seconds:.1f} tiles/s)"
+        f"time, on {device} in {precision or torch.float32}{remark}: about {duration(run_s)} for "
+        f"{config.model.epochs} epochs of {duration(epoch_s)}; {tiles_read} tiles were read in "
+        f"{surveyed.seconds:.1f} s ({tiles_read / surveyed.seconds:.1f} tiles/s)"
     )
 
 
@@ -225,7 +225,7 @@ def step_seconds(
         del moments
         return (time.monotonic() - started) / size
 
-    seconds = [out_of_memory.explained(config, processes, share, (side, side), step) for _ in range(STEPS)]
+    seconds = [out_of_memory.with_advice(config, processes, share, (side, side), step) for _ in range(STEPS)]
     return min(seconds) * (config.model.tile_size / side) ** 2
 
 

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train_or_check(arguments: argparse.Namespace, argv: Sequence[str], container: Container, stop: StopRequest) -> int:
     if arguments.check is None:
         container.prepare()
-    with stop.postponed():
+    with stop.postponed():  # a stop inside an import of C++ code would abort the process
         from robosat_pink.config import load_config
     path = arguments.check or arguments.config or container.experiment_file()
     config = load_config(path, container.hyperparameters(), arguments.overrides)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from robosat_pink.config.formats import read_tree
-from robosat_pink.config.hints import point_to_sections
+from robosat_pink.config.hints import take_out_misplaced
 from robosat_pink.config.keys import sections_of
 from robosat_pink.config.overrides import override
 from robosat_pink.config.parsing import build, plain
@@ -30,7 +30,7 @@ def load_config(
     tree = read_tree(path, sections)
     override(tree, hyperparameters or {}, "hyperparameters.json", problems)
     override(tree, arguments or {}, "command line", problems)
-    point_to_sections(tree, sections, problems)
+    take_out_misplaced(tree, sections, problems)
     config = build(Config, tree, problems)
     problems.raise_if_any()
     assert config is not None

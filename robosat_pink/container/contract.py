@@ -1,6 +1,6 @@
 """The /opt/ml tree of a SageMaker training container: its paths, its JSON files, the failure file.
 
-No other module knows a path below /opt/ml. SAGEMAKER_BASE_DIR moves the whole tree, for tests and local runs.
+A run gets every path below /opt/ml from here. SAGEMAKER_BASE_DIR moves the whole tree, for tests and local runs.
 Source: Amazon SageMaker developer guide, "How Amazon SageMaker runs your training image".
 """
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 EXPERIMENT_SUFFIXES = (".yml", ".yaml", ".json", ".toml")
 MAX_CONFIG_BYTES = 10**6  # per JSON file; the platform writes up to 100 hyperparameters of 2,500 characters
-MAX_SHOWN_NAMES, MAX_SHOWN_CHARACTERS = 20, 200  # per message
+MAX_SHOWN_NAMES, MAX_SHOWN_CHARACTERS = 20, 200  # names per message, characters per item
 # A host name or an address, with the length limits of RFC 1035.
 HOST = re.compile(r"(?!.{254})[A-Za-z0-9_:-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 NOT_IN_A_PATH = re.compile("[\0\ud800-\udfff]")
@@ -54,7 +54,7 @@ class Container:
 
     @property
     def checkpoints(self) -> Path | None:
-        """The folder of resume points: the one that the job names, or /opt/ml/checkpoints; None if that is missing."""
+        """The folder of resume points: the one that the job names, else /opt/ml/checkpoints if it exists, or None."""
         named = self._text("checkpointconfig", "LocalPath")
         if named:
             return Path(named)
@@ -67,9 +67,7 @@ class Container:
         declared = self._config("inputdataconfig")
         for name, channel in declared.items():
             if not isinstance(channel, dict | None) or not _may_be_a_path(name):
-                accepted = (
-                    f"a JSON object for each channel, whose name is that of a folder, up to {MAX_NAME_BYTES} bytes"
-                )
+                accepted = f"a JSON object for each channel, under a valid folder name of up to {MAX_NAME_BYTES} bytes"
                 raise self._refusal("inputdataconfig", name, channel, accepted)
             if (channel or {}).get("TrainingInputMode") == "Pipe":
                 raise ContractError(f"channel {name!r} is in Pipe mode, which has no files; use File or FastFile mode")
@@ -85,7 +83,7 @@ class Container:
                 f"{folder} does not exist: put one experiment file there (for a SageMaker job: a channel named "
                 "config), or name one by --config FILE"
             )
-        files = [name for name in entries if name.endswith(EXPERIMENT_SUFFIXES) and not name.startswith(".")]
+        files = [name for name in entries if name.lower().endswith(EXPERIMENT_SUFFIXES) and not name.startswith(".")]
         if len(files) != 1:
             raise ContractError(
                 f"{folder} must hold exactly one experiment file ({', '.join(EXPERIMENT_SUFFIXES)}), it holds "
@@ -95,10 +93,10 @@ class Container:
         return folder / files[0]
 
     def hosts(self) -> tuple[tuple[str, ...], str]:
-        """All hosts of the job, sorted, and the current one. Reads only the two documented keys."""
+        """All hosts of the job, sorted, and the current one. Reads only hosts and current_host."""
         hosts = self._config("resourceconfig").get("hosts") or ["localhost"]
-        is_list = isinstance(hosts, list) and all(isinstance(host, str) and HOST.fullmatch(host) for host in hosts)
-        if not is_list or len(set(hosts)) < len(hosts):
+        are_hosts = isinstance(hosts, list) and all(isinstance(host, str) and HOST.fullmatch(host) for host in hosts)
+        if not are_hosts or len(set(hosts)) < len(hosts):
             raise self._refusal("resourceconfig", "hosts", hosts, "a list of the names of all hosts, each once")
         hosts = tuple(sorted(hosts))
         current = self._text("resourceconfig", "current_host") or hosts[0]
@@ -172,7 +170,7 @@ class Container:
             raise ContractError(f"{path}: cannot be read: {error.strerror}") from error
         try:
             value = json.loads(decode_text(data) or "{}")
-            json.dumps(value)  # `hyperparameters` does this later; a value that JSON cannot encode is refused here
+            json.dumps(value)  # as `hyperparameters` does later: nesting too deep to encode is refused here
         except ValueError as error:
             raise ContractError(f"{path}: not readable as JSON: {error}") from error
         except RecursionError:
@@ -184,7 +182,7 @@ class Container:
     def _text(self, file: str, key: str) -> str | None:
         value = self._config(file).get(key)
         if not isinstance(value, str | None) or not _may_be_a_path(value or ""):
-            accepted = f"text that may be a path: up to {MAX_NAME_BYTES} bytes between slashes, no null character"
+            accepted = f"text, up to {MAX_NAME_BYTES} bytes between slashes, no null character"
             raise self._refusal(file, key, value, accepted)
         return value
 

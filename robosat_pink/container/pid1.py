@@ -25,8 +25,8 @@ def run_as_init(main: Callable[[], int]) -> int:
     if child == 0:
         return main()
     for number in FORWARDED:
-        signal.signal(number, lambda number, frame: os.kill(child, number))
-    # start.sh has blocked SIGTERM and SIGINT. `StopRequest` unblocks them in the child.
+        signal.signal(number, lambda received, frame: os.kill(child, received))
+    # start.sh has blocked SIGTERM and SIGINT; the child unblocks them in `StopRequest`.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
     pid, status = os.wait()
     while pid != child:

@@ -21,13 +21,14 @@ ACCEPTED = "accepted: image (N, C, H, W), mask (N, H, W) uint8 with 255 = ignore
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Samples that have at least one valid pixel. Raises ValueError if an axis or a dtype differs from those below.
+    """Samples with at least one valid pixel: `packing` leaves out all others.
 
+    Raises ValueError if an axis or a dtype differs from those below. Values are not checked: the decoder did that.
     The tensors may be views of memory, which is reused only after the last of these views is gone.
     """
 
     image: Tensor  # (N, C, H, W), in memory (N, H, W, C); the tiles' own dtype
-    mask: Tensor  # (N, H, W) uint8, 255 = ignore
+    mask: Tensor  # (N, H, W) uint8 class numbers, 255 = ignore
     scale: Tensor  # (N, C) float32, divisor of each band's numbers
     symmetry: tuple[int, ...]  # (N,) 0 to 7, to be applied to image and mask
     rows: tuple[int, ...]  # (N,) rows of the pairs

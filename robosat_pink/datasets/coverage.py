@@ -136,7 +136,7 @@ def remarks(config: Config, tiles: TilePairs, coverage: Coverage) -> Iterator[st
             "only what files declare counts as missing"
         )
     yield from _kind_remark(coverage)
-    tiles.kinds.learn(coverage.kinds_at)
+    tiles.kinds.add_reported(coverage.kinds_at)
 
 
 def _palette_remark(tiles: TilePairs, coverage: Coverage) -> Iterator[str]:
@@ -192,17 +192,17 @@ class _Hidden:
     """Counts the pixels of an absent class that are in the mask files but ignored, by the reason."""
 
     def __init__(self) -> None:
-        self.declared = self.without_image = 0
+        self.nodata_pixels = self.without_image = 0
 
     def add(self, mask: Raster, values: Sequence[int]) -> None:
         has_value = np.isin(mask.values[0], values)
-        self.declared += int((has_value & mask.missing).sum())
+        self.nodata_pixels += int((has_value & mask.missing).sum())
         self.without_image += int((has_value & ~mask.missing).sum())
 
     def words(self, coverage: Coverage) -> str:
-        if self.declared:
+        if self.nodata_pixels:
             return (
-                f"{DECLARED} {self.declared} pixels of that value as nodata, and so nothing is learnt of them. "
+                f"{DECLARED} {self.nodata_pixels} pixels of that value as nodata, and so nothing is learnt of them. "
                 "If they are labels, write the masks without that declaration: gdal_edit.py -unsetnodata FILE removes "
                 "the tag of a GeoTIFF; a PNG is to be written without transparency"
             )

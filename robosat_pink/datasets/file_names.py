@@ -12,18 +12,17 @@ from collections.abc import Sequence
 import numpy as np
 import xxhash
 
-FORMATS = ("tif", "tiff", "png", "jpg", "jpeg", "webp")
+TILE_FORMATS = ("tif", "tiff", "png", "jpg", "jpeg", "webp")
 # Suffixes of tiles, in every mixture of lower and upper case, and also after @2x, which marks tiles with more pixels.
 SUFFIXES = tuple(
     scale + "".join(letters)
     for scale in (".", "@2x.")
-    for suffix in FORMATS
+    for suffix in TILE_FORMATS
     for letters in itertools.product(*((letter, letter.upper()) for letter in suffix))
 )
-# Suffixes of the files that GDAL reads with a tile: its mask, and metadata that its format cannot store. Bit n of a
-# `sidecar` number is for the n-th suffix.
+# Suffixes of the files that GDAL reads with a tile: its nodata mask, and metadata that its format cannot store.
 SIDECARS = (".msk", ".aux.xml", ".MSK", ".AUX.XML")
-NUMBER = "(0|[1-9][0-9]{0,8})"  # no leading zeros, so that paths can be rebuilt from it, and at most 32 bits
+NUMBER = "(0|[1-9][0-9]{0,8})"  # no leading zeros, so that paths can be rebuilt; 9 digits fit an int32
 TILE_PATH = re.compile(
     rf"{NUMBER}/{NUMBER}/{NUMBER}({'|'.join(map(re.escape, SUFFIXES))})({'|'.join(map(re.escape, SIDECARS))})?"
 )
@@ -33,7 +32,7 @@ FILE = np.dtype(
     [
         ("zxy", np.int32, 3),
         ("suffix", np.uint8),  # index into SUFFIXES
-        ("sidecar", np.uint8),  # a sidecar's bit; 0 for a tile
+        ("sidecar", np.uint8),  # bit n for SIDECARS[n]; 0 for a tile
         ("version", np.uint64),  # `version_of` the content
         ("size", np.uint32),  # bytes
         ("modified", np.uint32),  # seconds since 1970
@@ -77,8 +76,8 @@ def parse_names(
     return np.array(rows, dtype=FILE)
 
 
-def sidecar_names(path: str, bits: int) -> list[str]:
-    """The paths of the sidecars that `bits` name, of the tile at `path`."""
+def sidecar_paths(path: str, bits: int) -> list[str]:
+    """The paths of the tile's sidecars whose bits are set in `bits`."""
     return [path + suffix for number, suffix in enumerate(SIDECARS) if bits >> number & 1]
 
 
@@ -89,12 +88,12 @@ def likeliest(paths: Sequence[str]) -> str | None:
 
 
 def misfit(path: str) -> str:
-    """Why a file at the right depth is no tile, in words."""
+    """Why the end of a path is no z/x/y.tif, in words."""
     *folders, name = path.split("/")
     number, rest = re.fullmatch(r"(\d*)(.*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
     if len(folders) < 2 or not all(re.fullmatch(NUMBER, folder) for folder in folders[-2:]):
-        return "it does not lie in folders named for zoom and column, numbers without leading zeros"
+        return "its folders are not ZOOM/X, numbers of up to 9 digits without leading zeros"
     if not re.fullmatch(NUMBER, number):
-        return "its name does not begin with its row, a number without leading zeros"
-    accepted = ", ".join(f".{suffix}" for suffix in FORMATS)
-    return f"what follows its row, {rest!r}, is none of {accepted}, or @2x before those"
+        return "its name does not begin with Y, a number of up to 9 digits without leading zeros"
+    accepted = ", ".join(f".{suffix}" for suffix in TILE_FORMATS)
+    return f"what follows Y, {rest!r}, is none of {accepted}, with or without @2x"

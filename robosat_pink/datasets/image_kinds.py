@@ -16,18 +16,18 @@ MOST_KINDS = 8  # kinds that a run warns of
 
 
 class ImageKinds:
-    """The kinds (`Notes.kind`) of the images read so far, and a row of each."""
+    """A tile's row for each kind (`Notes.kind`) of the images read so far."""
 
     def __init__(self) -> None:
         self.rows: dict[str, int] = {}
 
-    def learn(self, kinds: Mapping[str, int]) -> None:
+    def add_reported(self, kinds: Mapping[str, int]) -> None:
         """Add kinds that need no warning, because they have been reported already."""
         for kind, row in kinds.items():
             self.rows.setdefault(kind, row)
 
-    def note(self, kinds: Mapping[str, int], tile_id: Callable[[int], str]) -> None:
-        """Warn of each kind that is not the first one; `tile_id` names the tile of a row."""
+    def warn_of_new(self, kinds: Mapping[str, int], tile_id: Callable[[int], str]) -> None:
+        """Warn of each new kind but the first; `tile_id` names the tile of a row."""
         for kind, row in kinds.items():
             if kind in self.rows:
                 continue
@@ -42,7 +42,7 @@ class ImageKinds:
                     ways_to_agree((kind, first_kind)),
                 )
                 if len(self.rows) == MOST_KINDS:
-                    log.warning("warning: further images that differ are not named one by one")
+                    log.warning("warning: further images that differ are not named")
             self.rows[kind] = row
 
 
@@ -56,4 +56,4 @@ def ways_to_agree(kinds: Sequence[str]) -> str:
     if " named " in differing:
         ways.append("name the bands by their descriptions in channels[].bands")
     ways.append("narrow dataset.imagery_directory_regex to images that are alike")
-    return f"Where these numbers mean different things, {', or '.join(ways)}"
+    return f"If their pixel values differ in meaning, {', or '.join(ways)}"

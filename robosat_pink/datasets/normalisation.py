@@ -1,4 +1,4 @@
-"""Normalises the numbers of a file for the network: (number / scale - mean) / std, band by band.
+"""The numbers with which `transforms` normalises an image: (number / scale - mean) / std, band by band.
 
 Called by `reader` for the scale of each tile, and by `setup`, `check` and `trained` for mean and std.
 """

@@ -1,7 +1,7 @@
 """Decodes the two files of a tile pair into image and mask, as the experiment's channels and classes define them.
 
-Called by `reader`. A pixel has the value in its file, or is ignored if a file declares it as missing; any other pixel
-is an error.
+Called by `reader`. A mask pixel becomes its class number; or 255, ignore, if image or mask is missing there or its
+value is in `dataset.ignore_values`. Any other value is an error.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ class PairDecoder:
         self._applies_tags = any(channel.scale == "tags" for channel in self.channels)
         table = self._look_up(np.arange(1 << 8))  # class by mask value, for 8-bit masks
         self._table = table.tobytes()
-        self._unchanged = int((table == np.arange(1 << 8)).argmin()) - 1  # values up to this one are class numbers
+        self._same_up_to = (
+            int((table == np.arange(1 << 8)).argmin()) - 1
+        )  # values 0 to this one equal their class number
 
     @property
     def settings(self) -> list[object]:
@@ -103,7 +105,7 @@ class PairDecoder:
         return Decoded(self._scaled(image), labels, notes)
 
     def _doubts(self, image: Raster, mask: Raster, name: str) -> Iterator[str]:
-        if mask.declared is not None and (self._look_up(mask.values[0][mask.declared]) != IGNORE).any():
+        if mask.is_nodata is not None and (self._look_up(mask.values[0][mask.is_nodata]) != IGNORE).any():
             yield HIDDEN
         georeferences = [raster.georeference for raster in (image, mask) if raster.georeference]
         height, width = mask.missing.shape
@@ -138,8 +140,8 @@ class PairDecoder:
         return values
 
     def _classes_of(self, values: np.ndarray, missing: np.ndarray, name: str) -> np.ndarray:
-        """Class numbers (H, W) uint8 from mask values. Raises DataError for a value that no class lists."""
-        if values.dtype == np.uint8 and values.max(initial=0) <= self._unchanged:
+        """Class numbers (H, W) uint8 from mask values. Raises DataError for a value that is in no list."""
+        if values.dtype == np.uint8 and values.max(initial=0) <= self._same_up_to:
             mask = values.copy()
             mask[missing] = IGNORE
             return mask
@@ -148,14 +150,14 @@ class PairDecoder:
             mask = np.frombuffer(looked_up, dtype=np.uint8).reshape(values.shape)
         else:
             mask = self._look_up(values)
-        is_unlisted = (mask == IGNORE) & ~missing
+        is_unlisted = (mask == IGNORE) & ~missing  # so far, IGNORE means that no class lists the value
         if is_unlisted.any():
             unlisted = values[is_unlisted]
-            self._check_ignored(unlisted[~np.isin(unlisted, self.ignored)], name)
+            self._refuse_unlisted(unlisted[~np.isin(unlisted, self.ignored)], name)
         mask[missing] = IGNORE
         return mask
 
-    def _check_ignored(self, unlisted: np.ndarray, name: str) -> None:
+    def _refuse_unlisted(self, unlisted: np.ndarray, name: str) -> None:
         if not len(unlisted):
             return
         accepted = sorted(value for listed in self.values for value in listed)
@@ -185,8 +187,9 @@ class PairDecoder:
         numbers = np.full(values.shape, IGNORE, dtype=np.uint8)
         if len(self.classes) == 1:
             numbers[values == 0] = 0
-        for number, listed in enumerate(self.values):
-            numbers[np.isin(values, listed)] = number + (len(self.classes) == 1)
+        first = 1 if len(self.classes) == 1 else 0
+        for number, listed in enumerate(self.values, start=first):
+            numbers[np.isin(values, listed)] = number
         return numbers
 
 

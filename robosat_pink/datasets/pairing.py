@@ -1,4 +1,4 @@
-"""Pairs each image with the mask of the same tile and the same named groups. Called by `pairs`; no I/O."""
+"""Pairs each image with the mask of the same tile and named-group values. Called by `pairs`; no I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Pairs:
 
     images: TileFiles
     masks: TileFiles
-    group: np.ndarray  # (N,) of the smallest unsigned dtype that holds all numbers
+    group: np.ndarray  # (N,) index into group_values, of the smallest unsigned dtype
     group_values: tuple[Hashable, ...]
     unpaired_images: int
     unpaired_masks: int
@@ -33,7 +33,7 @@ def pair(
     image_groups: Sequence[Hashable],
     mask_groups: Sequence[Hashable],
 ) -> Pairs:
-    """Join images and masks on the tile and on the value of the named groups that both expressions share.
+    """Join images and masks on the tile and on the named groups that both directory expressions share.
 
     `image_groups` and `mask_groups` have one value per directory. Raises DataError if an image has two masks, or if a
     directory has two files of one tile: choosing either could be wrong.
@@ -57,7 +57,7 @@ def pair(
     paired_masks = masks.take(mask_row[image_keys[rows]])
     return Pairs(
         images=paired_images,
-        masks=dataclasses.replace(paired_masks, zxy=paired_images.zxy),  # equal to its own; shared to save memory
+        masks=dataclasses.replace(paired_masks, zxy=paired_images.zxy),  # the masks' own are equal; this saves memory
         group=image_group[rows],
         group_values=tuple(numbers),
         unpaired_images=len(images) - len(rows),
@@ -66,7 +66,7 @@ def pair(
 
 
 def _keys(group: np.ndarray, zxy: np.ndarray) -> np.ndarray:
-    """Keys (N,) that are equal for equal (group, z, x, y). Sorts plain integers only."""
+    """Keys (N,) that are equal for equal (group, z, x, y). Sorts integers, not rows."""
     _, lower = np.unique(zxy[:, 1].astype(np.int64) << 32 | zxy[:, 2], return_inverse=True)
     _, upper = np.unique(group.astype(np.int64) << 32 | zxy[:, 0], return_inverse=True)
     _, keys = np.unique(upper * len(group) + lower, return_inverse=True)
@@ -84,7 +84,7 @@ def _refuse_second_masks(
         image = images.path(int(np.flatnonzero(image_keys == key)[0]))
         raise DataError(
             f"two masks for the image {image}: {masks.path(int(mask_row[key]))} and {masks.path(int(second[0]))} "
-            f"({len(second)} such masks in all); narrow mask_directory_regex, or tell the masks apart by a named group "
+            f"({len(second)} masks too many); narrow mask_directory_regex, or tell the masks apart by a named group "
             r"in both expressions, such as (?P<day>\d{8}), which must then match the same text in the image's and the "
             "mask's directory"
         )
@@ -103,9 +103,7 @@ def _refuse_duplicates(files: TileFiles, kind: str) -> None:
 def seeming_cause(images: np.ndarray, masks: np.ndarray) -> str:
     """The likely cause if images (N, 3) and masks (M, 3) share no tile, to append to an error; empty if unknown."""
     if not np.isin(images[:, 0], masks[:, 0]).any():
-        return (
-            f". The images are of zoom {zooms_in_words(images)}, the masks of {zooms_in_words(masks)}: tile both alike"
-        )
+        return f". The images are of zoom {zooms_in_words(images)}, the masks of {zooms_in_words(masks)}: use one zoom"
     from_south = masks.copy()
     from_south[:, 2] = (1 << masks[:, 0].astype(np.int64)) - 1 - masks[:, 2]
     keys = _keys(np.zeros(len(images) + len(masks), dtype=np.uint8), np.concatenate([images, from_south]))

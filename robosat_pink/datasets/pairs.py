@@ -143,7 +143,7 @@ class TilePairs(Dataset[Sample]):
 
     def note_kinds(self, kinds: Mapping[str, int]) -> None:
         """Warn if the band metadata of these images differ from those of earlier ones."""
-        self.kinds.note(kinds, self.id)
+        self.kinds.warn_of_new(kinds, self.id)
 
     def split(self) -> Split:
         """Rows to train on, to evaluate each epoch, and to hold out, as `dataset.split` says."""

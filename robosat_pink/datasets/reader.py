@@ -43,7 +43,7 @@ class ReadRequest(NamedTuple):
 
     row: int
     image: str
-    image_version: int
+    image_version: int  # a number for the file's ETag in the listing
     mask: str
     mask_version: int
     epoch: int | None  # the epoch for which crop and symmetry are drawn; None: the whole tile
@@ -200,6 +200,7 @@ class TileReader:
         )
         copies = reading.on_sample(reading.slot, sample)
         if self.cache and reading.cache_key:
+            # Writing from the copies lets go of the decoded arrays; a crop's copies are not the whole pair.
             is_whole = sample.image is decoded.image and sample.mask is decoded.mask
             image, mask = copies if copies and is_whole else (decoded.image, decoded.mask)
             self.cache.put(reading.cache_key, image, mask, json.dumps(decoded.notes, ensure_ascii=False))
@@ -216,7 +217,7 @@ class TileReader:
         )
 
     def _prepare(self, request: ReadRequest, decoded: Decoded) -> Sample:
-        """The crop with the symmetry drawn for the request's epoch; without an epoch, the whole tile, padded."""
+        """Crop the pair and draw its symmetry, for `transforms` to apply; without an epoch, pad the whole tile."""
         image, mask, notes = decoded
         if self._differs_by_type:
             notes = notes._replace(kind=f"{notes.dtype}; {notes.kind}")

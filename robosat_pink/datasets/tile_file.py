@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import NamedTuple
 
-from robosat_pink.datasets.file_names import LARGEST, sidecar_names, version_of
+from robosat_pink.datasets.file_names import LARGEST, sidecar_paths, version_of
 from robosat_pink.errors import DataError
 from robosat_pink.storage import Fetched, Location, Resized, StoredFile
 from robosat_pink.storage.error_advice import NotFound
@@ -13,6 +13,9 @@ from robosat_pink.storage.error_advice import NotFound
 log = logging.getLogger(__name__)
 
 SIDECAR_BYTES = 256 * 10**6
+
+
+START_AGAIN = "; start again to train on today's tiles"
 
 
 class Changed(DataError):
@@ -44,7 +47,7 @@ def read(location: Location, entry: Entry, is_listed_here: bool) -> TileFile:
     fetched = _fetch(location, entry.path, entry.size if entry.size < LARGEST else None)
     if not _is_same(location, fetched.file, entry, is_listed_here):
         raise Changed(_changed(f"{location}/{entry.path}: has changed since it was listed"))
-    beside = {name: _fetch(location, name, None, SIDECAR_BYTES) for name in sidecar_names(entry.path, entry.sidecars)}
+    beside = {name: _fetch(location, name, None, SIDECAR_BYTES) for name in sidecar_paths(entry.path, entry.sidecars)}
     answers = [fetched, *beside.values()]
     return TileFile(
         content=fetched.content,
@@ -65,7 +68,7 @@ def _fetch(location: Location, path: str, size: int | None, max_bytes: int | Non
 
 
 def _changed(what: str) -> str:
-    return f"{what}; start again to train on today's tiles"
+    return what + START_AGAIN
 
 
 _agreeing: set[Location] = set()  # locations where some file's ETag was equal to that of the listing

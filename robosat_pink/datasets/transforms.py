@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 
 class EvaluationTransform(nn.Module):
-    """Maps image (N, C, H, W) of any dtype to (image / scale - mean) / std in float32; leaves the mask unchanged."""
+    """Maps image (N, C, H, W) of any dtype to (image / scale - mean) / std in float32; leaves the mask unchanged.
+
+    Missing pixels and padding are 0 before, so -mean / std after. Their mask is 255.
+    """
 
     mean: Tensor
     std: Tensor
@@ -28,7 +31,7 @@ class EvaluationTransform(nn.Module):
 
 
 class TrainingTransform(EvaluationTransform):
-    """Also normalises, then applies each sample's symmetry to its image and mask, which are square."""
+    """Normalises as EvaluationTransform does, then applies each sample's symmetry to its square image and mask."""
 
     def forward(self, image: Tensor, mask: Tensor, scale: Tensor, symmetry: Sequence[int]) -> tuple[Tensor, Tensor]:
         image, mask = super().forward(image, mask, scale, symmetry)

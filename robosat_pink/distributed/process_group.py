@@ -112,9 +112,9 @@ class World:
             static_graph=micro_batches == 1,  # torch 2.10 fails if no_sync meets a static graph
         )
 
-    def no_sync(self, wrapped_model: nn.Module, is_wanted: bool) -> contextlib.AbstractContextManager[None]:
+    def no_sync(self, wrapped_model: nn.Module) -> contextlib.AbstractContextManager[None]:
         """A context for a backward pass that accumulates gradients on this rank, without averaging them yet."""
-        if is_wanted and isinstance(wrapped_model, DistributedDataParallel):
+        if isinstance(wrapped_model, DistributedDataParallel):
             return wrapped_model.no_sync()
         return contextlib.nullcontext()
 

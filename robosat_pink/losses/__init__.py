@@ -2,7 +2,8 @@
 
 loss(logits (N, K, H, W), mask (N, H, W) uint8) is a scalar, computed in float32 or wider: the mean over the N samples
 of the loss per sample. A sample without a valid pixel has a loss of 0. With one class, K = 1 and mask values are 0 and
-1; with several, they are 0 to K - 1; 255 is ignored. `config` reads LOSSES, so nothing here imports torch.
+1; with several, they are 0 to K - 1; 255 is ignored. `datasets/batch.py` checks axes and dtypes, and
+`datasets/pair_decoder.py` the values, so a loss need not. `config` reads LOSSES, so nothing here imports torch.
 """
 
 from __future__ import annotations

@@ -46,9 +46,8 @@ class _SynchronisedNorm(torch.autograd.Function):
         eps: float,
         counts: bool,
     ) -> Tensor:
-        wide = features.to(gamma.dtype)
-        local_var, local_mean = torch.var_mean(wide, AXES, correction=0)
-        number = wide.numel() // wide.shape[1] * counts
+        local_mean, local_var = _statistics(features, gamma.dtype)
+        number = features.numel() // features.shape[1] * counts
         ours = torch.stack([local_mean, local_var, torch.full_like(local_mean, number)])
         gathered = [torch.empty_like(ours) for _ in range(dist.get_world_size())]
         dist.all_gather(gathered, ours)
@@ -61,24 +60,70 @@ class _SynchronisedNorm(torch.autograd.Function):
         invstd = (var + eps).rsqrt()
         ctx.save_for_backward(features, gamma, mean, invstd, total)
         ctx.counts = counts
-        scale = gamma * invstd
-        normed = wide * _wide(scale) + _wide(beta - mean * scale)
-        return normed.to(features.dtype)
+        return _normalise(features, gamma, beta, mean, invstd)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         features, gamma, mean, invstd, total = ctx.saved_tensors
-        grad = grad.to(gamma.dtype)
-        normed = (features.to(gamma.dtype) - _wide(mean)) * _wide(invstd)
-        grad_beta, grad_gamma = grad.sum(AXES), (grad * normed).sum(AXES)
+        grad_beta, grad_gamma = _parameter_gradients(grad, features, mean, invstd)
         sums = torch.stack([grad_beta, grad_gamma])
         dist.all_reduce(sums)
-        mean_grad, mean_product = sums / total
         if not ctx.counts:  # the statistics do not depend on these features
-            mean_grad, mean_product = torch.zeros_like(sums)
-        grad_features = (grad - _wide(mean_grad) - normed * _wide(mean_product)) * _wide(gamma * invstd)
-        return grad_features.to(features.dtype), grad_gamma, grad_beta, None, None, None, None, None
+            sums.zero_()
+        grad_features = _feature_gradient(grad, features, gamma, mean, invstd, sums, total)
+        return grad_features, grad_gamma, grad_beta, None, None, None, None, None
+
+
+# What each rank computes alone. On a GPU these are the kernels of nn.SyncBatchNorm, which read and write each tensor
+# once; a compiler fuses the plain form by itself.
+
+
+def _has_kernels(features: Tensor) -> bool:
+    return features.is_cuda and not torch.compiler.is_compiling()
+
+
+def _statistics(features: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance, (C,) each."""
+    if _has_kernels(features):
+        mean, invstd = torch.batch_norm_stats(features, 0.0)
+        return mean, invstd.pow(-2)
+    var, mean = torch.var_mean(features.to(dtype), AXES, correction=0)
+    return mean, var
+
+
+def _normalise(features: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, invstd: Tensor) -> Tensor:
+    if _has_kernels(features):
+        return torch.batch_norm_elemt(features, gamma, beta, mean, invstd, 0.0)
+    scale = gamma * invstd
+    normed = features.to(gamma.dtype) * _wide(scale) + _wide(beta - mean * scale)
+    return normed.to(features.dtype)
+
+
+def _parameter_gradients(grad: Tensor, features: Tensor, mean: Tensor, invstd: Tensor) -> tuple[Tensor, Tensor]:
+    """Of beta and gamma, (C,) each."""
+    if _has_kernels(features):
+        wanted = True, False, False
+        grad_beta, grad_scale, *_ = torch.batch_norm_backward_reduce(grad, features, mean, invstd, None, *wanted)
+        return grad_beta, grad_scale * invstd
+    grad = grad.to(mean.dtype)
+    normed = (features.to(mean.dtype) - _wide(mean)) * _wide(invstd)
+    return grad.sum(AXES), (grad * normed).sum(AXES)
+
+
+def _feature_gradient(
+    grad: Tensor, features: Tensor, gamma: Tensor, mean: Tensor, invstd: Tensor, sums: Tensor, total: Tensor
+) -> Tensor:
+    """`sums` (2, C) has the gradients of beta and gamma, summed over the ranks; `total` (C,) the number of pixels."""
+    if _has_kernels(features):
+        sum_beta, sum_scale = sums[0], sums[1] / invstd
+        return torch.batch_norm_backward_elemt(
+            grad, features, mean, invstd, gamma, sum_beta, sum_scale, total[:1].to(torch.int32)
+        )
+    mean_grad, mean_product = sums / total
+    normed = (features.to(mean.dtype) - _wide(mean)) * _wide(invstd)
+    grad_features = (grad.to(mean.dtype) - _wide(mean_grad) - normed * _wide(mean_product)) * _wide(gamma * invstd)
+    return grad_features.to(features.dtype)
 
 
 def _wide(channels: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ def render(report: Report) -> str:
         .render(
             report=report,
             headline_metrics=HEADLINE if is_single else HEADLINE[1:],
-            metric_descriptions={name: DESCRIPTIONS.get(name, "") for name in metrics.NAMES},
+            metric_descriptions={name: DESCRIPTIONS[name] for name in metrics.NAMES},
             class_metrics=list(metrics.CLASS_NAMES),
             scene_metrics=list(SCENE_METRICS),
             confusion_labels=confusion_labels(report.class_names),

@@ -18,7 +18,7 @@ MIN_PAUSE_S, MAX_PAUSE_S = 0.1, 5.0
 
 def retry_with_backoff(
     work: Callable[[], T],
-    is_transient: Callable[[Exception], bool],
+    is_retried: Callable[[Exception], bool],
     explain: Callable[[Exception, str], Exception],
 ) -> tuple[T, int]:
     """The result of `work`, and the number of retries. Pauses double up to MAX_PAUSE_S, with jitter.
@@ -34,7 +34,7 @@ def retry_with_backoff(
             error = caught
         pause_s = min(MIN_PAUSE_S * 2**retries, MAX_PAUSE_S) * random.uniform(0.1, 1.0)  # noqa: S311
         elapsed_s = time.monotonic() - started
-        if not is_transient(error) or elapsed_s + pause_s > RETRY_S:
+        if not is_retried(error) or elapsed_s + pause_s > RETRY_S:
             break
         time.sleep(pause_s)
     raise explain(error, f" (tried {retries + 1} times in {elapsed_s:.0f} s)" if retries else "") from error

@@ -1,7 +1,7 @@
 """The meaning of an object store's errors: which are retried, and what the user should check. Called by `location`.
 
-A 403 is never retried: it is reported at once with the identity in use ("AccessDenied" in ADVICE). A 404 becomes
-NotFound.
+A 403 is reported at once with the profile or role in use ("AccessDenied" in ADVICE), unless its code asks to try later
+(TRANSIENT_CODES). A 404 becomes NotFound.
 """
 
 from __future__ import annotations

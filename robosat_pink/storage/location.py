@@ -137,9 +137,10 @@ class Location:
         return bytes(self.fetch(path, max_bytes=max_bytes).content)
 
     def fetch(self, path: str, size: int | None = None, max_bytes: int = MAX_TILE_BYTES) -> Fetched:
-        """The whole object, from one GET, retried with backoff. Verifies its length and, with `verify_md5`, its MD5.
+        """The whole object, from one GET, which `_retry` and not the client repeats.
 
-        Raises Resized, before reading, if the object no longer has the `size` in bytes that was listed.
+        Verifies its length and, with `verify_md5`, its MD5. Raises Resized, before reading, if the object no longer has
+        the `size` in bytes that was listed.
         """
         where = f"{self}/{path}"
         md5 = MD5Check(self)

@@ -39,9 +39,10 @@ def fit(state: State, task: Task, save: Callable[[State], None], save_epoch: Cal
     for epoch in range(state.epoch + 1, epochs + 1):
         if is_patience_over(state, task.config.model):
             break
-        train = state.train_metrics = state.train_metrics or train_epoch(state, task, epoch, save)
+        if state.train_metrics is None:  # a run resumed during the evaluation has them
+            state.train_metrics = train_epoch(state, task, epoch, save)
         val = evaluate(state, task, task.data.split.val, "val", epoch, save)
-        state.finish_epoch(train, val)
+        state.finish_epoch(state.train_metrics, val)
         log.info(progress.epoch_line(state.history, epochs, state.best_epoch))
         save_epoch(state)
 
@@ -59,7 +60,8 @@ def train_epoch(state: State, task: Task, epoch: int, save: Callable[[State], No
             set_learning_rate(state, config.model, (epoch - 1 + state.step / steps) / config.model.epochs)
             (samples,) = compute.world.sum_over_ranks(len(batch))
             if samples:
-                phase_metrics.add(batch, *training_step(state, task, batch, samples), state.step)
+                loss, logits, mask, is_finite = training_step(state, task, batch, samples)
+                phase_metrics.add(batch, loss, logits, mask, is_finite, state.step)
             state.step += 1
             stop_or_save(state, task, phase_metrics, save)
     except Stopped:  # after a step or, with one rank, during the wait for a batch

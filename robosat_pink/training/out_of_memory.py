@@ -14,7 +14,7 @@ from robosat_pink.errors import ContractError
 T = TypeVar("T")
 
 
-def explained(
+def with_advice(
     config: Config,
     world_size: int,
     samples: int,

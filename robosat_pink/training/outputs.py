@@ -46,9 +46,9 @@ class NoOutputs:
 
     def save_stopped(self, state: State, reason: str) -> None: ...
 
-    def complete(self, state: State) -> None: ...
+    def fill_model_folder(self, state: State) -> None: ...
 
-    def finish(self, state: State, holdout: dict[str, Any] | None) -> None: ...
+    def write_final_metrics(self, state: State, holdout: dict[str, Any] | None) -> None: ...
 
 
 class Outputs(NoOutputs):
@@ -131,7 +131,7 @@ class Outputs(NoOutputs):
             self._fill_model_folder(state)
         log.info("stopped %s after %d epochs and %d steps", reason, state.epoch, state.step)
 
-    def complete(self, state: State) -> None:
+    def fill_model_folder(self, state: State) -> None:
         """After the last epoch, fill the model folder: it is empty if the run resumed with no epoch left."""
         self.writer.wait()
         self._is_complete = True
@@ -140,7 +140,7 @@ class Outputs(NoOutputs):
         if not (self.model / checkpoint.epoch_name(state.epoch, epochs)).exists():  # model.epochs was larger before
             checkpoint.save_epoch(self.model, state.epoch, epochs, self._weights(state.to_content()))
 
-    def finish(self, state: State, holdout: dict[str, Any] | None) -> None:
+    def write_final_metrics(self, state: State, holdout: dict[str, Any] | None) -> None:
         """Write the metrics of the whole run. `holdout`: the metrics of the held-out tiles, if there are any."""
         self._write_metrics(state, holdout)
         log.info("training waited %.2f s for %d saves", self._copied_s, self._copies)

@@ -17,7 +17,7 @@ from robosat_pink.container.contract import Container
 from robosat_pink.container.redaction import redacted_tree
 from robosat_pink.container.stop_request import Stopped, StopRequest
 from robosat_pink.datasets.store_options import store_options
-from robosat_pink.datasets.tile_file import Changed
+from robosat_pink.datasets.tile_file import START_AGAIN, Changed
 from robosat_pink.distributed.process_group import World
 from robosat_pink.training import initial_checkpoint, loop, progress, resume, setup
 from robosat_pink.training.background_writer import BackgroundWriter, snapshot
@@ -29,7 +29,7 @@ from robosat_pink.training.task import Task
 
 log = logging.getLogger(__name__)
 
-MOST_LISTINGS = 10  # repeated listings in one run, if tiles keep changing
+MOST_RELISTINGS = 10  # repeated listings in one run, if tiles keep changing
 
 
 class RunOutcome(NamedTuple):
@@ -62,7 +62,7 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
     objective = setup.make_objective(model, config, compute)
     if initial:
         resume.restore(state, initial, config, tiles, split)
-    del initial  # frees three times the memory of the weights
+    del initial  # frees the tensors that `state` does not use
 
     with BackgroundWriter() as writer:
         save_every_s = 60 * config.checkpoint.every_minutes if points else None
@@ -86,18 +86,18 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
 def train_and_evaluate(
     state: State, task: Task, outputs: NoOutputs, container: Container, stop: StopRequest
 ) -> RunOutcome:
-    """Train to the last epoch or until runtime.max_seconds, evaluate held-out tiles, write the outputs.
+    """Train, evaluate held-out tiles, write the outputs. At runtime.max_seconds, save and return.
 
     If a tile changes meanwhile and dataset.if_changed is "relist", the tiles are listed again. Raises Stopped if a
     signal stopped the run, or if it stopped before its first epoch was finished.
     """
-    for listings in itertools.count(1):
+    for relistings in itertools.count():
         try:
             stop.raise_if_requested()
             loop.fit(state, task, outputs.save, outputs.save_epoch)
-            outputs.complete(state)
+            outputs.fill_model_folder(state)
             holdout = evaluate_holdout(state, task)
-            outputs.finish(state, holdout)
+            outputs.write_final_metrics(state, holdout)
             return RunOutcome(state, task, holdout, stopped=None)
         except Stopped as stopped:
             outputs.save_stopped(state, stopped.reason)
@@ -105,9 +105,9 @@ def train_and_evaluate(
                 raise
             return RunOutcome(state, task, None, stopped)
         except Changed as error:
-            if task.config.dataset.if_changed == "error" or listings > MOST_LISTINGS:
+            if task.config.dataset.if_changed == "error" or relistings == MOST_RELISTINGS:
                 raise
-            log.warning("warning: %s", error)
+            log.warning("warning: %s", str(error).removesuffix(START_AGAIN))
             task = list_again(state, task, outputs, container, stop)
     raise AssertionError
 
@@ -115,10 +115,7 @@ def train_and_evaluate(
 def list_again(state: State, task: Task, outputs: NoOutputs, container: Container, stop: StopRequest) -> Task:
     """List the tiles again, restart the unfinished epoch, and return the task with the new tiles."""
     config, compute = task.config, task.compute
-    if state.epoch == config.model.epochs:
-        log.warning("listing again; the held-out tiles are evaluated again")
-    else:
-        log.warning("listing again; epoch %d restarts", state.epoch + 1)
+    log.warning("listing again; resuming after epoch %d", state.epoch)
     task.data.loader.close()
     tiles, split = setup.find_tiles(config, container, compute.world)
     loader = setup.make_loader(tiles, config, compute.device, stop.raise_if_requested, compute.world.process)

@@ -39,21 +39,21 @@ def training_step(state: State, task: Task, batch: Batch, samples: int) -> tuple
     rank is non-finite, weights and statistics stay as they were on all ranks. Raises ContractError, with the settings
     that fit, if the device runs out of memory.
     """
-    learn = partial(learn_in_micro_batches, state, task, batch, samples)
-    # A retry clears Adam's moments: Adam cannot continue if memory ran out when only some of them were created.
-    return out_of_memory.explained(
+    return out_of_memory.with_advice(
         task.config,
         task.compute.world.size,
         max(len(batch), 1),
         (task.config.model.tile_size, task.config.model.tile_size),
-        learn,
+        partial(learn, state, task, batch, samples),
+        # Adam cannot continue if memory ran out when only some of its moments were created.
         before_retry=state.optimizer.state.clear,
     )
 
 
-def learn_in_micro_batches(
+def learn(
     state: State, task: Task, batch: Batch, samples: int, micro_batches: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The step itself: batch to the device, forward and backward by micro-batches, the optimizer's step."""
     compute = task.compute
     statistics = [buffer for buffer in state.model.buffers() if buffer.is_floating_point()]
     before = torch.cat([buffer.flatten() for buffer in statistics]) if statistics else None
@@ -95,22 +95,6 @@ def optimizer_step(state: State, is_finite: Tensor) -> None:
         del optimizer.found_inf
 
 
-def evaluation_step(model: nn.Module, task: Task, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean loss of a batch of whole tiles, its logits (N, K, H, W) and mask (N, H, W).
-
-    Raises ContractError, with the settings that fit, if the device runs out of memory.
-    """
-
-    def evaluate(micro_batches: int) -> tuple[Tensor, Tensor, Tensor]:
-        image, mask = to_device(batch, task.data.evaluation_transform, task.compute)
-        pairs = split_into_micro_batches(micro_batches, image, mask)
-        outputs = [forward(model, task.objective.loss, task.compute, *pair) for pair in pairs]
-        return *merge_micro_batches(outputs), mask
-
-    size = (batch.image.shape[2], batch.image.shape[3])
-    return out_of_memory.explained(task.config, task.compute.world.size, len(batch), size, evaluate)
-
-
 def backward(
     state: State, task: Task, image: Tensor, mask: Tensor, samples: int, micro_batches: int
 ) -> tuple[Tensor, Tensor]:
@@ -125,7 +109,8 @@ def backward(
     pairs = split_into_micro_batches(micro_batches, image, mask)
     for number, (images, masks) in enumerate(pairs, start=1):
         is_last = number == len(pairs)
-        with world.no_sync(model, is_wanted=not is_last), compile_stance(task, len(images)):
+        averaging = contextlib.nullcontext() if is_last else world.no_sync(model)
+        with averaging, compile_stance(task, len(images)):
             loss, logits = forward(model, loss_function, task.compute, images, masks)
             weight = len(images) * world.size / samples
             state.scaler.scale(loss * weight).backward()  # type: ignore[no-untyped-call]
@@ -148,6 +133,22 @@ def backward_without_tiles(state: State, task: Task) -> tuple[Tensor, Tensor, Te
         loss = loss * 0
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     return loss.detach(), logits.detach(), mask
+
+
+def evaluation_step(model: nn.Module, task: Task, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean loss of a batch of whole tiles, its logits (N, K, H, W) and mask (N, H, W).
+
+    Raises ContractError, with the settings that fit, if the device runs out of memory.
+    """
+
+    def evaluate(micro_batches: int) -> tuple[Tensor, Tensor, Tensor]:
+        image, mask = to_device(batch, task.data.evaluation_transform, task.compute)
+        pairs = split_into_micro_batches(micro_batches, image, mask)
+        outputs = [forward(model, task.objective.loss, task.compute, *pair) for pair in pairs]
+        return *merge_micro_batches(outputs), mask
+
+    size = (batch.image.shape[2], batch.image.shape[3])
+    return out_of_memory.with_advice(task.config, task.compute.world.size, len(batch), size, evaluate)
 
 
 def to_device(batch: Batch, transform: EvaluationTransform, compute: Compute) -> tuple[Tensor, Tensor]:

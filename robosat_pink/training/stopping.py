@@ -27,29 +27,29 @@ class LoopControl:
         """`save_every_s` is None without a folder for resume points. `max_seconds` counts from this call."""
         self._world, self._stop, self._writer = world, stop, writer
         self._save_every_s, self._max_seconds = save_every_s, max_seconds
-        self._started = self._saved = time.monotonic()
+        self._started = self._saved_at = time.monotonic()
 
     def after_step(self) -> Decision:
         """The decision, agreed between all ranks. Raises the error of the background writer if it has failed."""
         self._writer.raise_failure()
         now = time.monotonic()
         is_time_over = self._max_seconds is not None and now - self._started >= self._max_seconds
-        signals, times_over, saves = self._world.sum_over_ranks(
+        signals, ranks_over, saves = self._world.sum_over_ranks(
             int(self._stop.requested), int(is_time_over), int(self._is_save_due(now))
         )
         if saves:
-            self._saved = now
+            self._saved_at = now
         if signals:
             return Decision(Stopped.BY_SIGNAL, bool(saves))
-        reason = f"because runtime.max_seconds = {self._max_seconds or 0:g} are over" if times_over else None
+        reason = f"at runtime.max_seconds = {self._max_seconds:g}" if ranks_over else None
         return Decision(reason, bool(saves))
 
     def _is_save_due(self, now: float) -> bool:
         if self._save_every_s is None or not self._world.is_rank_zero or self._writer.is_busy():
             return False
-        return now - self._saved >= self._save_every_s
+        return now - self._saved_at >= self._save_every_s
 
     def interrupt(self) -> None:
-        """Called while waiting for a batch. A single process stops at once; several stop together after the step."""
+        """Called while waiting for a batch. A single process stops now, if asked to; several stop after the step."""
         if self._world.size == 1:
             self._stop.raise_if_requested()

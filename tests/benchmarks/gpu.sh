@@ -12,7 +12,7 @@ python=.venv/bin/python
 device=${1:-cuda}
 if [ "$device" = cuda ]; then
     size=512 batch=16 large=64 pairs=512 rounds=1 compiled=--compiled
-    "$python" -m pytest -q tests/integration/test_gpu.py
+    "$python" -m pytest -q tests/integration/test_gpu.py tests/unit/models/test_synchronisation.py
 else
     size=64 batch=2 large=2 pairs=16 rounds=1 compiled=
 fi

@@ -126,7 +126,7 @@ def test_counts_shares_and_statistics_are_those_of_an_independent_count(
     np.testing.assert_allclose([float(mean) for mean, _ in told], everything.mean(axis=1), rtol=0.01)
     np.testing.assert_allclose([float(std) for _, std in told], everything.std(axis=1), rtol=0.01)
     assert "checked; nothing was trained" in said
-    assert re.search(r"time, on cpu in torch\.\w+: about .* an epoch, .* for \d+; \d+ tiles were read", said)
+    assert re.search(r"time, on cpu in torch\.\w+: about .* for \d+ epochs of .*; \d+ tiles were read", said)
     assert re.search(r"disk, model: [\d.]+ GB .* where [\d.]+ GB are free", said)
     assert re.search(r"cache: up to [\d.]+ GB of decoded tiles in .*; [\d.]+ GB to download", said)
     assert list((opt_ml / "model").iterdir()) == []
@@ -200,7 +200,7 @@ def test_check_needs_no_folder_of_a_job_and_leaves_nothing(
 ) -> None:
     monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(tmp_path / "nowhere"))
     assert main([*job(), "model.epochs=7"]) == 0
-    assert "for 7; " in capsys.readouterr().out
+    assert "for 7 epochs of " in capsys.readouterr().out
     assert main([*job(), "dataset.imagery_directory_regex=nothing"]) == 3
     assert "matches no directory" in capsys.readouterr().out
     assert not (tmp_path / "nowhere").exists()
@@ -260,7 +260,7 @@ def test_tiles_of_two_types_are_measured_as_they_are_fed(
             file.write(np.full((4, 64, 64), value, dtype))
     assert main([*arguments, "dataset.train_percent=0.89"]) == 0
     said = capsys.readouterr().out
-    assert "channels.0: digital numbers divided by 255 and 10000, over valid pixels" in said
+    assert "channels.0, valid pixels: digital numbers divided by 255 and 10000" in said
     assert "mean 0.2750, std 0.0968" in said
     assert "mean: [0.275, 0.275, 0.275, 0.275], std: [0.09682, 0.09682, 0.09682, 0.09682], scale: auto" in said
 

@@ -214,7 +214,7 @@ def test_error_of_one_process_ends_all_with_its_cause(job: Path) -> None:
 @pytest.mark.slow
 def test_processes_whose_time_is_over_end_together_and_the_first_leaves_the_report(job: Path) -> None:
     out = train("runtime.processes=2", "model.epochs=10000", "runtime.max_seconds=8")
-    assert "stopped because runtime.max_seconds = 8 are over" in out
+    assert "stopped at runtime.max_seconds = 8" in out
     assert "report in " in out
     assert (job / "output/data/report.html").exists()
     assert not (job / "output/failure").exists()

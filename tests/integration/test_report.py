@@ -400,10 +400,10 @@ def test_run_whose_time_is_over_leaves_the_report_of_its_epochs_and_later_that_o
         patch.setattr(PhaseMetrics, "finish", finished)
         assert main(["runtime.max_seconds=1000"]) == 0
     log = capsys.readouterr().out
-    assert "stopped because runtime.max_seconds = 1000 are over after 1 epochs and 1 steps" in log
+    assert "stopped at runtime.max_seconds = 1000 after 1 epochs and 1 steps" in log
     assert "phase=holdout" not in log
     page, card = (opt_ml / "output/data/report.html").read_text(), (opt_ml / "model/MODEL_CARD.md").read_text()
-    assert re.search(r"Stopped [-\d]+ [\d:]+ UTC because runtime\.max_seconds = 1000 are over\.", page)
+    assert re.search(r"Stopped [-\d]+ [\d:]+ UTC at runtime\.max_seconds = 1000\.", page)
     assert tables(opt_ml)["All metrics"][0][:3] == ["", "validation tiles", "training, last epoch"]
     assert "The held-out tiles are looked at once, after the last epoch." in page
     assert "16 trained on, 8 for validation, 8 held out" in card

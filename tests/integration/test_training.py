@@ -458,7 +458,7 @@ def test_run_whose_time_is_over_stops_cleanly_and_goes_on_another_time(
 ) -> None:
     monkeypatch.setattr("robosat_pink.training.progress.LINE_S", 0.0)
     assert main(["runtime.max_seconds=0.001"]) == 0
-    assert "stopped because runtime.max_seconds = 0.001 are over after 0 epochs and 1 steps" in capsys.readouterr().out
+    assert "stopped at runtime.max_seconds = 0.001 after 0 epochs and 1 steps" in capsys.readouterr().out
     assert [path.name for path in (job / "checkpoints").iterdir()] == ["resume-00000-000001.pth"]
     assert not (job / "output/data/report.html").exists()  # there is no epoch to report on
     assert main([]) == 0

@@ -1,4 +1,7 @@
-"""The band metadata of an image file: descriptions, scales, offsets, colors. Called by `geotiff` and `gdal_bands`."""
+"""The band metadata of an image file: descriptions, scales, offsets, colors.
+
+Called by `geotiff`, `gdal_bands` and `pair_decoder`.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ class BandTags(NamedTuple):
     names: tuple[str, ...]  # descriptions; "" for a band without one
     scales: tuple[float, ...]
     offsets: tuple[float, ...]
-    colors: tuple[str, ...] = ()  # red, green, blue and others; empty if the file does not declare them
+    colors: tuple[str, ...] = ()  # red, green, blue, undefined and others; empty from `undeclared`
 
     @property
     def odd_order(self) -> str:
@@ -29,7 +32,7 @@ class BandTags(NamedTuple):
         return "" if positions == sorted(positions) else f"bands {', '.join(self.colors)}"
 
 
-def plain(bands: int) -> BandTags:
+def undeclared(bands: int) -> BandTags:
     """The metadata of a file that declares none."""
     return BandTags(("",) * bands, (1.0,) * bands, (0.0,) * bands)
 
@@ -38,8 +41,7 @@ def plain(bands: int) -> BandTags:
 def from_gdal_metadata(text: str, bands: int) -> BandTags:
     """Parse the text of a GeoTIFF's tag 42112. Raises ParseError or ValueError if it is malformed.
 
-    GDAL, "GTiff driver", internal nodata and metadata: Item elements with the roles description, scale, offset and
-    colorinterp.
+    GDAL's page "GTiff driver" has the format: Item elements with the roles description, scale, offset and colorinterp.
     """
     names, scales, offsets, colors = [""] * bands, [1.0] * bands, [0.0] * bands, ["undefined"] * bands
     if "<!" in text:
@@ -61,7 +63,7 @@ def from_gdal_metadata(text: str, bands: int) -> BandTags:
 
 @functools.lru_cache(maxsize=256)
 def in_words(tags: BandTags, with_names: bool = True, with_scales: bool = True) -> str:
-    """`4 bands named B2, B3, B4, B8; scale 0.0001, offset -0.1`: text for people, and the kind of a file."""
+    """`2 band(s) named B2, B3; scale 0.0001, offset -0.1`: for people, and to tell kinds of files apart."""
     parts = []
     if with_names:
         named = f" named {', '.join(name or '-' for name in tags.names)}" if any(tags.names) else ""

@@ -38,13 +38,13 @@ class Raster(NamedTuple):
     tags: BandTags  # metadata of all bands of the file
     georeference: Georeference | None
     nodata: str = ""  # the nodata values that the file declares, in words
-    declared: np.ndarray | None = None  # (H, W) bool: whether a mask's value is its file's nodata
+    is_nodata: np.ndarray | None = None  # (H, W) bool: whether a mask's value is its file's nodata
     palette: str = ""  # the colors of the indices that occur in a mask, as "0:000000 1:ffffff"
 
     def turned(self) -> Raster:
         """The raster with its last row first."""
-        declared = None if self.declared is None else self.declared[::-1]
-        return self._replace(values=self.values[:, ::-1].copy(), missing=self.missing[::-1].copy(), declared=declared)
+        is_nodata = None if self.is_nodata is None else self.is_nodata[::-1]
+        return self._replace(values=self.values[:, ::-1].copy(), missing=self.missing[::-1].copy(), is_nodata=is_nodata)
 
 
 def read_image(
@@ -82,7 +82,7 @@ def read_image(
         missing = missing | read.zero
     if image.dtype == np.float64:
         image = image.astype(np.float32)  # the network's dtype
-    return Raster(image, missing, zeros, read.bands, read.tags, read.georeference, read.declared)
+    return Raster(image, missing, zeros, read.bands, read.tags, read.georeference, read.nodata_text)
 
 
 def read_mask(data: bytes | memoryview, name: str, files: Mapping[str, bytes | memoryview] | None = None) -> Raster:
@@ -95,7 +95,7 @@ def read_mask(data: bytes | memoryview, name: str, files: Mapping[str, bytes | m
     for reason in (read.nodata, read.nonfinite, read.invalid):
         if reason is not None:
             missing |= reason.reshape(missing.shape)
-    declared = read.nodata[0] if read.nodata is not None and read.declared else None
+    is_nodata = read.nodata[0] if read.nodata is not None and read.nodata_text else None
     colors = "" if read.palette is None else palettes.in_words(read.palette, read.values[0][~missing])
     return Raster(
         values=read.values,
@@ -104,8 +104,8 @@ def read_mask(data: bytes | memoryview, name: str, files: Mapping[str, bytes | m
         bands=read.bands,
         tags=read.tags,
         georeference=read.georeference,
-        nodata=read.declared,
-        declared=declared,
+        nodata=read.nodata_text,
+        is_nodata=is_nodata,
         palette=colors,
     )
 
@@ -135,5 +135,5 @@ def _select(plain: Plain, bands: list[int | str] | None, name: str, rule: Missin
         bands=selected,
         tags=plain.tags,
         georeference=plain.georeference,
-        declared=nodata_in_words([plain.nodata]),
+        nodata_text=nodata_in_words([plain.nodata]),
     )

@@ -44,7 +44,9 @@ class Opened:
             raise DataError(f"{self.name}: not a readable tile ({', '.join(self.drivers)}): {cause}") from error
         if excess := _excess(self.dataset):
             self.__exit__()
-            raise DataError(f"{self.name}: {excess}; cut the scene into tiles")
+            raise DataError(
+                f"{self.name}: {excess}; write it again as smaller tiles, in strips or internal tiles of usual size"
+            )
         return self.dataset
 
     def __exit__(self, *exception: object) -> None:
@@ -91,6 +93,6 @@ def enter_environment() -> None:
         _of_thread.environment = rasterio.Env(
             session=DummySession(),
             GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR",
-            GDAL_PNG_WHOLE_IMAGE_OPTIM="NO",  # "YES" reads a truncated PNG without an error, as whatever was in memory
+            GDAL_PNG_WHOLE_IMAGE_OPTIM="NO",  # "YES" fills a truncated PNG with whatever was in memory
         )
         _of_thread.environment.__enter__()

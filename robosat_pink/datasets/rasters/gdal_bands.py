@@ -84,7 +84,7 @@ def _read(
         bands=selected,
         tags=_tags(dataset, beside),
         georeference=beside.georeference or _georeference(dataset),
-        declared=nodata_in_words(nodatas),
+        nodata_text=nodata_in_words(nodatas),
     )
 
 

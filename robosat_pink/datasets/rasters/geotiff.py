@@ -1,6 +1,6 @@
 """Decodes plain GeoTIFFs with libtiff or tifffile, up to ten times faster than GDAL. Called by `decode`.
 
-Plain means: one page; no overviews, internal mask, alpha or rotation; integers or floats of 8 to 64 bits; uncompressed,
+Plain means: one page; no overviews, internal mask, alpha or rotation; grey or RGB; a dtype of DTYPES; uncompressed,
 LZW, deflate or Zstandard. GDAL decodes all other files, and reports damaged ones.
 """
 
@@ -27,12 +27,12 @@ NATIVE = "<" if sys.byteorder == "little" else ">"
 DEFLATES = {8, 32946}
 COMPRESSIONS = {1, 5, 50000} | DEFLATES  # none, LZW, Zstandard
 PHOTOMETRICS = {1, 2}  # grey and RGB: GDAL reads these as they are
-LAYOUT = (258, 259, 262, 277, 284, 339)  # bits, compression, photometry, bands, their layout, type; GDAL writes all
+# Tags that a deflated file must have, as GDAL writes them: bits, compression, photometry, bands, their layout, type.
+LAYOUT = (258, 259, 262, 277, 284, 339)
 ALPHAS = {1, 2}  # values of ExtraSamples that mean alpha
 ORIENTATION, GDAL_METADATA, GDAL_NODATA, MODEL_TRANSFORMATION = 274, 42112, 42113, 34264
 GEOREFERENCE = (33550, 33922, 34735, 34736, 34737)  # pixel scale, tie point, keys, the keys' numbers and texts
-# Bytes of one read in a header. Only a list of a quarter of a million strips is longer; GDAL limits their number.
-MOST_READ = 1 << 22
+MOST_READ = 1 << 22  # bytes of one read in a header; GDAL gets files that need more, as for half a million strips
 DTYPES = {"uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"}
 
 
@@ -46,7 +46,7 @@ class Plain(NamedTuple):
 
 
 class _GeoreferenceSpans(NamedTuple):
-    """The byte ranges of a file's georeference, whose values differ from tile to tile and are not remembered."""
+    """The byte ranges of a file's georeference. `_Header` keeps these, but not the values, which vary by tile."""
 
     spans: tuple[slice, ...]  # one for each tag of GEOREFERENCE; empty for a missing tag
     order: str  # byte order, "<" or ">"
@@ -86,7 +86,7 @@ MOST_HEADERS = 64  # more than one, because texts of different lengths in the he
 def decode(data: bytes | memoryview, max_pixels: int, max_bytes: int = 1 << 30) -> Plain | None:
     """Decode a plain GeoTIFF; None if the file is not plain, exceeds a limit, or cannot be read.
 
-    The array may be a view of `data`, even at an odd offset: GDAL writes pixels there, and NumPy accepts it.
+    The array may be a view of `data`, even unaligned, as pixels in GDAL's files may be: NumPy accepts that.
     """
     data = memoryview(data)
     header = _headers.get((len(data), max_pixels))
@@ -112,6 +112,7 @@ def decode(data: bytes | memoryview, max_pixels: int, max_bytes: int = 1 << 30) 
                 header = _Header(parts, page.dtype, expected, is_planar, page.dataoffsets[0], nodata, tags, spans)
                 _headers[len(data), max_pixels] = header
                 return header.view(data)
+            stream.is_in_header = False
             # Not libtiff for deflate: if damaged data decode to too many bytes, it returns the first without an error.
             is_deflated = page.compression in DEFLATES
             values = page.asarray(maxworkers=1) if is_deflated else imagecodecs.tiff_decode(content)
@@ -124,11 +125,12 @@ def decode(data: bytes | memoryview, max_pixels: int, max_bytes: int = 1 << 30) 
 
 
 class _Stream(io.RawIOBase):
-    """A file over bytes in memory, which are not copied. It remembers the parts that were read."""
+    """A file over bytes in memory. It remembers the parts of the header that were read."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
         self._offset = 0
+        self.is_in_header = True
         self.parts: list[tuple[int, bytes]] = []
 
     def readable(self) -> bool:
@@ -145,11 +147,12 @@ class _Stream(io.RawIOBase):
         return self._offset
 
     def read(self, size: int = -1) -> bytes:
-        if size > MOST_READ:
-            raise ValueError(f"a header with a piece of {size} bytes")
+        if self.is_in_header and size > MOST_READ:
+            raise ValueError(f"a read of {size} bytes in the header")
         end = len(self._data) if size < 0 else self._offset + size
         part = bytes(self._data[self._offset : end])
-        self.parts.append((self._offset, part))
+        if self.is_in_header:
+            self.parts.append((self._offset, part))
         self._offset += len(part)
         return part
 
@@ -204,7 +207,7 @@ def _bytes_of_a_chunk(page: TiffPage) -> int:
 def _band_tags(page: TiffPage) -> BandTags:
     text = page.tags.valueof(GDAL_METADATA)
     bands = page.samplesperpixel
-    return band_tags.from_gdal_metadata(str(text), bands) if text else band_tags.plain(bands)
+    return band_tags.from_gdal_metadata(str(text), bands) if text else band_tags.undeclared(bands)
 
 
 def _georeference_spans(page: TiffPage) -> _GeoreferenceSpans:

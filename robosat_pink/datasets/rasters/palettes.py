@@ -9,14 +9,14 @@ from rasterio.io import DatasetReader
 from robosat_pink.errors import DataError
 
 
-def of(dataset: DatasetReader, alphas: int, name: str) -> np.ndarray | None:
+def of(dataset: DatasetReader, alpha_count: int, name: str) -> np.ndarray | None:
     """Red, green, blue and alpha (N, 4) uint8 by index; None if the file has no palette.
 
-    Raises DataError if the indices are not the only band other than alpha.
+    Raises DataError unless band 1 has the indices and all other bands are alpha.
     """
     if ColorInterp.palette not in dataset.colorinterp:
         return None
-    if dataset.count - alphas > 1 or dataset.colorinterp[0] != ColorInterp.palette:
+    if dataset.count - alpha_count > 1 or dataset.colorinterp[0] != ColorInterp.palette:
         raise DataError(
             f"{name}: indices of a palette beside other bands; write its colors as bands (gdal_translate -expand)"
         )
@@ -34,7 +34,7 @@ def look_up(palette: np.ndarray, indices: np.ndarray) -> np.ndarray:
 
 
 def in_words(palette: np.ndarray, indices: np.ndarray) -> str:
-    """The colors of the indices that occur, as "0:000000 1:ffffff"; empty unless they are uint8."""
+    """Colors of the indices that occur, as "0:000000 1:ffffff"; empty unless the indices are uint8."""
     if indices.dtype != np.uint8:
         return ""
     used = np.flatnonzero(np.bincount(indices.ravel(), minlength=1))

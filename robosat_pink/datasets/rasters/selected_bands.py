@@ -28,7 +28,7 @@ class SelectedBands(NamedTuple):
     bands: list[int]
     tags: BandTags
     georeference: Georeference | None
-    declared: str = ""  # the nodata values that the file declares
+    nodata_text: str = ""  # the nodata values that the file declares
     palette: np.ndarray | None = None  # (N, 4) uint8 by index, of a mask
 
 

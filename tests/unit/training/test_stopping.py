@@ -71,7 +71,7 @@ def test_time_that_is_over_stops_the_run_and_says_so(clock: Clock) -> None:
     clock.now += 29
     assert control.after_step().stop_reason is None
     clock.now += 1
-    assert control.after_step().stop_reason == "because runtime.max_seconds = 30 are over"
+    assert control.after_step().stop_reason == "at runtime.max_seconds = 30"
 
 
 def test_signal_stops_the_run(clock: Clock) -> None:

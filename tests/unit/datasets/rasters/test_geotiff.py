@@ -122,6 +122,15 @@ def test_any_number_of_bands_is_decoded_in_order(encode: Encode, bands: int, int
         assert np.array_equal(plain.values, pattern(bands, 33, 17))
 
 
+def test_deflated_pixels_may_take_more_than_the_longest_read_of_a_header(encode: Encode) -> None:
+    noise = np.random.default_rng(0).integers(0, 1 << 16, (4, 512, 1100), dtype=np.uint16)
+    data = encode(noise, "deflate")
+    assert len(data) > geotiff.MOST_READ
+    plain = geotiff.decode(data, 1 << 20)
+    assert plain is not None
+    assert np.array_equal(plain.values, noise)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (3, 3)])
 @pytest.mark.parametrize("bands", [1, 3])
 def test_axes_of_length_one_are_kept_apart(encode: Encode, bands: int, size: tuple[int, int]) -> None:
