@@ -186,8 +186,8 @@ def time_line(config: Config, split: Split, surveyed: Survey, model: nn.Module, 
     if config.runtime.compile:
         remark += ", not compiled (which takes a minute or more)"
     return (
-        f"time, on {device} in {precision or torch.float32}{remark}: about {duration(run_s)} for "
-        f"{config.model.epochs} epochs of {duration(epoch_s)}; {tiles_read} tiles were read in "
+        f"time, on {device} in {precision or torch.float32}{remark}: about {duration(epoch_s)} per "
+        f"epoch, {duration(run_s)} for {config.model.epochs} epochs; {tiles_read} tiles were read in "
         f"{surveyed.seconds:.1f} s ({tiles_read / surveyed.seconds:.1f} tiles/s)"
     )
 

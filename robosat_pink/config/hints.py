@@ -9,7 +9,7 @@ from robosat_pink.config.problems import Problems
 
 OLDER_KEYS = {
     "dataset": {"path": "give image_bucket and mask_bucket, which may be folders"},
-    "classes": {"title": "use `name`"},
+    "classes": {"title": "use name"},
     "channels": {"sub": "choose directories by dataset.imagery_directory_regex"},
 }
 
@@ -27,4 +27,4 @@ def take_out_misplaced(tree: dict[str, Any], sections: Mapping[str, Sequence[str
                 continue
             for name in hints.keys() & entry.keys():
                 dotted = ".".join(filter(None, (section, str(number), name)))
-                problems.add(dotted, entry.pop(name), f"robosat.pink's, not robosat_pink's; {hints[name]}")
+                problems.add(dotted, entry.pop(name), f"a key of robosat.pink, not of robosat_pink; {hints[name]}")

@@ -1,7 +1,7 @@
 """The hardware of a run: cores, memory, shared memory, disk, GPU driver.
 
 A container sees the whole machine, but its control group (cgroup v1 or v2) limits what it may use. Called by
-`training`, `datasets`, `distributed` and `report`.
+`training`, `datasets`, `distributed`, `report`, `device` and `pid1`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - measured, not written to
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")  # the host's driver, visible in every container
 DEVICES = Path("/dev")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-TUNABLES = "glibc.malloc.tcache_count=0"  # start.sh sets GLIBC_TUNABLES to this
+TUNABLES = "glibc.malloc.tcache_count=0"  # without an NVIDIA driver, start.sh sets GLIBC_TUNABLES to this
 PACKAGES = ("torch", "torchvision", "rasterio", "obstore", "numpy")
 GIB = 2**30
-KILLED_ADVICE = (  # follows "was killed by SIGKILL" in a message
+KILLED_ADVICE = (  # for a process killed by SIGKILL
     "most likely out of memory; lower model.batch_size, model.tile_size or runtime.workers, or take a machine with "
     "more memory"
 )
@@ -48,7 +48,7 @@ def cpu_count() -> int:
 
 
 def thread_count(processes: int, neighbours: int) -> int:
-    """Threads per process, if `processes` share this container and `neighbours` share the machine.
+    """Threads per process: `processes` are in this container, `neighbours` on the whole machine.
 
     If there are more threads than cores, they spin while they wait for each other: in two containers on two cores, a
     step of TernausNetV2 with two tiles of 64 x 64 took 4.1 s with two threads per container, and 2.0 s with one.
@@ -87,8 +87,8 @@ def keep_freed_memory() -> None:
     """Have glibc reuse freed memory instead of returning it to the kernel. No effect with another C library.
 
     By default, glibc maps every block above 32 MiB afresh, and the kernel clears its pages. This took a quarter of the
-    time of a training step of AlbuNet, in float32 on two cores. Small blocks in caches would keep the freed blocks
-    next to them from being merged into large ones. So fastbins are turned off here, and thread caches by start.sh,
+    time of a training step of AlbuNet, in float32 on two cores. Small blocks in glibc's caches would keep freed
+    blocks next to them from merging into large ones. So fastbins are turned off here, and thread caches by start.sh,
     because only an environment variable (GLIBC_TUNABLES) can turn those off.
     """
     mxfast, trim_threshold, mmap_max = 1, -1, -4  # malloc.h
@@ -142,11 +142,11 @@ def check_disk(folder: Path, needed_bytes: int, what: str) -> None:
     for path in folder.glob("*.pth"):
         with contextlib.suppress(OSError):  # a file that was removed meanwhile, or a broken or circular link
             replaced += path.stat().st_size
-    free = shutil.disk_usage(folder).free + replaced
-    if free < needed_bytes:
+    room = shutil.disk_usage(folder).free + replaced
+    if room < needed_bytes:
         raise ContractError(
-            f"{folder}: {free / GIB:.2f} GiB free, {what} need {needed_bytes / GIB:.2f} GiB; make room there, or mount "
-            "a larger volume"
+            f"{folder} has room for {room / GIB:.2f} GiB; {what} need {needed_bytes / GIB:.2f} GiB; make room there, "
+            "or mount a larger volume"
         )
 
 

@@ -1,4 +1,4 @@
-"""Decoded tile pairs on the machine's disk, so that epochs after the first request nothing from the store.
+"""Decoded tile pairs on the machine's disk, so that later epochs request nothing from the store.
 
 Opened by `pairs`, read and filled by `reader`.
 
@@ -38,7 +38,7 @@ DEFAULT_FOLDER = Path(tempfile.gettempdir()) / "robosat_pink_cache"
 SUFFIX = ".tile"
 USED_SHARE = 0.5  # share of the free disk that a cache without max_gb uses
 SMALLEST_BYTES = 1 << 30  # a cache without max_gb is switched off if it would be smaller
-# An entry that was not read for longer is evicted first. Many systems record only a file's first reading of a day.
+# Entries not read for this long are evicted first. Many systems record only a file's first reading of a day.
 STALE_S = 2 * 86400
 LOCK_S = 10.0  # seconds of waiting for the lock of the count; whoever holds it longer is suspended or malicious
 COUNT = "bytes"  # file in the folder with the total size of all entries: 8 bytes, little-endian
@@ -99,10 +99,10 @@ class TileCache:
             log.warning("warning: the cache %s cannot be written (%s); tiles are not kept", self.folder, error.strerror)
 
     def make_room(self) -> int:
-        """Once per run, remove what killed processes left half-written, and evict least recently read entries if full.
+        """Once per run, remove what killed processes left half-written, and evict the least recently read entries.
 
-        Stale entries are evicted down to half of the limit, others down to 9/10. Writes the bytes that remain to the
-        count that all processes share, and returns them.
+        Above 9/10 of the limit, stale entries are evicted, down to half of it; above the limit, all others, too, down
+        to 9/10. Sets the count that all processes share to the bytes that remain, and returns it.
         """
         entries = []
         for path in self.folder.iterdir():
@@ -153,8 +153,8 @@ class TileCache:
 def open_cache(directory: str | None, max_gb: float | None) -> TileCache | None:
     """The cache that dataset.cache configures, ready for a run; None if it is switched off, or cannot be used.
 
-    By default it is in the machine's folder for temporary files, and takes up to half of the free space, if that half
-    is 1 GiB or more and on a disk.
+    By default it is in the machine's folder for temporary files, and takes up to half of the space that is free or
+    its own, if that half is 1 GiB or more and on a disk.
     """
     if max_gb == 0:
         log.info("cache: off, as dataset.cache.max_gb says")

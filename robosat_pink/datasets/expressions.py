@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from robosat_pink.errors import ConfigError
 
-LIMIT_S = 5.0  # for all names of both sides; a hundred thousand names take less than 1 s
+LIMIT_S = 5.0  # for all names of images and masks; a hundred thousand take less than 1 s
 ANYTHING = ".*"  # the default, which needs no process
-# The code of the child process. It prints one line per name, so that the number of lines tells which name takes too
-# long. The alarm ends the child if this process is killed.
+# The code of the child process. It prints one line per name, so that the number of lines tells where the time ran out.
+# The alarm ends the child if this process is killed.
 MATCHING = f"""
 import json, re, signal, sys
 signal.alarm({int(LIMIT_S) + 1})
@@ -47,15 +47,15 @@ def matching(sides: Sequence[Names]) -> list[dict[str, Groups]]:
     request = json.dumps([(side.expression, side.names) for side in sides]).encode()
     command = [sys.executable, "-I", "-S", "-c", MATCHING]
     try:
-        run = subprocess.run(  # noqa: S603 - in its own session, which a terminal does not signal
+        run = subprocess.run(  # noqa: S603 - own session: a terminal's Ctrl-C does not reach it
             command, input=request, stdout=subprocess.PIPE, timeout=LIMIT_S, check=True, start_new_session=True
         )
     except subprocess.TimeoutExpired as timeout:
         requested = [(side, name) for side in sides for name in side.names]
         side, name = requested[min((timeout.stdout or b"").count(b"\n"), len(requested) - 1)]
         raise ConfigError(
-            f"{side.key} = {side.expression!r}: takes longer than {LIMIT_S:g} s to match with {name}, a directory of "
-            f"{side.where}; repeat nothing that repeats itself, as in (a+)+, and use fewer of .* and .+"
+            f"{side.key} = {side.expression!r}: was still matching {name}, a directory of {side.where}, after "
+            f"{LIMIT_S:g} s; repeat nothing that repeats itself, as in (a+)+, and use fewer of .* and .+"
         ) from timeout
     answers = iter(map(json.loads, run.stdout.splitlines()))
     answered = [[(name, next(answers)) for name in side.names] for side in sides]

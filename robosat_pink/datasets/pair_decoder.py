@@ -66,9 +66,8 @@ class PairDecoder:
         self._applies_tags = any(channel.scale == "tags" for channel in self.channels)
         table = self._look_up(np.arange(1 << 8))  # class by mask value, for 8-bit masks
         self._table = table.tobytes()
-        self._same_up_to = (
-            int((table == np.arange(1 << 8)).argmin()) - 1
-        )  # values 0 to this one equal their class number
+        # Values 0 to this one equal their class number.
+        self._same_up_to = int((table == np.arange(1 << 8)).argmin()) - 1
 
     @property
     def settings(self) -> list[object]:

@@ -1,7 +1,7 @@
 """Reads the pixels of tile pairs: fetches and decodes a pair, or takes it from the cache, then crops or pads it.
 
-Called by `pairs` and `packing`. It has no index of the tiles and loads no torch, so that worker processes need little
-memory; a `ReadRequest` contains all that it needs to know about a pair.
+Called by `pairs`, `packing` and `coverage`. It has no index of the tiles and loads no torch, so that worker processes
+need little memory; a `ReadRequest` contains all that it needs to know about a pair.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from robosat_pink.datasets.tile_file import Entry, TileFile
 from robosat_pink.storage import Location
 
 REQUESTS = 32  # requests in flight per process
-DECODERS = 5  # threads per process that decode, and read and write the cache; 3 keep a slow disk less busy
+DECODERS = 5  # threads per process that decode, and read and write the cache; with 3, a slow disk idles more
 CACHE_VERSION = 4  # must be raised when decoding or the format of entries changes
 SYMMETRIES = 8  # symmetries of the square, the identity included
 
@@ -117,7 +117,7 @@ class TileReader:
     cache: TileCache | None
     missing: Missing = "auto"
     ignored: tuple[int, ...] = ()
-    is_listed_here: bool = True  # whether this host listed the tiles, so that a folder's files have the listed times
+    is_listed_here: bool = True  # False with several hosts, where a folder's files may have other times
 
     def __post_init__(self) -> None:
         self.decoder = PairDecoder(self.channels, self.classes, self.missing, self.ignored)
@@ -145,7 +145,7 @@ class TileReader:
         return [self._begin(slot, request, on_sample) for slot, request in enumerate(requests)]
 
     def read_masks(self, requests: Sequence[ReadRequest]) -> Iterator[Raster]:
-        """The masks of pairs with the values of their files, in order; fetched concurrently, not from the cache."""
+        """The pairs' masks in order, with their files' raw values; fetched concurrently, not from the cache."""
         pool = ThreadPoolExecutor(DECODERS)
         try:
             yield from pool.map(self._read_mask, requests)
@@ -200,7 +200,7 @@ class TileReader:
         )
         copies = reading.on_sample(reading.slot, sample)
         if self.cache and reading.cache_key:
-            # Writing from the copies lets go of the decoded arrays; a crop's copies are not the whole pair.
+            # The copies may fill whole pages, which are written without copying; a crop's are not the whole pair.
             is_whole = sample.image is decoded.image and sample.mask is decoded.mask
             image, mask = copies if copies and is_whole else (decoded.image, decoded.mask)
             self.cache.put(reading.cache_key, image, mask, json.dumps(decoded.notes, ensure_ascii=False))

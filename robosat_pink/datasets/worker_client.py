@@ -32,7 +32,7 @@ from robosat_pink.errors import RobosatError
 
 log = logging.getLogger(__name__)
 
-INTERRUPT_S = 0.5  # seconds between two calls of `interrupt` during a wait
+INTERRUPT_S = 0.5  # seconds between calls of `interrupt`, which may raise
 
 
 class Source(Protocol):
@@ -93,7 +93,7 @@ class Worker:
     """The client of one worker process. Batches are in slots of shared memory, pinned if a GPU copies from them."""
 
     def __init__(self, reader: TileReader, pin_memory: bool, interrupt: Callable[[], None]) -> None:
-        # A fork server forks the worker, not this process: neither clients nor GDAL survive a fork while threads run.
+        # Forked by a fork server, not this process: neither store clients nor GDAL survive a fork while threads run.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([worker.__name__])
         self._connection, worker_end = context.Pipe()
@@ -128,7 +128,7 @@ class Worker:
         if isinstance(outcome, BaseException):
             self._free.append((slot, None))
             raise outcome
-        memory = np.frombuffer(self._memories[slot], dtype=np.uint8)  # freed with the batch's last tensor
+        memory = np.frombuffer(self._memories[slot], dtype=np.uint8)  # dies with the last tensor on it
         weakref.finalize(memory, self._release, slot).atexit = False
         return batch_in(memory, outcome)
 
@@ -171,7 +171,7 @@ class Worker:
             self._pin_memory = False
 
     def _free_slot(self) -> int:
-        """The slot that was freed last, to keep few slots in use; a new slot if none is free."""
+        """A free slot that no GPU copies from, usually the latest freed; otherwise a new one."""
         for _ in range(len(self._free)):
             slot, event = self._free.pop()
             if event is None or event.query():  # type: ignore[no-untyped-call]
@@ -190,7 +190,7 @@ class Worker:
         self._process.join(5)
         code = self._process.exitcode
         cause = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        advice = "its own message is above; runtime.workers = 0 reads in the main process"
+        advice = "look above for a message; runtime.workers = 0 reads in the main process"
         if code == -signal.SIGKILL:
             advice = hardware.KILLED_ADVICE
         return RobosatError(f"a process that reads tiles died ({cause}), {advice}")

@@ -1,4 +1,4 @@
-"""Starts one training process per GPU of this host, each with its rank. Called by `train`.
+"""Starts the training processes of this host, by default one per GPU, each with its rank. Called by `train`.
 
 Hosts get ranks in the sorted order of resourceconfig.json. Under torchrun, or another launcher that sets RANK and
 WORLD_SIZE, this module starts nothing.
@@ -94,7 +94,7 @@ def _number(environment: Mapping[str, str], name: str, low: int, high: int, advi
 
 
 def ranks_of_this_host(container: Container, runtime: RuntimeConfig) -> list[ProcessRank]:
-    """The ranks of this host: `runtime.processes` ranks, or one per GPU for `auto`."""
+    """The ranks of this host: `runtime.processes`, or for `auto` one per GPU that the run may use."""
     hosts, current = container.hosts()
     count = runtime.processes
     if count == "auto":
@@ -114,7 +114,7 @@ def ranks_of_this_host(container: Container, runtime: RuntimeConfig) -> list[Pro
 def end_with_parent(environment: Mapping[str, str]) -> None:
     """Have the kernel kill this process if the launcher dies: the next run may write to the same folder."""
     if environment.get(PARENT):
-        parent = _number(environment, PARENT, 1, 2**31 - 1, "this program sets it; unset it")
+        parent = _number(environment, PARENT, 1, 2**31 - 1, "not for users to set; unset it")
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # the launcher died before the call
             os._exit(1)
@@ -163,7 +163,7 @@ def _start(ranks: Sequence[ProcessRank], arguments: Sequence[str]) -> list[subpr
 
 
 def _exit_code(failures: Sequence[tuple[ProcessRank, int]], container: Container) -> int:
-    """The exit code of the rank that caused the failure.
+    """The exit code of the rank that caused the failure; for a killed one, also writes the failure file.
 
     A killed rank takes precedence, then the rank with the highest code: ranks that only lost a peer exit with 1.
     """

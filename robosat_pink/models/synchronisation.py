@@ -46,7 +46,7 @@ class _SynchronisedNorm(torch.autograd.Function):
         eps: float,
         counts: bool,
     ) -> Tensor:
-        local_mean, local_var = _statistics(features, gamma.dtype)
+        local_mean, local_var = _statistics(features, gamma.dtype, eps)
         number = features.numel() // features.shape[1] * counts
         ours = torch.stack([local_mean, local_var, torch.full_like(local_mean, number)])
         gathered = [torch.empty_like(ours) for _ in range(dist.get_world_size())]
@@ -83,11 +83,11 @@ def _has_kernels(features: Tensor) -> bool:
     return features.is_cuda and not torch.compiler.is_compiling()
 
 
-def _statistics(features: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _statistics(features: Tensor, dtype: torch.dtype, eps: float) -> tuple[Tensor, Tensor]:
     """Mean and biased variance, (C,) each."""
     if _has_kernels(features):
-        mean, invstd = torch.batch_norm_stats(features, 0.0)
-        return mean, invstd.pow(-2)
+        mean, invstd = torch.batch_norm_stats(features, eps)  # with an eps of 0, a constant channel's would be wrong
+        return mean, (invstd.pow(-2) - eps).clamp_(min=0)
     var, mean = torch.var_mean(features.to(dtype), AXES, correction=0)
     return mean, var
 

@@ -38,6 +38,8 @@ def fit(state: State, task: Task, save: Callable[[State], None], save_epoch: Cal
     epochs = task.config.model.epochs
     for epoch in range(state.epoch + 1, epochs + 1):
         if is_patience_over(state, task.config.model):
+            patience = task.config.model.patience
+            log.info("ended early: no better epoch than %d for model.patience = %d epochs", state.best_epoch, patience)
             break
         if state.train_metrics is None:  # a run resumed during the evaluation has them
             state.train_metrics = train_epoch(state, task, epoch, save)
@@ -161,11 +163,8 @@ def evaluated_batches(
 
 
 def is_patience_over(state: State, model: ModelConfig) -> bool:
-    """Whether model.patience epochs have passed since the best one. If so, logs it."""
-    if model.patience is None or not state.best_epoch or state.epoch - state.best_epoch < model.patience:
-        return False
-    log.info("ended early: no better epoch than %d for model.patience = %d epochs", state.best_epoch, model.patience)
-    return True
+    """Whether model.patience epochs have passed since the best one."""
+    return model.patience is not None and 0 < state.best_epoch <= state.epoch - model.patience
 
 
 def set_learning_rate(state: State, model: ModelConfig, done: float) -> None:

@@ -1,4 +1,7 @@
-"""The metrics of one phase (train, val, holdout) of an epoch: loss, confusion, time, traffic. Called by `loop`."""
+"""The metrics of one phase (train, val, holdout) of an epoch: loss, confusion, time, traffic.
+
+Called by `loop`, `state` and `progress`.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,11 @@ from robosat_pink.training.metrics import Confusion
 
 log = logging.getLogger(__name__)
 
-MOST = 2**53  # exclusive limit of counts and seconds in a resume point
+MOST = 2**53  # exclusive limit of COUNTS and seconds in a resume point
 
 
 class PhaseMetrics:
-    """The sums of one rank, on the device. They are transferred to the host at the end, in `finish`."""
+    """The sums of one rank. Those of losses and pixels stay on the device until they are asked for."""
 
     COUNTS = ("empty", "cached", "fetched", "fetched_bytes", "retries")
 
@@ -33,7 +36,7 @@ class PhaseMetrics:
         self.config, self.phase, self.epoch = config, phase, epoch
         self.class_names = [class_.name for class_ in config.classes]
         self.confusion = Confusion(config.num_classes, device)
-        self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # losses, samples with a loss
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # sum of losses, number of samples
         self.is_nonfinite = torch.zeros(steps, dtype=torch.bool, device=device)  # by step: loss is NaN or inf
         self.reported_steps: set[int] = set()  # steps that `new_nonfinite_steps` has returned
         self.empty = self.cached = self.fetched = self.fetched_bytes = self.retries = 0
@@ -41,7 +44,7 @@ class PhaseMetrics:
         self.started = time.monotonic()
 
     def content(self) -> dict[str, Any]:
-        """The metrics so far, for a resume point. The keys are frozen."""
+        """The metrics so far, for a resume point. Its keys never change."""
         return {
             "counts": self.confusion.counts.cpu(),
             "sums": self.sums.cpu(),

@@ -25,13 +25,13 @@ KINDS: dict[str, tuple[type, ...]] = {
     "metadata": (dict,),
     "ids": (dict,),
 }
-PHASE_NUMBERS = ("loss", "iou", "tiles", "empty", "seconds")  # in every version; later versions added metrics
-CLASS_NUMBERS = ("iou",)
-LARGEST_NUMBER = 1e300  # exclusive limit of numbers in a history
+PHASE_METRICS = ("loss", "iou", "tiles", "empty", "seconds")  # in every version; later versions added metrics
+CLASS_METRICS = ("iou",)
+LARGEST_NUMBER = 1e300  # exclusive limit of numbers in history, metrics and optimizer
 
 
 def check_point(content: Mapping[str, Any], model: nn.Module, name: str) -> None:
-    """Raises CheckpointError, which begins with `name`, unless a run of this model could have written the content.
+    """Raises CheckpointError, which begins with `name`, if a part checked here cannot be from a run of this model.
 
     Must be called before a tensor is copied: a few bytes may claim to be a tensor larger than any memory.
     """
@@ -53,10 +53,10 @@ def check_point(content: Mapping[str, Any], model: nn.Module, name: str) -> None
 
 
 def check_moments(state: Mapping[int, Mapping[str, Any]], parameters: Sequence[torch.Tensor], name: str) -> None:
-    """Raises CheckpointError unless `state` can be Adam's moments of these parameters, by their number."""
+    """Raises CheckpointError unless `state` can be Adam's moments of these parameters, by index."""
     for number, moments in state.items():
         if number not in range(len(parameters)):
-            raise _refusal(name, "its optimizer is of more parameters")
+            raise _refusal(name, "its optimizer is of other parameters")
         expected = {"step": torch.Size(), "exp_avg": parameters[number].shape, "exp_avg_sq": parameters[number].shape}
         for key, shape in expected.items():
             moment = moments.get(key)
@@ -65,7 +65,7 @@ def check_moments(state: Mapping[int, Mapping[str, Any]], parameters: Sequence[t
                 or moment.dtype not in checkpoint.FLOAT_TYPES
                 or moment.shape != shape
             ):
-                raise _refusal(name, f"the {key} of its optimizer for {tuple(parameters[number].shape)}")
+                raise _refusal(name, f"its optimizer's {key} for shape {tuple(parameters[number].shape)}")
             if not moment.float().isfinite().all():
                 raise CheckpointError(f"{name}: its optimizer holds NaN or inf; take an earlier one")
             if key != "exp_avg" and (moment < 0).any():
@@ -88,8 +88,8 @@ def _is_phase(values: Any) -> bool:
     if not isinstance(values, dict) or not isinstance(values.get("per_class"), dict):
         return False
     numbers = {name: value for name, value in values.items() if name != "per_class"}
-    return _are_numbers(numbers, PHASE_NUMBERS) and all(
-        isinstance(name, str) and _are_numbers(scores, CLASS_NUMBERS) for name, scores in values["per_class"].items()
+    return _are_numbers(numbers, PHASE_METRICS) and all(
+        isinstance(name, str) and _are_numbers(scores, CLASS_METRICS) for name, scores in values["per_class"].items()
     )
 
 
@@ -99,7 +99,7 @@ def _are_numbers(values: Any, names: Sequence[str]) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is a number that can be computed with and written as JSON, or NaN, for an undefined score."""
+    """Whether it is NaN (an undefined score), or a number that can be computed with and written as JSON."""
     return isinstance(value, int | float) and (abs(value) < LARGEST_NUMBER or value != value)
 
 

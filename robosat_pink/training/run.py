@@ -115,7 +115,10 @@ def train_and_evaluate(
 def list_again(state: State, task: Task, outputs: NoOutputs, container: Container, stop: StopRequest) -> Task:
     """List the tiles again, restart the unfinished epoch, and return the task with the new tiles."""
     config, compute = task.config, task.compute
-    log.warning("listing again; resuming after epoch %d", state.epoch)
+    if state.epoch == config.model.epochs or loop.is_patience_over(state, config.model):
+        log.warning("listing again; the held-out tiles are evaluated again")
+    else:
+        log.warning("listing again; epoch %d restarts", state.epoch + 1)
     task.data.loader.close()
     tiles, split = setup.find_tiles(config, container, compute.world)
     loader = setup.make_loader(tiles, config, compute.device, stop.raise_if_requested, compute.world.process)

@@ -39,7 +39,7 @@ class State:
     is_resumed: bool = False  # this process continues an earlier one's work; not in resume points
 
     def to_content(self) -> dict[str, Any]:
-        """The content of a resume point; its keys are frozen."""
+        """The content of a resume point; its keys never change."""
         return {
             "epoch": self.epoch,
             "step": self.step,

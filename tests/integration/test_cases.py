@@ -320,7 +320,7 @@ def test_offset_tags_are_applied_where_the_experiment_asks_for_it(run: Run, case
     code, said = run("check", "channels.0.scale=tags")
     assert code == 0
     assert "the images differ" not in said
-    assert "channels.0: by the files' own scale and offset" in said
+    assert "channels.0, valid pixels: by the files' own scale and offset" in said
     assert re.search(r"band 1: 2nd to 98th percentile 0\.12 to 0\.65", said)
 
 

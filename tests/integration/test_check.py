@@ -126,7 +126,7 @@ def test_counts_shares_and_statistics_are_those_of_an_independent_count(
     np.testing.assert_allclose([float(mean) for mean, _ in told], everything.mean(axis=1), rtol=0.01)
     np.testing.assert_allclose([float(std) for _, std in told], everything.std(axis=1), rtol=0.01)
     assert "checked; nothing was trained" in said
-    assert re.search(r"time, on cpu in torch\.\w+: about .* for \d+ epochs of .*; \d+ tiles were read", said)
+    assert re.search(r"time, on cpu in torch\.\w+: about .* per epoch, .* for \d+ epochs; \d+ tiles were read", said)
     assert re.search(r"disk, model: [\d.]+ GB .* where [\d.]+ GB are free", said)
     assert re.search(r"cache: up to [\d.]+ GB of decoded tiles in .*; [\d.]+ GB to download", said)
     assert list((opt_ml / "model").iterdir()) == []
@@ -200,7 +200,7 @@ def test_check_needs_no_folder_of_a_job_and_leaves_nothing(
 ) -> None:
     monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(tmp_path / "nowhere"))
     assert main([*job(), "model.epochs=7"]) == 0
-    assert "for 7 epochs of " in capsys.readouterr().out
+    assert "for 7 epochs; " in capsys.readouterr().out
     assert main([*job(), "dataset.imagery_directory_regex=nothing"]) == 3
     assert "matches no directory" in capsys.readouterr().out
     assert not (tmp_path / "nowhere").exists()
@@ -214,7 +214,7 @@ def test_check_without_a_file_takes_the_job_s(
     shutil.copy(path, opt_ml / "input/data/config")
     for arguments in (["--check"], ["--check", "model.epochs=9"], ["model.epochs=9", "--check"]):
         assert main(arguments) == 0
-        assert f"for {9 if len(arguments) > 1 else 2}; " in capsys.readouterr().out
+        assert f"for {9 if len(arguments) > 1 else 2} epochs; " in capsys.readouterr().out
 
 
 def test_padding_is_no_part_of_a_tile(

@@ -381,9 +381,10 @@ def test_run_that_may_lists_again_goes_on_with_the_new_tiles_and_mixes_no_metric
         seen = Seen(monkeypatch, replace)
         assert main(["model.epochs=2"]) == 0
     log = capsys.readouterr().out
-    finished = 1 if phase == "val" else 0
+    restarted = 2 if phase == "val" else 1
     assert re.search(r"warning: s3://imagery/\S+\.tif: has changed since it was listed", log)
-    assert log.count(f"listing again; resuming after epoch {finished}") == 1
+    assert log.count(f"listing again; epoch {restarted} restarts") == 1
+    assert "start again" not in log
     assert [(name, number, len(values)) for name, number, values in seen.finished] == [
         (name, number, count) for number in (1, 2) for name, count in (("train", TRAIN), ("val", VAL))
     ]

@@ -44,9 +44,7 @@ class Opened:
             raise DataError(f"{self.name}: not a readable tile ({', '.join(self.drivers)}): {cause}") from error
         if excess := _excess(self.dataset):
             self.__exit__()
-            raise DataError(
-                f"{self.name}: {excess}; write it again as smaller tiles, in strips or internal tiles of usual size"
-            )
+            raise DataError(f"{self.name}: {excess}; write it again as smaller tiles (gdal_translate)")
         return self.dataset
 
     def __exit__(self, *exception: object) -> None:

@@ -1,6 +1,6 @@
-"""Parses the files that GDAL reads with a tile: NAME.msk, its valid pixels, and NAME.aux.xml, more of its metadata.
+"""The files that GDAL reads with a tile: NAME.msk, its valid pixels, and NAME.aux.xml, more of its metadata.
 
-Called by `decode`. GDAL does not open them with the tile: files and addresses that they may name must not be read.
+Called by `decode`. Here GDAL may not open them with the tile: files and addresses that they name must not be read.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from robosat_pink.datasets.rasters.georeference import Georeference, from_auxili
 from robosat_pink.errors import DataError
 
 MASK, AUXILIARY = ".msk", ".aux.xml"
-HARMLESS = {  # elements that change no pixel
+HARMLESS_TAGS = {  # elements that change no pixel
     *("Metadata", "Histograms", "UnitType", "CategoryNames", "SRS", "GeoTransform", "GCPList", "xml:ESRI"),
     *("GDALRasterAttributeTable", "Statistics"),
 }
-NOT_HARMLESS = ("NODATA_VALUES", "PIXELTYPE")  # metadata keys that do change pixels
+PIXEL_KEYS = ("NODATA_VALUES", "PIXELTYPE")  # metadata keys that do change pixels
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Sidecars:
 
     @classmethod
     def parse(cls, files: Mapping[str, bytes | memoryview], name: str) -> Sidecars:
-        """Parse the files' contents by suffix. Raises DataError for an element that cannot be honoured."""
+        """Take the files by suffix, and parse the .aux.xml. Raises DataError for an element that cannot be honoured."""
         if not files:
             return NONE
         mask = bytes(files[MASK]) if MASK in files else None
@@ -80,7 +80,7 @@ def _elements(data: bytes, name: str) -> Iterator[tuple[int, str, str]]:
     if not data:
         return
     if b"<!" in data.replace(b"<!--", b"") or b"<!\0" in data:
-        raise DataError(f"{name}: declares entities; accepted: an .aux.xml file as GDAL writes it; remove it if unused")
+        raise DataError(f"{name}: declares entities, or has CDATA; accepted: what GDAL writes; remove it if unused")
     try:
         root = ElementTree.fromstring(data)  # noqa: S314 - without entities there is nothing to expand
     except ElementTree.ParseError as error:
@@ -96,25 +96,25 @@ def _elements(data: bytes, name: str) -> Iterator[tuple[int, str, str]]:
 
 def _of_band(band: ElementTree.Element, name: str) -> Iterator[tuple[int, str, str]]:
     number = band.get("band", "")
-    if not number.isdecimal():
+    if not number.isdecimal() or not int(number):
         raise DataError(
             f"{name}: band {number!r}; accepted: a number from 1; write the file again by GDAL, or remove it"
         )
     for element in band:
-        is_opaque = element.tag == "ColorInterp" and element.text not in ("Alpha", "Palette")
+        is_plain_color = element.tag == "ColorInterp" and element.text not in ("Alpha", "Palette")
         if element.tag in FIELDS:
             yield int(number), element.tag, (element.text or "").strip()
-        elif not _is_harmless(element) and not is_opaque:
+        elif not _is_harmless(element) and not is_plain_color:
             raise _not_honoured(element, name)
 
 
 def _is_harmless(element: ElementTree.Element) -> bool:
-    return element.tag in HARMLESS and not any(item.get("key") in NOT_HARMLESS for item in element.iter("MDI"))
+    return element.tag in HARMLESS_TAGS and not any(item.get("key") in PIXEL_KEYS for item in element.iter("MDI"))
 
 
 def _not_honoured(element: ElementTree.Element, name: str) -> DataError:
     return DataError(
-        f"{name}: says {element.tag} of the tile beside it that is not honoured here; accepted: "
+        f"{name}: {element.tag} of the tile beside it is not honoured here; accepted: "
         f"{', '.join(FIELDS)} and what changes no pixel. Write it into the tile itself, by gdal_translate, and remove "
         "this file"
     )

@@ -95,7 +95,7 @@ def test_disk_without_room_is_an_error_with_the_numbers_and_old_checkpoints_coun
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2 << 30))
-    with pytest.raises(ContractError, match=f"{tmp_path}: 2.00 GiB free, two files need 3.00 GiB; make room"):
+    with pytest.raises(ContractError, match=f"{tmp_path} has room for 2.00 GiB; two files need 3.00 GiB; make room"):
         hardware.check_disk(tmp_path, 3 << 30, "two files")
     with (tmp_path / "old.pth").open("wb") as file:
         file.truncate(1 << 30)

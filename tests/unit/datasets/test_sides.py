@@ -183,7 +183,7 @@ def test_stray_names_in_a_folder_are_skipped_and_counted(tmp_path: Path, caplog:
 def test_expression_that_takes_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expressions, "LIMIT_S", 1.0)
     write_pair(tmp_path, labels="a" * 40 + "b")
-    with pytest.raises(ConfigError, match=r"dataset.mask_directory_regex = '\(a\+\)\+\$': takes longer than 1 s"):
+    with pytest.raises(ConfigError, match=r"dataset.mask_directory_regex = '\(a\+\)\+\$': was still matching"):
         pairs_in(tmp_path, dataset={"mask_directory_regex": "(a+)+$"})
 
 

@@ -447,17 +447,22 @@ def test_auxiliary_file_beside_a_tile_is_honoured(encode: Encode) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("<ColorTable/>", "says ColorTable of the tile"),
-        ("<ColorInterp>Alpha</ColorInterp>", "says ColorInterp"),
-        ("<Overviews><OverviewFile>/etc/passwd</OverviewFile></Overviews>", "says Overviews"),
+        ("<ColorTable/>", "ColorTable of the tile"),
+        ("<ColorInterp>Alpha</ColorInterp>", "ColorInterp of the tile"),
+        ("<Overviews><OverviewFile>/etc/passwd</OverviewFile></Overviews>", "Overviews of the tile"),
         ("<NoDataValue>none</NoDataValue>", "could not convert"),
-        ('<Metadata><MDI key="NODATA_VALUES">0 0 0</MDI></Metadata>', "says Metadata"),
+        ('<Metadata><MDI key="NODATA_VALUES">0 0 0</MDI></Metadata>', "Metadata of the tile"),
         ("<NoDataValue>", "not readable as XML"),
     ],
 )
 def test_auxiliary_file_that_says_what_is_not_honoured_is_refused(encode: Encode, content: str, message: str) -> None:
     with pytest.raises(DataError, match=rf"^{NAME}\.aux\.xml: {message}"):
         read_image(encode(pattern(2, 2, 3)), [1], files=auxiliary(content))
+
+
+def test_auxiliary_file_numbers_bands_from_one(encode: Encode) -> None:
+    with pytest.raises(DataError, match=rf"^{NAME}\.aux\.xml: band '0'; accepted: a number from 1"):
+        read_image(encode(pattern(2, 2, 3)), [1], files=auxiliary("<Scale>2</Scale>", band=0))
 
 
 def test_auxiliary_file_says_where_a_tile_lies_that_cannot_say_so_itself(encode: Encode) -> None:
