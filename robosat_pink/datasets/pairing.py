@@ -84,9 +84,9 @@ def _refuse_second_masks(
         image = images.path(int(np.flatnonzero(image_keys == key)[0]))
         raise DataError(
             f"two masks for the image {image}: {masks.path(int(mask_row[key]))} and {masks.path(int(second[0]))} "
-            f"(second masks in all: {len(second)}); narrow mask_directory_regex, or tell the masks apart by a named group "
-            r"in both expressions, such as (?P<day>\d{8}), which must then match the same text in the image's and the "
-            "mask's directory"
+            f"(second masks in all: {len(second)}); narrow mask_directory_regex, or tell the masks apart by a named "
+            r"group in both expressions, such as (?P<day>\d{8}), which must then match the same text in the image's "
+            "directory and the mask's"
         )
 
 
