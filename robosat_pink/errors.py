@@ -1,9 +1,9 @@
-"""The errors that a user can mend, and their exit codes. Any other exception is a defect here and exits with 1.
+"""The errors that a user can mend, and their exit codes. Any other error is a defect here and exits with 1.
 
 RobosatError         1   all that no code below covers: a loss that is NaN or inf throughout, a worker process that died
     ConfigError      2   an impossible value in the experiment file, a hyperparameter or the command line
     DataError        3   tiles, masks, or the bucket or folder that contains them
-    CheckpointError  4   weights or a resume point that do not fit
+    CheckpointError  4   weights or a resume point: absent, damaged or misfit
     ContractError    5   the /opt/ml tree: a missing channel, two experiment files, a folder that cannot be written;
                        or the machine: too little memory, no GPU, no compiler
 

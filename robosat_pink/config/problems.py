@@ -1,6 +1,6 @@
 """The problems of an experiment, collected to be reported together.
 
-Filled by `parsing`, `overrides`, `hints` and `sections`.
+Filled by `parsing`, `overrides`, `hints`, `sections` and `initial_checkpoint`.
 """
 
 from __future__ import annotations

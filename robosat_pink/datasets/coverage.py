@@ -1,6 +1,6 @@
-"""Remarks on the training tiles before training starts: classes without a pixel, and what was assumed about pixels.
+"""Remarks on training tiles before training starts: absent classes, doubtful files, zeros taken as missing.
 
-Called by `setup`, `check` and `survey`. It reads some tiles, and reads their masks again only if a class is absent.
+Called by `setup`, `check`, `survey` and `report`. It reads some tiles, and their masks again only if a class is absent.
 """
 
 from __future__ import annotations
@@ -131,9 +131,9 @@ def remarks(config: Config, tiles: TilePairs, coverage: Coverage) -> Iterator[st
     yield from _palette_remark(tiles, coverage)
     if coverage.zeros:
         yield (
-            f"{coverage.zeros / coverage.everything:.2%} of all pixels count as missing: they are 0 in all bands of an "
-            f"image that declares no nodata. So dataset.missing = {config.dataset.missing} has it; with declared, "
-            "only what files declare counts as missing"
+            f"{coverage.zeros / coverage.everything:.2%} of the pixels read count as missing: they are 0 in all bands "
+            f"of an image that declares no nodata. dataset.missing = {config.dataset.missing} says so; 'declared' "
+            "counts only what files declare"
         )
     yield from _kind_remark(coverage)
     tiles.kinds.add_reported(coverage.kinds_at)
@@ -166,7 +166,7 @@ def _kind_remark(coverage: Coverage) -> Iterator[str]:
 
 
 def is_about_class(remark: str, class_name: str) -> bool:
-    """Whether a remark of `_absent_classes` is about this class. Called by the report, which knows more by its end."""
+    """Whether a remark of `_absent_classes` is about this class. Called by the report, after all tiles were read."""
     return f" is {class_name} (mask value" in remark
 
 
@@ -216,4 +216,4 @@ class _Hidden:
 def _tiles(coverage: Coverage) -> str:
     if coverage.training_tiles == len(coverage.rows):
         return f"the {coverage.training_tiles} training tiles"
-    return f"{len(coverage.rows)} of {coverage.training_tiles} training tiles"
+    return f"the {len(coverage.rows)} training tiles read (of {coverage.training_tiles})"

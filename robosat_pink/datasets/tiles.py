@@ -24,14 +24,14 @@ class Tile(NamedTuple):
 
 @dataclass(frozen=True)
 class TileFiles:
-    """The tile files of some directories: row i is in `directories[directory[i]]`, at `path(i)` below the bucket."""
+    """The tile files of some directories: row i is in `directories[directory[i]]`, at `path(i)` in its location."""
 
     directories: tuple[str, ...]
     directory: np.ndarray  # (N,) index into directories, of the smallest unsigned dtype
     zxy: np.ndarray  # (N, 3) int32
     suffix: np.ndarray  # (N,) uint8, index into SUFFIXES
     version: np.ndarray  # (N,) uint64, `version_of` the content
-    size: np.ndarray  # (N,) uint32, bytes; LARGEST: that many or more
+    size: np.ndarray  # (N,) uint32, bytes, capped at LARGEST
     modified: np.ndarray  # (N,) uint32, seconds since 1970
     sidecars: np.ndarray  # (N,) uint8, a bit for each of SIDECARS
 
@@ -75,7 +75,7 @@ def _with_sidecar_bits(table: np.ndarray) -> np.ndarray:
     table = table[np.append(~is_followed, len(table) > 0)[: len(table)]]
     is_tile = table["sidecar"] == 0
     tiles, sidecars = table[is_tile], table[~is_tile]
-    before = np.cumsum(is_tile)[~is_tile] - 1  # the last tile before each sidecar; it may be another tile's
+    before = np.cumsum(is_tile)[~is_tile] - 1  # the last tile before each sidecar, perhaps not its own
     sidecars, before = sidecars[before >= 0], before[before >= 0]
     is_its_own = _is_same_tile(tiles[before], sidecars)
     np.bitwise_or.at(tiles["sidecar"], before[is_its_own], sidecars["sidecar"][is_its_own])

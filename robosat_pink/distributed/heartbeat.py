@@ -25,15 +25,15 @@ from robosat_pink.errors import RobosatError
 log = logging.getLogger(__name__)
 
 BEAT_S = 1.0
-SILENT_S = 5.0  # after this time without a beat, a rank counts as gone if a collective has failed
-VANISHED_S = 60.0  # after this time without a beat, a rank counts as gone even if no collective has failed
+SILENT_S = 5.0  # after this time without a beat, a rank counts as vanished if a collective has failed
+VANISHED_S = 60.0  # after this time without a beat, a rank counts as vanished even if no collective has failed
 LINGER_S = 10.0  # how long rank 0, which holds the store, waits for the other ranks to read its failure
 STUCK_S = 20.0  # after a rank's failure, time for a collective to end by itself; then this process exits
-GONE = float("inf")  # time of the last beat of a rank that has announced its end
+GONE = float("inf")  # in `_heard_at`: announced its end, so it is never silent
 
 
 class RankFailed(RobosatError):
-    """Another rank has failed or vanished. That rank's own error explains it."""
+    """Another rank has failed or vanished. That rank's own log may explain it."""
 
     is_of_another_rank = True
 
@@ -62,7 +62,7 @@ class Heartbeat:
         self._watching.start()
 
     def release(self) -> None:
-        """Declare all collectives done: from now on, this rank continues even if others vanish."""
+        """Declare all collectives done: from now on, rank 0 continues even if others vanish."""
         self._is_released.set()
         if self._process.rank:
             self._try_to_set(f"gone{self._process.rank}", "1")
@@ -70,7 +70,7 @@ class Heartbeat:
     def end(self, error: BaseException | None, stop: StopRequest) -> BaseException | None:
         """The error that this process must raise, given its run's error. Reports a failure to the other ranks.
 
-        After a complete or stopped run, waits until rank 0 has written the outputs.
+        Without a failure or a signal, waits until rank 0 has written the outputs.
         """
         if error is None or (isinstance(error, Stopped) and error.is_agreed):
             self.release()
@@ -96,7 +96,7 @@ class Heartbeat:
         self._wait_for_keys("left", SILENT_S)
 
     def _wait_for_rank_zero(self, stop: StopRequest) -> BaseException | None:
-        """Wait until rank 0 ends, the timeout passes or a stop is requested. Returns the failure of another rank.
+        """Wait until rank 0 announces its end, for a timeout or a stop. Returns the failure of another rank.
 
         Rank 0 must end first, because some launchers stop all hosts when one has ended.
         """

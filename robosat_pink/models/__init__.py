@@ -1,6 +1,6 @@
 """The networks by name. To add a network, add one file to this folder and one entry to MODELS.
 
-Nothing here imports torch: `config` reads MODELS before torch is imported, to report a misspelt key at once.
+Only `build_model` imports torch: `config` reads MODELS before that, to report a misspelt key at once.
 """
 
 from __future__ import annotations
@@ -79,4 +79,4 @@ def build_model(
     return model
 
 
-NO_PRETRAINED = "{name} has no weights that could be fetched; start from a file of its own by checkpoint.path"
+NO_PRETRAINED = "{name} takes no pretrained encoder; to start from its own weights, set checkpoint.path"

@@ -43,7 +43,7 @@ class AlbuNet(Block):
     def forward(self, image: Tensor) -> Tensor:
         check_size(image, self.size_multiple, "AlbuNet")
         execution, resnet = self.execution, self.resnet
-        stem = execution.cheap(self._after_stem, execution.conv(resnet.conv1, image))  # 1/4
+        stem = execution.cheap(self._stem_end, execution.conv(resnet.conv1, image))  # 1/4
         enc1 = self._layer(resnet.layer1, stem)  # 1/4
         enc2 = self._layer(resnet.layer2, enc1)  # 1/8
         enc3 = self._layer(resnet.layer3, enc2)  # 1/16
@@ -55,7 +55,7 @@ class AlbuNet(Block):
         dec3 = self.dec3(enc1, dec2)  # 1/2
         return execution.conv(self.final, self.dec5(self.dec4(dec3)))
 
-    def _after_stem(self, features: Tensor) -> Tensor:
+    def _stem_end(self, features: Tensor) -> Tensor:
         pooled: Tensor = self.resnet.maxpool(functional.relu(batch_norm(features, self.resnet.bn1), inplace=True))
         return pooled
 

@@ -82,7 +82,7 @@ def summary(model: nn.Module, tiles: int, batch_size: int, epochs: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`12.3 s`, `5 min 07 s` or `3 h 25 min`: the one format of durations in logs and pages."""
+    """`12.3 s`, `5 min 07 s` or `3 h 25 min`, for durations in logs and pages."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,6 +1,6 @@
 """One batch: forward, loss, and in training backward and the optimizer's step. Called by `loop`.
 
-A training step never waits for the device: the device itself decides whether to skip a batch with a non-finite loss.
+A training step never waits for the device: the device itself skips a batch whose loss is non-finite.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def set_training_mode(model: nn.Module, is_frozen: bool) -> None:
 
 
 def training_step(state: State, task: Task, batch: Batch, samples: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Learn from this rank's share of a batch, which has `samples` (at least one) over all ranks.
+    """Learn from this rank's share of a batch of `samples` tiles (at least one) over all ranks.
 
     Returns the share's mean loss (), logits (N, K, H, W), mask (N, H, W) and `is_finite` (), bool. If the loss of any
-    rank is non-finite, weights and statistics stay as they were on all ranks. Raises ContractError, with the settings
-    that fit, if the device runs out of memory.
+    rank is non-finite, weights and statistics stay as they were on all ranks. Raises ContractError, with settings to
+    try, if the device runs out of memory.
     """
     return out_of_memory.with_advice(
         task.config,
@@ -98,7 +98,7 @@ def optimizer_step(state: State, is_finite: Tensor) -> None:
 def backward(
     state: State, task: Task, image: Tensor, mask: Tensor, samples: int, micro_batches: int
 ) -> tuple[Tensor, Tensor]:
-    """Accumulate the gradients of a batch over its micro-batches. Returns the batch's mean loss and its logits.
+    """Accumulate the gradients of a batch over its micro-batches. Returns the share's mean loss and its logits.
 
     Batch norm takes its statistics from each micro-batch. DistributedDataParallel averages the ranks' gradients in the
     last backward, so the loss is multiplied by the world size.
@@ -138,7 +138,7 @@ def backward_without_tiles(state: State, task: Task) -> tuple[Tensor, Tensor, Te
 def evaluation_step(model: nn.Module, task: Task, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """The mean loss of a batch of whole tiles, its logits (N, K, H, W) and mask (N, H, W).
 
-    Raises ContractError, with the settings that fit, if the device runs out of memory.
+    Raises ContractError, with settings to try, if the device runs out of memory.
     """
 
     def evaluate(micro_batches: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -170,9 +170,9 @@ def forward(
 
 
 def compile_stance(task: Task, samples: int) -> contextlib.AbstractContextManager[Any]:
-    """With runtime.compile, use the compiled model for the sizes that most micro-batches of this rank have.
+    """With runtime.compile, use the compiled model for micro-batches with a usual number of tiles.
 
-    Another size, such as that of an epoch's last batch, runs eagerly: compiling for it would take another minute.
+    Another number, such as that of an epoch's last batch, runs eagerly: compiling for it would take another minute.
     """
     if not task.config.runtime.compile:
         return contextlib.nullcontext()

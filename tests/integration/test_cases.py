@@ -255,7 +255,10 @@ def test_what_counts_as_missing_by_rule_is_told_with_its_share_and_the_key(run: 
         case.mask(x, y)
     code, said = run(verb)
     assert code == 0
-    assert "25.00% of all pixels count as missing: they are 0 in all bands of an image that declares no nodata" in said
+    assert (
+        "25.00% of the pixels read count as missing: they are 0 in all bands of an image that declares no nodata"
+        in said
+    )
     assert "dataset.missing" in said
 
 

@@ -19,9 +19,9 @@ from robosat_pink.datasets.rasters.gdal import enter_environment
 MODEL_TYPE, GEOGRAPHIC, PROJECTED = 1024, 2048, 3072  # keys of GeoTIFF 1.1, annex B
 CODES = range(1024, 32767)  # EPSG codes; 32767 stands for a system that the file itself defines
 LEAST_SHARED = 0.5  # intersection over union for the same ground; neighbouring tiles share an edge at most
-LEAST_SAME = 0.95  # intersection over union that rounding leaves; a shift by half a pixel of 64 leaves 0.97
-HALF_WORLD_M, HALF_WORLD_DEGREES = math.pi * 6378137, 180  # half the world's width in slippy maps' projection
-LEAST_ALIKE = 0.9  # cosine of the angle between the rows of image and mask
+LEAST_SAME = 0.95  # intersection over union that rounding leaves; a half-pixel shift of 64 x 64 leaves 0.97
+HALF_WORLD_M, HALF_WORLD_DEGREES = math.pi * 6378137, 180  # half the world's width, in EPSG:3857 and 4326
+LEAST_ALIKE = 0.9  # cosine of the angle between rows, or columns, of image and mask
 
 
 class Georeference(NamedTuple):
@@ -92,7 +92,7 @@ def disagreement(image: Georeference, mask: Georeference, height: int, width: in
         enter_environment()
         try:
             x, y = warp.transform(_crs(mask), _crs(image), *of_mask.T)
-        except Exception:  # errors of GDAL and PROJ have no common class: an unknown system, or undefined there
+        except Exception:  # GDAL and PROJ share no error class: system unknown, or undefined at a corner
             return ""
         of_mask = np.array([x, y]).T
         if _crs(image).is_geographic:  # move the mask to the image's side of the antimeridian
@@ -102,8 +102,8 @@ def disagreement(image: Georeference, mask: Georeference, height: int, width: in
     if not _shared(of_image, of_mask) >= LEAST_SHARED:
         return (
             f"shows other ground: its bounds are {mask.words(height, width)}, the image's "
-            f"{image.words(height, width)}. Name the files by where they lie: where masks are numbered from the south "
-            "(TMS), y is 2^z - 1 - y in images numbered from the north"
+            f"{image.words(height, width)}. Give files of the same ground the same name: where only one side counts y "
+            "from the south (TMS), rename y to 2^z - 1 - y there"
         )
     if not all(_cosine(of_image[end] - of_image[0], of_mask[end] - of_mask[0]) >= LEAST_ALIKE for end in (1, 2)):
         return (
@@ -141,7 +141,7 @@ def _of_tile(z: int, x: int, y: int, crs: int) -> np.ndarray:
 
 
 def _shared(first: np.ndarray, second: np.ndarray) -> float:
-    """Intersection over union of two bounding boxes, each around corners (4, 2)."""
+    """Intersection over union of two bounding boxes, each around points (N, 2)."""
     low, high = np.maximum(first.min(axis=0), second.min(axis=0)), np.minimum(first.max(axis=0), second.max(axis=0))
     shared = float(np.prod(np.maximum(high - low, 0)))
     areas = [float(np.prod(np.ptp(corners, axis=0))) for corners in (first, second)]

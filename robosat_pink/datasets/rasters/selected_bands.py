@@ -18,24 +18,24 @@ Missing = Literal["auto", "declared", "zero"]
 
 
 class SelectedBands(NamedTuple):
-    """Values as in the file, and one mask of missing values per reason, or None if the reason occurs nowhere."""
+    """The values, and for each reason where they are missing, or None if the reason cannot apply."""
 
     values: np.ndarray  # (C, H, W)
-    nodata: np.ndarray | None  # (C, H, W) bool: has the declared value
-    nonfinite: np.ndarray | None  # (C, H, W) bool: NaN or inf, at least in float32
-    invalid: np.ndarray | None  # (H, W) bool: outside of a mask, or transparent
+    nodata: np.ndarray | None  # (C, H, W) bool: declared nodata, or 0 in .msk
+    nonfinite: np.ndarray | None  # (C, H, W) bool: NaN or inf as float32
+    invalid: np.ndarray | None  # (H, W) bool: 0 in an internal mask or in alpha
     zero: np.ndarray | None  # (H, W) bool: 0 in all bands, if that counts as missing
     bands: list[int]
     tags: BandTags
     georeference: Georeference | None
     nodata_text: str = ""  # the nodata values that the file declares
-    palette: np.ndarray | None = None  # (N, 4) uint8 by index, of a mask
+    palette: np.ndarray | None = None  # (N, 4) uint8 by index
 
 
 def band_numbers(bands: list[int | str] | None, count: int, tags: BandTags, name: str) -> list[int]:
     """The numbers of these bands, from 1; [1] for a mask. Raises DataError for a band that the file lacks or has twice.
 
-    `count` is the number of bands in the file.
+    `count` bands can be selected.
     """
     if bands is None:
         return [1]
@@ -66,7 +66,7 @@ def _number_of(description: str, descriptions: Sequence[str], name: str) -> int:
 def check_one_band(count: int, name: str) -> None:
     if count != 1:
         raise DataError(
-            f"{name}: a mask of {count} bands; accepted: one band of class numbers, beside alpha. Where each band is a "
+            f"{name}: a mask of {count} bands; accepted: one band of class numbers, alpha aside. Where each band is a "
             "class, or classes are painted in colors, write the number of each pixel's class into one band"
         )
 

@@ -50,8 +50,8 @@ def test_class_that_only_tiles_that_were_not_read_have_is_not_said_to_be_nowhere
         write_pair(tmp_path, x, mask=np.full((8, 8), x - 1, np.uint8))
     (remark,) = remarks(pairs_in(tmp_path, (ClassConfig(name="snow"),)), (ClassConfig(name="snow"),))
     assert remark == (
-        "warning: no pixel of 1 of 2 training tiles is snow (mask value 1): their masks do not have that value; if no "
-        "mask has it, check classes[].values"
+        "warning: no pixel of the 1 training tiles read (of 2) is snow (mask value 1): their masks do not have that "
+        "value; if no mask has it, check classes[].values"
     )
 
 
@@ -64,7 +64,7 @@ def test_class_that_lies_where_the_images_have_no_data_is_named(tmp_path: Path) 
         "warning: no pixel of the 1 training tiles is house (mask value 2): all 8 pixels of that value lie where the "
         "images have no data"
     )
-    assert second.startswith("25.00% of all pixels count as missing: they are 0 in all bands")
+    assert second.startswith("25.00% of the pixels read count as missing: they are 0 in all bands")
     assert "dataset.missing = auto" in second
 
 

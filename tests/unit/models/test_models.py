@@ -188,7 +188,7 @@ def test_size_that_the_network_cannot_take_is_refused_with_the_size_to_use(name:
             {"name": "ternausnetv2", "dilated": True},
             "ternausnetv2 has no option dilated; accepted: num_filters, is_deconv",
         ),
-        ({"name": "ternausnetv2", "pretrained": True}, "no weights that could be fetched; .* checkpoint.path"),
+        ({"name": "ternausnetv2", "pretrained": True}, "takes no pretrained encoder; .* checkpoint.path"),
     ],
 )
 def test_what_a_network_does_not_have_is_refused(arguments: dict[str, Any], message: str) -> None:
