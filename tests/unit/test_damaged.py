@@ -22,7 +22,7 @@ from robosat_pink.errors import CheckpointError
 from robosat_pink.training import metrics, resume
 from robosat_pink.training.initial_checkpoint import InitialCheckpoint
 from robosat_pink.training.phase_metrics import PhaseMetrics
-from robosat_pink.training.resume_point import PHASE_NUMBERS
+from robosat_pink.training.resume_point import PHASE_METRICS
 from robosat_pink.training.state import State
 
 
@@ -186,7 +186,7 @@ def test_optimizer_state_of_another_kind_is_refused(extra: dict[Any, Any]) -> No
 
 
 SCORES = dict.fromkeys(metrics.CLASS_NAMES, 0.5)
-PHASE = dict.fromkeys((*metrics.NAMES, *PHASE_NUMBERS), 0.5) | {
+PHASE = dict.fromkeys((*metrics.NAMES, *PHASE_METRICS), 0.5) | {
     "iou": float("nan"),
     "waited_s": 0.1,
     "per_class": {"snow": SCORES},
