@@ -134,7 +134,7 @@ class ModelConfig:
 
     name: str = key(rule=one_of(models.MODELS))
     encoder: str | None = None
-    num_filters: int = key(32, between(1, 1024))
+    num_filters: int | None = key(None, between(1, 1024))
     is_deconv: bool = False
     pretrained: bool | str = key(False, weights_location)
     loss: str | dict[str, float] = key("lovasz", one_of(losses.LOSSES))
@@ -147,6 +147,10 @@ class ModelConfig:
     schedule: Literal["constant", "cosine"] = "constant"
     patience: int | None = key(None, between(1, MOST_EPOCHS))
     batch_norm: Literal["batch", "synchronised", "frozen"] = "batch"
+
+    def __post_init__(self) -> None:
+        if self.num_filters is None and self.name in models.MODELS:
+            object.__setattr__(self, "num_filters", models.MODELS[self.name].num_filters)
 
     def check(self, problems: Problems, prefix: str) -> None:
         entry = models.MODELS[self.name]

@@ -23,6 +23,7 @@ class ModelEntry:
     encoders: tuple[str, ...]  # the first is the default
     options: tuple[str, ...]
     pretrained_part: str | None  # the submodule for torchvision's ImageNet weights; None if there are none
+    num_filters: int = 32  # the default of that option
 
 
 MODELS = {
@@ -39,6 +40,14 @@ MODELS = {
         encoders=("resnet50", "resnet18", "resnet34", "resnet101", "resnet152"),
         options=("num_filters",),
         pretrained_part="resnet",
+    ),
+    "unet": ModelEntry(
+        "robosat_pink.models.unet:UNet",
+        size_multiple=16,
+        encoders=("none",),
+        options=("num_filters",),
+        pretrained_part=None,
+        num_filters=16,
     ),
 }
 

@@ -23,7 +23,7 @@ from robosat_pink.losses import build_loss
 from robosat_pink.models import build_model
 from robosat_pink.models.blocks import Execution, choose_execution
 
-CHANNELS = {"albunet": 4, "albunet resnet18": 4, "ternausnetv2": 11}
+CHANNELS = {"unet": 4, "albunet": 4, "albunet resnet18": 4, "ternausnetv2": 11}
 STEPS_AT_A_TIME = {"cpu": 1, "cuda": 5}
 
 Form = Literal["auto", "plain", "transposed"]

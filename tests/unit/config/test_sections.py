@@ -52,7 +52,7 @@ KEYS: dict[str, tuple[Any, Any]] = {
     "channels[].scale": (None, 4096.0),
     "model.name": (REQUIRED, "albunet"),
     "model.encoder": (None, "resnet18"),
-    "model.num_filters": (32, 16),
+    "model.num_filters": (None, 16),
     "model.is_deconv": (False, False),  # true is for ternausnetv2 only
     "model.pretrained": (False, "channel:weights/resnet18.pth"),
     "model.loss": ("lovasz", {"lovasz": 0.5, "cross_entropy": 1.0}),

@@ -34,7 +34,7 @@ def image(num_channels: int = 3, height: int = 64, width: int = 64, samples: int
 
 
 def test_names_are_frozen() -> None:
-    assert {"ternausnetv2", "albunet"} <= set(MODELS)
+    assert {"ternausnetv2", "albunet", "unet"} <= set(MODELS)
     assert MODELS["ternausnetv2"].encoders == ("wideresnet38",)
     assert set(MODELS["albunet"].encoders) == {"resnet18", "resnet34", "resnet50", "resnet101", "resnet152"}
 
@@ -146,12 +146,14 @@ def test_channels_last_computes_the_same(name: str, options: dict[str, Any]) -> 
 @every_network
 def test_bf16_autocast_computes_nearly_the_same(name: str, options: dict[str, Any]) -> None:
     model = small(name, options)
-    with torch.no_grad():
-        plain = model(image())
-        with torch.autocast("cpu", torch.bfloat16):
-            mixed = model(image())
-    assert mixed.isfinite().all()
-    assert (mixed.float() - plain).norm() / plain.norm() < 0.1
+    for training, tolerance in ((True, 0.2), (False, 0.05)):  # batch norm over few pixels amplifies rounding
+        model.train(training)
+        with torch.no_grad():
+            plain = model(image())
+            with torch.autocast("cpu", torch.bfloat16):
+                mixed = model(image())
+        assert mixed.isfinite().all()
+        assert (mixed.float() - plain).norm() / plain.norm() < tolerance
 
 
 @every_network
@@ -181,7 +183,7 @@ def test_size_that_the_network_cannot_take_is_refused_with_the_size_to_use(name:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "unet"}, "accepted: ternausnetv2, albunet"),
+        ({"name": "segnet"}, "accepted: ternausnetv2, albunet, unet"),
         ({"name": "albunet", "encoder": "vgg16"}, "albunet accepts: resnet50"),
         ({"name": "albunet", "is_deconv": True}, "albunet has no option is_deconv"),
         (

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
-from robosat_pink.models import build_model
+from robosat_pink.models import MODELS, build_model
 from robosat_pink.models.blocks import Execution, choose_execution
 from robosat_pink.models.recomputation import (
     Recompute,
@@ -30,8 +30,10 @@ NETWORKS: list[tuple[str, dict[str, Any]]] = [
     ("albunet", {"encoder": "resnet50"}),
     ("ternausnetv2", {}),
     ("ternausnetv2", {"is_deconv": True}),
+    ("unet", {}),
 ]
-MEGABYTES = {"albunet": (130, 75), "ternausnetv2": (240, 140)}  # at most, kept for backward of 256 x 256: fp32, bf16
+# At most, kept for backward of 256 x 256: in fp32 and bf16.
+MEGABYTES = {"albunet": (130, 75), "ternausnetv2": (240, 140), "unet": (75, 38)}
 
 
 def randn(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -148,7 +150,7 @@ def test_networks_give_the_same_and_update_statistics_once(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "options"), [NETWORKS[0], NETWORKS[2]], ids=str)
+@pytest.mark.parametrize(("name", "options"), [NETWORKS[0], NETWORKS[2], NETWORKS[4]], ids=str)
 def test_compiled_networks_give_the_same(name: str, options: dict[str, Any]) -> None:
     plain = trained(name, options, Execution())
     compiled = trained(
@@ -184,7 +186,7 @@ def kept_bytes(name: str, channels: int, execution: Execution, is_bf16: bool) ->
     return sum(kept.values())
 
 
-@pytest.mark.parametrize(("name", "channels"), [("albunet", 4), ("ternausnetv2", 11)])
+@pytest.mark.parametrize(("name", "channels"), [("albunet", 4), ("ternausnetv2", 11), ("unet", 4)])
 def test_about_half_is_kept_for_backward_and_half_of_it_in_bf16(name: str, channels: int) -> None:
     for is_bf16, most in zip((False, True), MEGABYTES[name], strict=True):
         assert kept_bytes(name, channels, Execution(), is_bf16) < most * 1e6
@@ -234,7 +236,7 @@ def test_norm_that_counts_nothing_does_not_in_the_thread_of_a_gpu_s_backward_eit
     assert counted == [[0.0] * 3, [0.0] * 3, [4.0] * 3, [4.0] * 3]
 
 
-@pytest.mark.parametrize("name", ["albunet", "ternausnetv2"])
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("recompute", ["none", "norms", "blocks"])
 def test_every_norm_is_synchronised_whatever_is_computed_again(
     monkeypatch: pytest.MonkeyPatch, name: str, recompute: Recompute

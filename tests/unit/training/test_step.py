@@ -18,7 +18,7 @@ from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import ContractError
 from robosat_pink.losses import build_loss
-from robosat_pink.models import build_model
+from robosat_pink.models import MODELS, build_model
 from robosat_pink.models.blocks import Execution, choose_execution
 from robosat_pink.training import out_of_memory, step
 from robosat_pink.training.state import State
@@ -207,7 +207,7 @@ def test_scale_of_the_loss_goes_into_resume_points_and_comes_back() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["albunet", "ternausnetv2"])
+@pytest.mark.parametrize("name", MODELS)
 def test_steps_give_the_same_losses_with_every_lever_and_without(name: str) -> None:
     """In float64: in float32 Adam makes whole steps of what the last bits of a gradient near zero say."""
     found = []
