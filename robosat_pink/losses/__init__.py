@@ -30,6 +30,8 @@ class LossEntry:
 LOSSES = {
     "lovasz": LossEntry("robosat_pink.losses.lovasz:Lovasz"),
     "bce_jaccard": LossEntry("robosat_pink.losses.bce_jaccard:BCEJaccard"),
+    "dice": LossEntry("robosat_pink.losses.dice:Dice"),
+    "focal": LossEntry("robosat_pink.losses.focal:Focal"),
     "cross_entropy": LossEntry("robosat_pink.losses.cross_entropy:CrossEntropy", takes_class_weights=True),
 }
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from robosat_pink.losses import IGNORE
 from robosat_pink.losses.cross_entropy import pixel_cross_entropy
+from robosat_pink.losses.soft_counts import soft_counts
 
 SMOOTH_PIXELS = 1.0  # added to intersection and union: a class neither present nor predicted has J = 1
 
@@ -20,24 +21,15 @@ class BCEJaccard(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.num_classes = num_classes
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """The scalar mean over N samples, from logits (N, K, H, W) and mask (N, H, W) with 255 = ignore."""
-        logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
         valid = mask != IGNORE
         truth = torch.where(valid, mask, 0).long()
         per_pixel = (pixel_cross_entropy(logits, truth) * valid).flatten(1)
         entropy = per_pixel.sum(dim=1) / valid.flatten(1).sum(dim=1).clamp(min=1)
 
-        if self.num_classes == 1:
-            probs, foreground = logits.sigmoid(), truth[:, None] == 1
-        else:
-            classes = torch.arange(self.num_classes, device=mask.device)[:, None, None]
-            probs, foreground = logits.softmax(dim=1), truth[:, None] == classes
-        probs = (probs * valid[:, None]).flatten(2)  # (N, K, H*W)
-        present = (foreground & valid[:, None]).flatten(2)
-        intersection = (probs * present).sum(dim=2)
-        union = probs.sum(dim=2) + present.sum(dim=2) - intersection
+        intersection, predicted, present = soft_counts(logits, mask)
+        union = predicted + present - intersection
         jaccard = (intersection + SMOOTH_PIXELS) / (union + SMOOTH_PIXELS)
         return (entropy - jaccard.log().mean(dim=1)).mean()

@@ -63,7 +63,7 @@ def run_in(copy: Path, *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("title", "path", "table", "tests"),
     [
-        ("loss", "losses/focal.py", "LOSSES", "tests/unit/losses"),
+        ("loss", "losses/tversky.py", "LOSSES", "tests/unit/losses"),
         ("network", "models/tiny.py", "MODELS", "tests/unit/models/test_models.py"),
     ],
 )
@@ -91,12 +91,12 @@ def test_loss_and_network_are_one_file_two_lines_and_a_command(
     assert len(re.findall(rf"^{tests}\S*\[.*{name}.*\] PASSED", passed, re.MULTILINE)) >= 3, passed
 
     write_folder(copy / "job", ROOT / "experiments/smoke.yml", tiles=3, size=64)
-    change = "model.loss=focal" if title == "loss" else "model.name=tiny"
+    change = "model.loss=tversky" if title == "loss" else "model.name=tiny"
     (copy / "job/checkpoints").rmdir()
     run_in(copy, "robosat_pink.train", change, "model.epochs=1")
     assert json.loads((copy / "job/model/metrics.json").read_text())["val"]["loss"] >= 0
     used = yaml.safe_load((copy / "job/model/config.yml").read_text())["model"]
-    assert "focal" in (used["loss"],) or used["name"] == "tiny"
+    assert "tversky" in (used["loss"],) or used["name"] == "tiny"
 
 
 def test_code_of_the_page_is_as_ours_is_written() -> None:

@@ -36,7 +36,7 @@ def hinge_by_definition(scores: np.ndarray, truth: np.ndarray) -> tuple[float, n
 
 
 def test_names_are_frozen() -> None:
-    assert {"lovasz", "bce_jaccard", "cross_entropy"} <= set(LOSSES)
+    assert {"lovasz", "bce_jaccard", "cross_entropy", "dice", "focal"} <= set(LOSSES)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_half_precision_logits_are_computed_in_float32() -> None:
 
 def test_unknown_loss_is_refused_with_the_names_there_are() -> None:
     with pytest.raises(ConfigError, match="accepted: lovasz"):
-        build_loss("dice", num_classes=1)
+        build_loss("hinge", num_classes=1)
 
 
 ALL = [*LOSSES, {"lovasz": 0.5, "cross_entropy": 1.0}]
@@ -199,6 +199,46 @@ def test_bce_jaccard_is_cross_entropy_less_the_log_of_the_soft_jaccard_index(
     assert loss_of("bce_jaccard", scores, truth) == pytest.approx(loss, abs=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("scores", "truth", "loss"),
+    [
+        # Two pixels of probability 1/2, one of them snow: intersection 1/2, predicted 1, true 1, a pixel added to both.
+        ([[0, 0]], [0, 1], 1 - (2 * 0.5 + 1) / (1 + 1 + 1)),
+        ([[0, 0, 5]], [0, 1, 255], 1 - (2 * 0.5 + 1) / (1 + 1 + 1)),
+        # Nothing there and 1/2 predicted on two pixels: intersection 0, predicted 1.
+        ([[0, 0]], [0, 0], 1 - 1 / (1 + 1)),
+        ([[-40, -40]], [0, 0], 0.0),
+        # Of three classes the last is nowhere: predicted 2/3; the others have intersection 1/3 and one true pixel.
+        (
+            [[0, 0], [0, 0], [0, 0]],
+            [0, 1],
+            1 - (2 * (2 / 3 + 1) / (2 / 3 + 1 + 1) + 1 / (2 / 3 + 1)) / 3,
+        ),
+        ([[4, 4]], [255, 255], 0.0),
+    ],
+)
+def test_dice_is_one_less_the_mean_coefficient_of_the_classes(
+    scores: list[list[float]], truth: list[int], loss: float
+) -> None:
+    assert loss_of("dice", scores, truth) == pytest.approx(loss, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("scores", "truth", "loss"),
+    [
+        ([[0, 0]], [0, 1], LN2 / 4),
+        # Probabilities 3/4 of the first pixel's class, 1/4 of the second's.
+        ([[LN3, LN3, 9]], [1, 0, 255], (math.log(4 / 3) / 16 + math.log(4) * 9 / 16) / 2),
+        ([[LN2, 0], [0, 0]], [0, 1], (math.log(3 / 2) / 9 + LN2 / 4) / 2),
+        ([[4, 4]], [255, 255], 0.0),
+    ],
+)
+def test_focal_loss_weighs_a_pixel_by_the_square_of_what_its_probability_lacks(
+    scores: list[list[float]], truth: list[int], loss: float
+) -> None:
+    assert loss_of("focal", scores, truth) == pytest.approx(loss, abs=1e-7)
+
+
 def test_sum_of_losses_is_weighted() -> None:
     parts = [loss_of(name, [[0.5, -2]], [0, 1]) for name in ("lovasz", "cross_entropy")]
     both = loss_of({"lovasz": 0.5, "cross_entropy": 2}, [[0.5, -2]], [0, 1])
@@ -225,7 +265,7 @@ def test_loss_is_the_mean_over_samples_and_ignored_pixels_get_no_gradient(name: 
 
 
 @pytest.mark.parametrize("num_classes", [1, 3])
-@pytest.mark.parametrize("name", ["bce_jaccard", "cross_entropy"])
+@pytest.mark.parametrize("name", ["bce_jaccard", "cross_entropy", "dice", "focal"])
 def test_gradient_is_that_of_the_loss(name: str, num_classes: int) -> None:
     random = torch.Generator().manual_seed(0)
     logits = torch.randn(2, num_classes, 3, 3, generator=random, dtype=torch.float64, requires_grad=True)
