@@ -22,7 +22,7 @@ MAX_FILTERS = 512
 class UNet(Block):
     """Maps images (N, num_channels, H, W) float, H and W multiples of 16, to logits (N, num_classes, H, W).
 
-    There are `num_filters` filters at full resolution, twice as many at each lower one, and at most MAX_FILTERS.
+    There are `num_filters` filters at full resolution, twice as many at each lower one, up to MAX_FILTERS.
     """
 
     size_multiple = 2 ** (LEVELS - 1)

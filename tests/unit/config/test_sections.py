@@ -893,7 +893,7 @@ def test_many_unknown_keys_are_counted_soon(tmp_path: Path) -> None:
     path, started = write_experiment(tmp_path), time.monotonic()
     lines = problems_of(path, {f"k{number}": "1" for number in range(90_000)})
     assert lines[50] == "and 89,950 more"
-    assert time.monotonic() - started < 60  # quadratic work would take many minutes
+    assert time.monotonic() - started < 10
 
 
 def test_more_bands_than_a_tiff_may_have_are_refused(tmp_path: Path) -> None:

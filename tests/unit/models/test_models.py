@@ -146,7 +146,8 @@ def test_channels_last_computes_the_same(name: str, options: dict[str, Any]) -> 
 @every_network
 def test_bf16_autocast_computes_nearly_the_same(name: str, options: dict[str, Any]) -> None:
     model = small(name, options)
-    for training, tolerance in ((True, 0.2), (False, 0.05)):  # batch norm over few pixels amplifies rounding
+    # Training statistics of noise amplify rounding, most in unet, which has a norm after every convolution: to 0.11.
+    for training, tolerance in ((True, 0.2 if name == "unet" else 0.1), (False, 0.05)):
         model.train(training)
         with torch.no_grad():
             plain = model(image())
