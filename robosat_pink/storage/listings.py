@@ -76,10 +76,14 @@ def directories(client: S3Store | LocalStore, where: str) -> Sequence[str]:
 
 async def _directories(client: S3Store | LocalStore, where: str) -> Sequence[str]:
     listing = asyncio.ensure_future(_awaited(obstore.list_with_delimiter_async(client)))
+    check: asyncio.Future[None] | None = None
     try:
         await asyncio.wait({listing}, timeout=LOOP_CHECK_AFTER_S)
         if not listing.done() and isinstance(client, S3Store):
-            await _check_for_loop(client, where)
+            check = asyncio.ensure_future(_check_for_loop(client, where))
+            await asyncio.wait({listing, check}, return_when=asyncio.FIRST_COMPLETED)
+            if not listing.done():
+                check.result()
         if not listing.done():
             await asyncio.wait({listing}, timeout=DIRECTORIES_TIMEOUT_S)
         if not listing.done():
@@ -87,6 +91,8 @@ async def _directories(client: S3Store | LocalStore, where: str) -> Sequence[str
         return listing.result()["common_prefixes"]
     finally:
         listing.cancel()
+        if check is not None:
+            check.cancel()
 
 
 async def _check_for_loop(client: S3Store, where: str) -> None:

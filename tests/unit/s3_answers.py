@@ -111,6 +111,7 @@ def served(tls: ssl.SSLContext | None = None) -> Iterator[Store]:
     try:
         yield store
     finally:
+        store.status = 404  # ends a listing without end, which a test may leave in a thread
         store.server.shutdown()
         store.server.server_close()
 

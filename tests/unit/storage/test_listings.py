@@ -143,3 +143,22 @@ def test_memory_of_what_is_kept_of_a_listing_is_not_counted(monkeypatch: pytest.
     memory.kept = 0
     with pytest.raises(DataError, match=r"^here: to list it has taken 2\.0 GB"):
         memory.check()
+
+
+def test_listing_of_directories_that_ends_while_it_is_looked_into_holds(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However the look goes: here its pages are empty without end."""
+    monkeypatch.setattr(listings, "LOOP_CHECK_AFTER_S", 0.0)
+    monkeypatch.setattr(listings, "PAGE_TIMEOUT_S", 2.0)
+    looked_into = threading.Event()
+
+    def page(path: str) -> bytes:
+        if "delimiter" not in path:
+            looked_into.set()
+            return listed(token="again")
+        assert looked_into.wait(20)
+        return listed(prefixes=("below/a/",))
+
+    store.listing = page
+    assert bucket(store).directories() == ["a"]
