@@ -10,7 +10,7 @@ import numpy as np
 from robosat_pink.config import Config
 from robosat_pink.datasets import TilePairs, coverage
 from robosat_pink.datasets.coverage import Coverage
-from robosat_pink.losses import IGNORE
+from robosat_pink.datasets.normalisation import Moments
 
 SAMPLED_PIXELS = 4096  # per tile, for the percentiles
 EXTREMES = (2, 98)  # percentiles, `low` and `high`
@@ -40,34 +40,6 @@ class Survey:
         return shares
 
 
-class Moments:
-    """Mean and standard deviation of each band, updated tile by tile.
-
-    Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979,
-    equation 2.1.
-    """
-
-    def __init__(self, bands: int) -> None:
-        self.count, self.mean, self._squares = 0, np.zeros(bands), np.zeros(bands)
-
-    def add(self, values: np.ndarray) -> None:
-        """Add the values (C, N), float, of one tile."""
-        count = values.shape[1]
-        if not count:
-            return
-        values = values.astype(np.float64)
-        mean = values.mean(axis=1)
-        delta = mean - self.mean
-        total = self.count + count
-        self._squares += ((values - mean[:, None]) ** 2).sum(axis=1) + delta**2 * (self.count * count / total)
-        self.mean = self.mean + delta * (count / total)
-        self.count = total
-
-    @property
-    def std(self) -> np.ndarray:
-        return np.sqrt(self._squares / max(self.count, 1))
-
-
 def survey(config: Config, tiles: TilePairs, rows: np.ndarray) -> Survey:
     """Read whole tiles, evenly spread over `rows`. Raises the errors that training would raise for these tiles."""
     started = time.monotonic()
@@ -79,7 +51,7 @@ def survey(config: Config, tiles: TilePairs, rows: np.ndarray) -> Survey:
     for sample in coverage.read(tiles, coverage.chosen(rows)):
         counting.add(sample)
         height, width = sample.size
-        values = sample.image[:, sample.mask != IGNORE] / sample.scale[:, None].astype(np.float64)
+        values = coverage.scaled_values(sample)
         moments.add(values)
         sampled.append(values[:, :: max(1, values.shape[1] // SAMPLED_PIXELS)])
         sides.append((height, len(sample.mask)))

@@ -28,6 +28,7 @@ from robosat_pink.config.constraints import (
 )
 from robosat_pink.config.keys import key
 from robosat_pink.config.problems import Problems
+from robosat_pink.config.recipes import RECIPES
 
 # Bounds of numbers. A number beyond them is a mistake, and would fail somewhere in the program.
 LARGEST = 10**12  # absolute value of a mean, standard deviation or scale
@@ -111,19 +112,19 @@ class ClassConfig:
 class ChannelConfig:
     """Bands to take from an image, and how they are normalised: (number / scale - mean) / std.
 
-    A band is a number, counted from 1, or a description in the files. By default, `scale` is that of the initial
-    checkpoint: "raw" for weights without our metadata, "auto" without a checkpoint. "tags" means the scale and offset
-    in the files.
+    A band is a number, counted from 1, or a description in the files. A `mean` or `std` of "auto" is measured in the
+    training tiles. By default, `scale` is that of the initial checkpoint: "raw" for weights without our metadata,
+    "auto" without a checkpoint. "tags" means the scale and offset in the files.
     """
 
     bands: tuple[int | str, ...] = key(rule=band)
-    mean: tuple[float, ...] | None = key(None, between(-LARGEST, LARGEST))
-    std: tuple[float, ...] | None = key(None, between(0, LARGEST, low_open=True))
+    mean: tuple[float, ...] | Literal["auto"] | None = key(None, between(-LARGEST, LARGEST))
+    std: tuple[float, ...] | Literal["auto"] | None = key(None, between(0, LARGEST, low_open=True))
     scale: float | Literal["auto", "raw", "tags"] | None = key(None, between(0, LARGEST, low_open=True))
 
     def check(self, problems: Problems, prefix: str) -> None:
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if values is not None and len(values) != len(self.bands):
+            if isinstance(values, tuple) and len(values) != len(self.bands):
                 advice = f"accepted: one number for each of the {len(self.bands)} bands"
                 problems.add(f"{prefix}{name}", values, advice)
 
@@ -133,6 +134,7 @@ class ModelConfig:
     """The network, its loss and its optimizer."""
 
     name: str = key(rule=one_of(models.MODELS))
+    recipe: str = key("original", one_of(RECIPES))
     encoder: str | None = None
     num_filters: int | None = key(None, between(1, 1024))
     is_deconv: bool = False
@@ -145,6 +147,7 @@ class ModelConfig:
     data_augmentation: float = key(0.75, between(0, 1))
     decay: float = key(0.0, between(0, 100))
     schedule: Literal["constant", "cosine"] = "constant"
+    ema: float | None = key(None, between(0, 1, low_open=True, high_open=True))
     patience: int | None = key(None, between(1, MOST_EPOCHS))
     batch_norm: Literal["batch", "synchronised", "frozen"] = "batch"
 
@@ -173,6 +176,13 @@ class ModelConfig:
     @property
     def losses(self) -> tuple[str, ...]:
         return (self.loss,) if isinstance(self.loss, str) else tuple(self.loss)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """Which crops an epoch trains on."""
+
+    tiles_per_epoch: int | Literal["auto"] | None = key(None, between(1, 10**9))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +231,7 @@ class Config:
     classes: tuple[ClassConfig, ...]
     channels: tuple[ChannelConfig, ...]
     model: ModelConfig
+    sampling: SamplingConfig = SamplingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 

@@ -48,6 +48,7 @@ def render(card: ModelCard) -> str:
     return environment.get_template("MODEL_CARD.md.j2").render(
         card=card,
         config=config,
+        recipe=config.model.recipe,
         class_names=class_names,
         mask_values=", ".join(f"{value} {label}" for value, label in enumerate(confusion_labels(class_names))),
         bands=bands,

@@ -53,7 +53,7 @@ def train_epoch(state: State, task: Task, epoch: int, save: Callable[[State], No
     """Train for one epoch, from step `state.step` on. Returns the metrics of all steps of the epoch."""
     config, compute, rows = task.config, task.compute, task.data.split.train
     set_training_mode(state.model, is_frozen=config.model.batch_norm == "frozen")
-    steps = task.data.loader.num_batches(rows)
+    steps = task.data.loader.num_training_batches(rows)
     phase_metrics = PhaseMetrics(config, compute.device, "train", epoch, steps)
     state.restore_partial_metrics(phase_metrics, compute.world)
     batches = phase_metrics.timed(task.data.loader.training(rows, epoch, state.step))
@@ -117,12 +117,12 @@ def evaluate(
 
     `save` is called when a resume point is due; a run resumed from that point repeats the evaluation.
     """
-    world = task.compute.world
-    world.broadcast_buffers(state.model)
+    world, model = task.compute.world, state.evaluated_model
+    world.broadcast_buffers(model)
     steps = task.data.loader.num_batches(rows)
     phase_metrics = PhaseMetrics(task.config, task.compute.device, phase, epoch, steps)
     on_save = (lambda: save(state)) if save else None
-    for batch, result in evaluated_batches(state.model, task, rows, f"epoch {epoch} {phase}", phase_metrics, on_save):
+    for batch, result in evaluated_batches(model, task, rows, f"epoch {epoch} {phase}", phase_metrics, on_save):
         if result:
             phase_metrics.add(batch, *result)
     return phase_metrics.finish(world)

@@ -148,12 +148,16 @@ class Outputs(NoOutputs):
     def _check_disk(self, state: State) -> None:
         """Raises ContractError if space is missing.
 
-        A checkpoint with Adam's moments takes three times the weights; a resume point also contains the best weights.
+        A checkpoint with Adam's moments takes three times the weights, and once more with their average; a resume point
+        also contains the best weights.
         """
         weights = sum(tensor.nbytes for tensor in state.model.state_dict().values())
-        hardware.check_disk(self.model, 7 * weights, "the last checkpoint, the next one and the best model")
+        epoch = 4 if state.average else 3
+        hardware.check_disk(
+            self.model, (2 * epoch + 1) * weights, "the last checkpoint, the next one and the best model"
+        )
         if self.checkpoints:
-            hardware.check_disk(self.checkpoints, 12 * weights, "two resume points and the next one")
+            hardware.check_disk(self.checkpoints, 3 * (epoch + 1) * weights, "two resume points and the next one")
 
     def _snapshot(self, state: State) -> dict[str, Any]:
         """A copy of the state's content: the only part of a save that training waits for."""
@@ -185,7 +189,8 @@ class Outputs(NoOutputs):
 
     def _weights(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """The content of a checkpoint with optimizer, from a state's content."""
-        return {name: content[name] for name in ("epoch", "state_dict", "optimizer")} | {"metadata": self.metadata}
+        names = ("epoch", "state_dict", "optimizer", "trained_state_dict", "updates")
+        return {name: content[name] for name in names if name in content} | {"metadata": self.metadata}
 
     def _save_best(self, state: State) -> None:
         content = {"epoch": state.best_epoch, "state_dict": state.best_weights, "metadata": self.metadata}

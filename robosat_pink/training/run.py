@@ -55,7 +55,7 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
     torch.manual_seed(config.runtime.seed)
     compute = setup.choose_compute(config, world)
     tiles, split = setup.find_tiles(config, container, world)
-    remarks = setup.inspect_training_tiles(config, tiles, split, world)
+    config, remarks = setup.inspect_training_tiles(config, tiles, split, world)
     is_synchronised = config.model.batch_norm == "synchronised" and world.size > 1
     model, upsampling = setup.make_model(config, initial, compute.device, store, is_synchronised)
     state = setup.make_state(model, config, compute)
@@ -75,7 +75,8 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
         if world.is_rank_zero:
             outputs = Outputs(container, config, tiles, split, writer, points, upsampling)
         log.info("training on %s in %s", compute.device, compute.precision or torch.float32)
-        log.info(progress.summary(model, len(split.train), config.model.batch_size, config.model.epochs))
+        steps = loader.num_training_batches(split.train)
+        log.info(progress.summary(model, steps, config.model.batch_size, config.model.epochs))
         world.on_rank_zero(lambda: outputs.begin(state))
         stop.is_polled = True
         outcome = train_and_evaluate(state, task, outputs, container, stop)
@@ -132,9 +133,10 @@ def evaluate_holdout(state: State, task: Task) -> dict[str, Any] | None:
     rows = task.data.split.holdout
     if not len(rows):
         return None
-    last_weights = snapshot(state.model.state_dict())
-    state.model.load_state_dict(state.best_weights)
+    model = state.evaluated_model
+    last_weights = snapshot(model.state_dict())
+    model.load_state_dict(state.best_weights)
     try:
         return loop.evaluate(state, task, rows, "holdout", state.best_epoch)
     finally:
-        state.model.load_state_dict(last_weights)
+        model.load_state_dict(last_weights)

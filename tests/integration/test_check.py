@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from conftest import S3Server
 from robosat_pink import check
 from robosat_pink.config import ChannelConfig, ClassConfig, Config, DatasetConfig, ModelConfig, RuntimeConfig
+from robosat_pink.datasets.normalisation import Moments
 from robosat_pink.errors import ContractError
 from robosat_pink.sample import write_tiles
-from robosat_pink.survey import Moments, Survey
+from robosat_pink.survey import Survey
 from robosat_pink.train import main
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
