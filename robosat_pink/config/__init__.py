@@ -9,10 +9,10 @@ from robosat_pink.config.sections import (
     DatasetConfig,
     ModelConfig,
     RuntimeConfig,
-    SplitConfig,
     class_values,
     shared_groups,
 )
+from robosat_pink.config.split import SplitConfig
 
 __all__ = [
     "CacheConfig",

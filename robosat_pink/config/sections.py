@@ -28,29 +28,13 @@ from robosat_pink.config.constraints import (
 )
 from robosat_pink.config.keys import key
 from robosat_pink.config.problems import Problems
+from robosat_pink.config.split import SplitConfig
 
 # Bounds of numbers. A number beyond them is a mistake, and would fail somewhere in the program.
 LARGEST = 10**12  # absolute value of a mean, standard deviation or scale
 MOST_EPOCHS = 99_999  # the names of checkpoints have five digits
 DAY_S, YEAR_S = 86_400, 31_536_000
 MOST_CLASSES = 255  # numbered from 0 to 254; 255 means ignore
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitConfig:
-    """Which tiles are trained on (train), evaluated each epoch (val) and held out to the end (holdout)."""
-
-    by: Literal["tile", "block", "group"] = "tile"
-    seed: int = key(0, between(-(2**63), 2**63 - 1))
-    test_percent: float = key(0.0, between(0, 1, high_open=True))
-    zoom: int | None = key(None, between(0, 30))
-    from_: str | None = None
-
-    def check(self, problems: Problems, prefix: str) -> None:
-        if self.by == "block" and self.zoom is None:
-            problems.add(f"{prefix}zoom", None, "split.by: block needs the zoom of the blocks, below the tiles' own")
-        if self.by != "block" and self.zoom is not None:
-            problems.add(f"{prefix}zoom", self.zoom, "acts with split.by: block only; set that or leave zoom out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +64,7 @@ class DatasetConfig:
     ignore_values: tuple[int, ...] = key((), mask_values)
 
     def check(self, problems: Problems, prefix: str) -> None:
-        if self.train_percent + self.split.test_percent >= 1:
+        if self.split.folds is None and self.train_percent + self.split.test_percent >= 1:
             problems.add(
                 f"{prefix}split.test_percent",
                 self.split.test_percent,
