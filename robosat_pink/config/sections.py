@@ -121,6 +121,7 @@ class ModelConfig:
     num_filters: int | None = key(None, between(1, 1024))
     is_deconv: bool = False
     pretrained: bool | str = key(False, weights_location)
+    pretrained_bands: tuple[int, ...] | None = key(None, between(1, MOST_BANDS))
     loss: str | dict[str, float] = key("lovasz", one_of(losses.LOSSES))
     batch_size: int = key(7, between(1, 10_000))
     tile_size: int = key(512, between(1, 16_384))
@@ -144,6 +145,12 @@ class ModelConfig:
             problems.add(f"{prefix}is_deconv", True, f"{self.name} has no such decoder; leave it out")
         if self.pretrained and entry.pretrained_part is None:
             problems.add(f"{prefix}pretrained", self.pretrained, models.NO_PRETRAINED.format(name=self.name))
+        if self.pretrained_bands and not self.pretrained:
+            advice = "acts with model.pretrained only; set that or leave pretrained_bands out"
+            problems.add(f"{prefix}pretrained_bands", self.pretrained_bands, advice)
+        if self.pretrained_bands and self.pretrained is True and max(self.pretrained_bands) > 3:
+            advice = "accepted: numbers from 1 to 3, for ImageNet's weights have the bands red, green and blue"
+            problems.add(f"{prefix}pretrained_bands", self.pretrained_bands, advice)
         if self.tile_size % entry.size_multiple:
             fitting = math.ceil(self.tile_size / entry.size_multiple) * entry.size_multiple
             advice = f"{self.name} needs a multiple of {entry.size_multiple}; try {fitting}"
@@ -230,6 +237,9 @@ class Config:
     def _check_channels(self, problems: Problems) -> None:
         if self.num_channels > MOST_BANDS:
             problems.add("channels", f"{self.num_channels:,} bands", f"accepted: at most {MOST_BANDS:,} bands in all")
+        if self.model.pretrained_bands and len(self.model.pretrained_bands) != self.num_channels:
+            advice = f"accepted: one number for each of the {self.num_channels} bands in channels"
+            problems.add("model.pretrained_bands", self.model.pretrained_bands, advice)
         scales = [channel.scale for channel in self.channels]
         if "tags" in scales and set(scales) != {"tags"}:
             advice = "tags are for all channels or none: the image is in physical values then; give each the same scale"

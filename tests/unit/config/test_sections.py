@@ -57,6 +57,7 @@ KEYS: dict[str, tuple[Any, Any]] = {
     "model.num_filters": (None, 16),
     "model.is_deconv": (False, False),  # true is for ternausnetv2 only
     "model.pretrained": (False, "channel:weights/resnet18.pth"),
+    "model.pretrained_bands": (None, [2, 1]),
     "model.loss": ("lovasz", {"lovasz": 0.5, "cross_entropy": 1.0}),
     "model.batch_size": (7, 4),
     "model.tile_size": (512, 256),
@@ -572,6 +573,8 @@ def test_whole_number_is_accepted_where_any_number_is(tmp_path: Path) -> None:
         ("model.name", "albunett", "did you mean albunet?"),
         ("model.encoder", "resnet51", "albunet accepts: resnet50, resnet18, resnet34, resnet101, resnet152"),
         ("model.loss", "lovas", "did you mean lovasz?"),
+        ("model.pretrained_bands", [3, 2], "acts with model.pretrained only"),
+        ("model.pretrained_bands", [0, 1], "from 1 to 65,535"),
         ("model.tile_size", 96, "albunet needs a multiple of 64; try 128"),
         ("model.tile_size", 513, "albunet needs a multiple of 64; try 576"),
         ("model.tile_size", 0, "from 1 to 16,384"),
@@ -608,6 +611,12 @@ def test_impossible_value_is_told_with_what_is_possible(tmp_path: Path, key: str
             "dataset.split.by",
             "both directory expressions must have a named group in common",
         ),
+        (
+            {"model.pretrained": True, "model.pretrained_bands": [3, 2, 1]},
+            "model.pretrained_bands",
+            "one number for each of the 2 bands",
+        ),
+        ({"model.pretrained": True, "model.pretrained_bands": [3, 4]}, "model.pretrained_bands", "red, green and blue"),
         ({"dataset.split": {"folds": 5, "fold": 5}}, "dataset.split.fold", "counted from 0; accepted: from 0 to 4"),
         (
             {"dataset.split": {"folds": 5, "from": "test_ids.txt"}},
