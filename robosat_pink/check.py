@@ -31,9 +31,9 @@ from robosat_pink.datasets.store_options import store_options
 from robosat_pink.distributed import launcher
 from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.distributed.process_group import World
-from robosat_pink.losses import build_loss
+from robosat_pink.losses import LOSSES, build_loss
 from robosat_pink.report.scenes import confusion_labels
-from robosat_pink.survey import Survey, survey
+from robosat_pink.survey import Survey, suggested_classes, survey
 from robosat_pink.training import initial_checkpoint, out_of_memory, resume
 from robosat_pink.training.channel_scales import resolve_scales
 from robosat_pink.training.progress import duration
@@ -100,7 +100,7 @@ def directory_lines(tiles: TilePairs, split: Split) -> Iterator[str]:
 
 
 def class_lines(config: Config, tiles: TilePairs, surveyed: Survey) -> Iterator[str]:
-    """A line with each class's share of pixels, then remarks and warnings about the classes."""
+    """A line with each class's share of pixels, then remarks and warnings about the classes, and better weights."""
     names = confusion_labels([class_.name for class_ in config.classes])
     covered = surveyed.coverage
     shares = ", ".join(f"{name} {share:.2%}" for name, share in zip(names, surveyed.shares, strict=True))
@@ -109,14 +109,16 @@ def class_lines(config: Config, tiles: TilePairs, surveyed: Survey) -> Iterator[
         f"{covered.ignored / covered.everything:.2%} of all pixels have no data"
     )
     yield from coverage.remarks(config, tiles, covered)
-    if config.num_classes > 1 or config.model.loss != "lovasz":
-        return
-    for name, share in zip(names, surveyed.shares, strict=True):
-        if 0 < share < SPARSE:
-            yield (
-                f"warning: {name} is sparse; lovasz alone may stall, so consider model.loss: "
-                "{lovasz: 0.5, cross_entropy: 1}"
-            )
+    may_stall = config.num_classes == 1 and config.model.loss == "lovasz"
+    sparse = [name for name, share in zip(names, surveyed.shares, strict=True) if may_stall and 0 < share < SPARSE]
+    for name in sparse:
+        yield (
+            f"warning: {name} is sparse; lovasz alone may stall, so consider model.loss: "
+            "{lovasz: 0.5, cross_entropy: 1}"
+        )
+    takes_weights = any(LOSSES[name].takes_class_weights for name in config.model.losses)
+    if (takes_weights or sparse) and (classes := suggested_classes(config, covered.pixels)):
+        yield f"  suggested{', with that loss' if sparse else ''}, to balance the classes: classes: {classes}"
 
 
 def channel_lines(config: Config, surveyed: Survey) -> Iterator[str]:

@@ -10,10 +10,10 @@ from robosat_pink.config.sections import (
     ModelConfig,
     RuntimeConfig,
     SamplingConfig,
-    SplitConfig,
     class_values,
     shared_groups,
 )
+from robosat_pink.config.split import SplitConfig
 
 __all__ = [
     "CacheConfig",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ from robosat_pink.datasets.store_options import store_options
 from robosat_pink.datasets.tiles import TileFiles, tile_id
 from robosat_pink.errors import DataError
 from robosat_pink.storage import Location, location
+
+log = logging.getLogger(__name__)
 
 
 class TrainingCrop(NamedTuple):
@@ -162,7 +165,12 @@ class TilePairs(Dataset[Sample]):
             seed=settings.seed,
             zoom=settings.zoom,
             holdout_percent=settings.test_percent,
+            folds=settings.folds,
+            fold=settings.fold,
         )
+        if settings.folds is not None:
+            fold = f"fold {settings.fold} of the folds 0 to {settings.folds - 1}"
+            log.info("split: val is %s; dataset.train_percent has no effect", fold)
         _give_back_memory()
         return split
 

@@ -117,13 +117,15 @@ def make_model(
     """
     pretrained: Any = config.model.pretrained and not initial
     if pretrained and isinstance(config.model.pretrained, str):
-        pretrained = checkpoint.read(config.model.pretrained, **store)
+        name = config.model.pretrained
+        pretrained = checkpoint.weights_of(checkpoint.read(name, **store), name)
     model = build_model(
         config.model.name,
         num_classes=config.num_classes,
         num_channels=config.num_channels,
         encoder=config.model.encoder,
         pretrained=pretrained,
+        pretrained_bands=config.model.pretrained_bands,
         **config.model.options,
     )
     upsampling = settled_upsampling(config.runtime.upsampling, device.type)
