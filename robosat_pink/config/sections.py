@@ -135,6 +135,7 @@ class ModelConfig:
     ema: float | None = key(None, between(0, 1, low_open=True, high_open=True))
     patience: int | None = key(None, between(1, MOST_EPOCHS))
     batch_norm: Literal["batch", "synchronised", "frozen"] = "batch"
+    symmetries: bool = False
 
     def __post_init__(self) -> None:
         if self.num_filters is None and self.name in models.MODELS:

@@ -37,6 +37,7 @@ class RunOutcome(NamedTuple):
 
     state: State
     task: Task
+    val: dict[str, Any] | None  # metrics of val tiles with model.symmetries and the last weights; None without
     holdout: dict[str, Any] | None  # metrics of held-out tiles; None if there are none, or the run stopped earlier
     stopped: Stopped | None  # if runtime.max_seconds ended the run
 
@@ -97,14 +98,14 @@ def train_and_evaluate(
             stop.raise_if_requested()
             loop.fit(state, task, outputs.save, outputs.save_epoch)
             outputs.fill_model_folder(state)
-            holdout = evaluate_holdout(state, task)
-            outputs.write_final_metrics(state, holdout)
-            return RunOutcome(state, task, holdout, stopped=None)
+            val, holdout = evaluate_val_with_symmetries(state, task), evaluate_holdout(state, task)
+            outputs.write_final_metrics(state, val, holdout)
+            return RunOutcome(state, task, val, holdout, stopped=None)
         except Stopped as stopped:
             outputs.save_stopped(state, stopped.reason)
             if stopped.reason == Stopped.BY_SIGNAL or not state.history:
                 raise
-            return RunOutcome(state, task, None, stopped)
+            return RunOutcome(state, task, None, None, stopped)
         except Changed as error:
             if task.config.dataset.if_changed == "error" or relistings == MOST_RELISTINGS:
                 raise
@@ -128,6 +129,13 @@ def list_again(state: State, task: Task, outputs: NoOutputs, container: Containe
     return dataclasses.replace(task, data=dataclasses.replace(task.data, split=split, loader=loader))
 
 
+def evaluate_val_with_symmetries(state: State, task: Task) -> dict[str, Any] | None:
+    """The metrics of the last weights on val tiles with model.symmetries, which epochs do without; None if not set."""
+    if not task.config.model.symmetries:
+        return None
+    return loop.evaluate(state, task, task.data.split.val, "val", state.epoch, symmetries=True)
+
+
 def evaluate_holdout(state: State, task: Task) -> dict[str, Any] | None:
     """The metrics of the best weights on held-out tiles; None if there are none. The model keeps its last weights."""
     rows = task.data.split.holdout
@@ -137,6 +145,7 @@ def evaluate_holdout(state: State, task: Task) -> dict[str, Any] | None:
     last_weights = snapshot(model.state_dict())
     model.load_state_dict(state.best_weights)
     try:
-        return loop.evaluate(state, task, rows, "holdout", state.best_epoch)
+        symmetries = task.config.model.symmetries
+        return loop.evaluate(state, task, rows, "holdout", state.best_epoch, symmetries=symmetries)
     finally:
         model.load_state_dict(last_weights)

@@ -70,6 +70,7 @@ KEYS: dict[str, tuple[Any, Any]] = {
     "model.ema": (None, 0.99),
     "model.recipe": ("original", "strong"),
     "model.batch_norm": ("batch", "frozen"),
+    "model.symmetries": (False, True),
     "sampling.tiles_per_epoch": (None, "auto"),
     "checkpoint.path": (None, None),  # together with resume it is refused
     "checkpoint.resume": (None, "channel:weights/resume-00001-000000.pth"),
