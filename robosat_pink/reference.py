@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from robosat_pink import models, sagemaker
 from robosat_pink.config import Config
 from robosat_pink.config.keys import Key, leaf_keys
@@ -87,9 +85,8 @@ def recipe_rows() -> str:
 
 
 def yaml_of(value: Any) -> str:
-    """A value as it stands in an experiment file, on one line."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False)
-    return text.removesuffix("...\n").strip()
+    """A value as it stands in an experiment file, on one line; for words and numbers."""
+    return json.dumps(value).replace('"', "")
 
 
 if __name__ == "__main__":

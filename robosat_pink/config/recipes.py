@@ -20,11 +20,12 @@ RECIPES: Mapping[str, Recipe] = {
             "loss": {"lovasz": 0.5, "cross_entropy": 1.0},
             "batch_size": 4,
             "tile_size": 256,
-            "epochs": 12,
+            "epochs": 10,
             "lr": 0.001,
             "schedule": "cosine",
             "data_augmentation": 0.875,  # all eight symmetries are equally frequent
             "ema": 0.98,
+            "symmetries": True,
         },
         "channels": {"mean": "auto", "std": "auto"},
         "sampling": {"tiles_per_epoch": "auto"},
