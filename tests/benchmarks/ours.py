@@ -4,6 +4,7 @@ The command logs a line after each epoch, at which its processor time is read. A
 epoch costs and what the rest of a run costs: start, listing, checkpoints and report.
 """
 
+import functools
 import json
 import os
 import re
@@ -19,7 +20,8 @@ import real_tiles
 import yaml
 from real_tiles import BANDS, SCENES
 
-PILOT_EPOCHS = 3
+PILOT_EPOCHS = (3, 20)  # the second where the epochs after the first take less than PILOT_S
+PILOT_S = 5.0
 EPOCHS_AND_STEPS = re.compile(r"; (\d+) epochs of (\d+) steps")  # before the first step, see training/progress.py
 
 # planet-snowcover's way: statistics of the train tiles after scaling, written by hand, and settings of each scene.
@@ -64,12 +66,23 @@ def experiment(method: str, scene: str, ids_file: str, folder: Path | str = real
 
 def run(method: str, scene: str, seed: int, budget_s: float | None, overrides: Sequence[str]) -> Result:
     """Train for about `budget_s` of processor time; for None, for as many epochs as the experiment says."""
-    overrides = [*overrides, f"runtime.seed={seed}"]
-    if budget_s is None:
-        return train(method, scene, overrides)
-    pilot = train(method, scene, [*overrides, f"model.epochs={PILOT_EPOCHS}"])
-    epochs = processor_time.epochs_within(budget_s, pilot.processor_s, pilot.epoch_ends_s)
-    return train(method, scene, [*overrides, f"model.epochs={epochs}"])
+    epochs = [] if budget_s is None else [f"model.epochs={epochs_within(budget_s, method, scene, tuple(overrides))}"]
+    return train(method, scene, [*overrides, *epochs, f"runtime.seed={seed}"])
+
+
+def epochs_within(budget_s: float, method: str, scene: str, overrides: tuple[str, ...]) -> int:
+    pilot = train_pilot(method, scene, overrides)
+    return processor_time.epochs_within(budget_s, pilot.processor_s, pilot.epoch_ends_s)
+
+
+@functools.cache
+def train_pilot(method: str, scene: str, overrides: tuple[str, ...]) -> Result:
+    """One pilot for all seeds, so that they train for equally many steps; a longer one where epochs are short."""
+    for epochs in PILOT_EPOCHS:
+        pilot = train(method, scene, [*overrides, f"model.epochs={epochs}"])
+        if pilot.epoch_ends_s[-1] - pilot.epoch_ends_s[0] > PILOT_S:
+            break
+    return pilot
 
 
 def train(method: str, scene: str, overrides: Sequence[str]) -> Result:
