@@ -66,13 +66,11 @@ def experiment(method: str, scene: str, ids_file: str, folder: Path | str = real
 
 def run(method: str, scene: str, seed: int, budget_s: float | None, overrides: Sequence[str]) -> Result:
     """Train for about `budget_s` of processor time; for None, for as many epochs as the experiment says."""
-    epochs = [] if budget_s is None else [f"model.epochs={epochs_within(budget_s, method, scene, tuple(overrides))}"]
-    return train(method, scene, [*overrides, *epochs, f"runtime.seed={seed}"])
-
-
-def epochs_within(budget_s: float, method: str, scene: str, overrides: tuple[str, ...]) -> int:
-    pilot = train_pilot(method, scene, overrides)
-    return processor_time.epochs_within(budget_s, pilot.processor_s, pilot.epoch_ends_s)
+    if budget_s is not None:
+        pilot = train_pilot(method, scene, tuple(overrides))
+        epochs = processor_time.epochs_within(budget_s, pilot.processor_s, pilot.epoch_ends_s)
+        overrides = [*overrides, f"model.epochs={epochs}"]
+    return train(method, scene, [*overrides, f"runtime.seed={seed}"])
 
 
 @functools.cache
