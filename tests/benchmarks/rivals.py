@@ -128,7 +128,7 @@ def batches(images: np.ndarray, masks: np.ndarray, seed: int) -> Iterator[tuple[
 def augmented(image: np.ndarray, mask: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A random crop of image (C, H, W) and mask (H, W), turned by a random quarter, and flipped half of the time."""
     top, left = (random.integers(side - CROP + 1) for side in mask.shape)
-    quarters, is_flipped = random.integers(4), random.random() < 0.5
+    quarters, is_flipped = int(random.integers(4)), random.random() < 0.5
     cropped = (array[..., top : top + CROP, left : left + CROP] for array in (image, mask))
     turned = (np.rot90(array, quarters, axes=(-2, -1)) for array in cropped)
     image, mask = (array[..., ::-1] if is_flipped else array for array in turned)
