@@ -23,6 +23,7 @@ from robosat_pink.losses import IGNORE
 from robosat_pink.training import metrics
 
 TREES = 100
+LEAST_LEAF = 10  # training pixels; with 1, which is the default, l7_everest_glacier has a val IoU of .651, not .672
 TRAINING_PIXELS = 100_000
 LEARNING_RATE = 1e-3
 BATCH_SIZE = 4
@@ -64,7 +65,8 @@ def forest(scene: str, seed: int, budget_s: float) -> tuple[float, None]:
     train, val = read_tiles(scene)
     pixels, labels = valid_pixels(train)
     chosen = np.random.default_rng(seed).permutation(len(labels))[:TRAINING_PIXELS]
-    model = RandomForestClassifier(TREES, random_state=seed).fit(pixels[chosen], labels[chosen])
+    model = RandomForestClassifier(TREES, min_samples_leaf=LEAST_LEAF, random_state=seed)
+    model.fit(pixels[chosen], labels[chosen])
     pixels, labels = valid_pixels(val)
     return val_iou(labels, model.predict(pixels).astype(int)), None
 
