@@ -1,134 +1,144 @@
-"""What the networks learn from real tiles behind an S3 server on loopback: val IoU of the last epoch, and the time.
+"""How good the maps are: val IoU of our networks and of others on real tiles, each in the same processor time.
 
-    python tests/benchmarks/accuracy.py SCENE [KEY=VALUE ...]
+    python tests/benchmarks/accuracy.py run [--methods NAME ...] [--scenes NAME ...] [--seeds NUMBER ...]
+                                            [--seconds 180 | --own-length] [--set KEY=VALUE ...] [--rows FILE]
+    python tests/benchmarks/accuracy.py ablation [--seconds 180]    # `strong` without one ingredient at a time
+    python tests/benchmarks/accuracy.py table                       # writes the tables into docs/accuracy.md
 
-Needs the folder of real tiles (../shared/data), whose manifest says what is trained on and what is evaluated.
+Each run is a line in FILE. Runs that are there are skipped, so that an interrupted benchmark continues. Needs the
+folder of real tiles (../shared/data), whose manifest says what is trained on and what is evaluated; and for the methods
+that are not ours, `pip install -e ".[benchmark]"`. docs/accuracy.md has the results.
 """
 
-import csv
+import argparse
+import itertools
 import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-from urllib.request import urlopen
 
-import boto3
-import yaml
+import ours
+import processor_time
+from accuracy_rows import (
+    ABLATION_SCENES,
+    ABLATION_SEEDS,
+    INGREDIENTS,
+    SCENES,
+    SECONDS,
+    SEEDS,
+    Row,
+    Run,
+    append_row,
+    read_rows,
+    with_tables,
+)
+from machine import processor
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
-PORT = 5599
-RESNET = {"name": "albunet", "encoder": "resnet18", "num_filters": 16, "tile_size": 256, "batch_size": 4}
-COSINE = {"lr": 0.001, "schedule": "cosine"}
-DAY = r"modis_patagonia_snow_(?P<day>2015\d{3})$"
-
-# Expressions, classes, statistics of the train tiles after scaling, and how to train.
-SCENES: dict[str, dict[str, Any]] = {
-    "s2_virginia_water": {
-        "expression": "s2_virginia_water$",
-        "class": "water",
-        "mean": [0.119, 0.095, 0.074, 0.101],
-        "std": [0.017, 0.020, 0.026, 0.094],
-        "model": RESNET | COSINE | {"epochs": 60},
-    },
-    "l7_everest_glacier": {
-        "expression": "l7_everest_glacier$",
-        "class": "glacier",
-        "mean": [0.711, 0.674, 0.696, 0.561],
-        "std": [0.281, 0.300, 0.295, 0.308],
-        "model": RESNET | COSINE | {"epochs": 30},
-    },
-    "l8_himachal_snow": {
-        "expression": "l8_himachal_snow$",
-        "class": "snow",
-        "mean": [0.676, 0.645, 0.664, 0.642],
-        "std": [0.292, 0.304, 0.327, 0.323],
-        "model": {"name": "ternausnetv2", "tile_size": 256, "batch_size": 2, "epochs": 1, "lr": 0.0001},
-    },
-    "modis_patagonia_snow": {
-        "expression": DAY,
-        "class": "snow",
-        "mean": [0.272, 0.275, 0.267, 0.329],
-        "std": [0.253, 0.260, 0.261, 0.248],
-        "model": RESNET | COSINE | {"lr": 0.0005, "epochs": 60, "loss": {"lovasz": 0.5, "cross_entropy": 1.0}},
-    },
-}
+HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "docs" / "accuracy.md"
+RIVALS = {"forest": "sklearn", "smp": "segmentation_models_pytorch"}  # and the module that each needs
+METHODS = (*RIVALS, *ours.METHODS)
 
 
-def main(scene: str, *overrides: str) -> None:
-    settings = SCENES[scene]
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-p", str(PORT)], stdout=nowhere, stderr=nowhere
+def main() -> None:
+    arguments = parse_arguments()
+    if arguments.command == "table":
+        PAGE.write_text(with_tables(PAGE.read_text(), read_rows(arguments.rows)))
+        return
+    check_installed(arguments.methods)
+    for run in runs_of(arguments):
+        if run in {row.run for row in read_rows(arguments.rows)}:
+            continue
+        row = measure(run)
+        append_row(arguments.rows, row)
+        name = " ".join([run.method, *run.overrides])
+        took = f"{row.processor_s:.0f} s of processor time"
+        print(f"{name}, {run.scene}, seed {run.seed}: val IoU {row.val_iou:.4f} after {took}", flush=True)
+
+
+def runs_of(arguments: argparse.Namespace) -> Iterator[Run]:
+    variants = [(), *INGREDIENTS.values()] if arguments.command == "ablation" else [tuple(arguments.set)]
+    for method, overrides in itertools.product(arguments.methods, variants):
+        budget_s = None if method == "forest" or arguments.own_length else arguments.seconds
+        for scene, seed in itertools.product(arguments.scenes, arguments.seeds):
+            yield Run(method, scene, seed, budget_s, overrides)
+
+
+def measure(run: Run) -> Row:
+    if run.method in RIVALS:
+        val_iou, steps, processor_s = run_rival(run)
+    else:
+        val_iou, steps, processor_s, _ = ours.run(*run)
+    if run.budget_s and abs(processor_s / run.budget_s - 1) > 0.1:
+        print(f"warning: {processor_s:.0f} s is more than a tenth off the budget of {run.budget_s:g} s", flush=True)
+    return Row(
+        **run._asdict(),
+        val_iou=round(val_iou, 6),
+        processor_s=round(processor_s, 1),
+        steps=steps,
+        date=time.strftime("%Y-%m-%d"),
+        commit=commit(),
+        torch=version("torch"),
+        cpu=processor(),
+    )
+
+
+def run_rival(run: Run) -> tuple[float, int | None, float]:
+    """The val IoU, the number of steps if it counts any, and the processor time."""
+    command = [sys.executable, str(HERE / "rivals.py"), run.method, run.scene, str(run.seed), str(run.budget_s or 0)]
+    before_s = processor_time.of_ended_children()
+    environment = os.environ | processor_time.ONE_THREAD
+    ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+    if ended.returncode:
+        sys.exit(f"{ended.stdout}{' '.join(command)} ended with {ended.returncode}")
+    result = json.loads(ended.stdout.splitlines()[-1])
+    return result["val_iou"], result["steps"], processor_time.of_ended_children() - before_s
+
+
+def commit() -> str:
+    """The commit that is checked out, and `-changed` if a Python file differs from it."""
+    git = ["git", "-C", str(HERE)]
+    name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
+    is_changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ":/*.py"]).returncode
+    return name.strip() + ("-changed" if is_changed else "")
+
+
+def check_installed(methods: list[str]) -> None:
+    missing = [method for method in methods if method in RIVALS and not find_spec(RIVALS[method])]
+    if missing:
+        modules = ", ".join(RIVALS[method] for method in missing)
+        sys.exit(
+            f"accuracy.py: {' and '.join(missing)}: {modules} cannot be imported; install the extra, "
+            f'pip install -e ".[benchmark]", or take other methods: --methods {" ".join(ours.METHODS)}'
         )
-        try:
-            upload(scene)
-            job = Path(folder)
-            (job / "input/data/config").mkdir(parents=True)
-            (job / "input/data/config" / f"{scene}.yml").write_text(yaml.safe_dump(experiment(scene, settings)))
-            started = time.monotonic()
-            environment = os.environ | CREDENTIALS | {"SAGEMAKER_BASE_DIR": folder}
-            subprocess.run([sys.executable, "-u", "-m", "robosat_pink.train", *overrides], check=True, env=environment)
-            numbers = json.loads((job / "model/metrics.json").read_text())
-            seconds = time.monotonic() - started
-            print(f"{scene}: last epoch's val IoU {numbers['val']['iou']:.4f} after {seconds:.0f} s")
-        finally:
-            server.terminate()
 
 
-CREDENTIALS = {
-    "AWS_ACCESS_KEY_ID": "testing",
-    "AWS_SECRET_ACCESS_KEY": "testing",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_ENDPOINT_URL": f"http://127.0.0.1:{PORT}",
-}
-
-
-def upload(scene: str) -> None:
-    """The scene's images and masks in the original's buckets, the val ids where an earlier run would leave them."""
-    for _ in range(100):
-        try:
-            urlopen(f"http://127.0.0.1:{PORT}/moto-api/", timeout=1)
-            break
-        except OSError:
-            time.sleep(0.2)
-    os.environ.update(CREDENTIALS)
-    client = boto3.client("s3")
-    for kind, bucket in (("imagery", "planet-snowcover-imagery"), ("mask", "planet-snowcover-snow")):
-        client.create_bucket(Bucket=bucket)
-        for path in sorted(SHARED.joinpath(kind).glob(f"{scene}*/**/*.tif")):
-            client.put_object(Bucket=bucket, Key=str(path.relative_to(SHARED / kind)), Body=path.read_bytes())
-    client.create_bucket(Bucket="planet-snowcover-models")
-    ids = "".join(val_ids(scene)).encode()
-    client.put_object(Bucket="planet-snowcover-models", Key=f"{scene}/test_ids.txt", Body=ids)
-
-
-def val_ids(scene: str, bucket: str = "planet-snowcover-imagery") -> list[str]:
-    """Lines of test_ids.txt."""
-    with (SHARED / "manifest.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["scene"].startswith(scene) and row["split"] == "val"]
-    return [f"{bucket}_{row['scene']}-{row['x']}-{row['y']}-{row['z']}\n" for row in rows]
-
-
-def experiment(scene: str, settings: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "dataset": {
-            "image_bucket": "planet-snowcover-imagery",
-            "imagery_directory_regex": settings["expression"],
-            "mask_bucket": "planet-snowcover-snow",
-            "mask_directory_regex": settings["expression"],
-            "split": {"from": f"s3://planet-snowcover-models/{scene}/test_ids.txt"},
-        },
-        "classes": [{"name": settings["class"]}],
-        "channels": [{"bands": [1, 2, 3, 4], "mean": settings["mean"], "std": settings["std"]}],
-        "model": settings["model"],
-    }
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("run", "ablation", "table"))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="NAME", help=f"of {', '.join(METHODS)}")
+    parser.add_argument("--scenes", nargs="+", choices=SCENES, metavar="NAME", help=f"of {', '.join(SCENES)}")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="NUMBER")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="processor time of each network's run")
+    parser.add_argument("--own-length", action="store_true", help="train as long as our experiment says instead")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of our experiments")
+    parser.add_argument("--rows", type=Path, default=HERE / "accuracy.jsonl", metavar="FILE")
+    arguments = parser.parse_args()
+    if arguments.command == "ablation" and (arguments.methods or arguments.own_length or arguments.set):
+        parser.error("ablation runs `strong`, for --seconds, with its own overrides; leave the other options out")
+    is_ablation = arguments.command == "ablation"
+    arguments.methods = arguments.methods or (["strong"] if is_ablation else list(METHODS))
+    arguments.scenes = arguments.scenes or (ABLATION_SCENES if is_ablation else SCENES)
+    arguments.seeds = arguments.seeds or (ABLATION_SEEDS if is_ablation else SEEDS)
+    if (arguments.own_length or arguments.set) and set(arguments.methods) & set(RIVALS):
+        parser.error(f"--own-length and --set are for our methods; add --methods {' '.join(ours.METHODS)}")
+    return arguments
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1] not in SCENES:
-        sys.exit(f"usage: accuracy.py {{{','.join(SCENES)}}} [KEY=VALUE ...]")
-    main(*sys.argv[1:])
+    main()

@@ -11,8 +11,12 @@ PACKAGES = ("obstore", "rasterio", "boto3", "torch")
 
 def describe_machine() -> str:
     """Cores, processor, date and versions."""
+    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES if find_spec(package))
+    return f"{len(os.sched_getaffinity(0))} cores, {processor()}, {time.strftime('%Y-%m-%d')}; {versions}"
+
+
+def processor() -> str:
+    """The processor's name, as the kernel gives it."""
     cpu_info = Path("/proc/cpuinfo").read_text().splitlines()
     model_names = [line for line in cpu_info if line.startswith("model name")]
-    processor = model_names[0].partition(": ")[2] if model_names else "unknown processor"
-    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES if find_spec(package))
-    return f"{len(os.sched_getaffinity(0))} cores, {processor}, {time.strftime('%Y-%m-%d')}; {versions}"
+    return model_names[0].partition(": ")[2] if model_names else "unknown processor"

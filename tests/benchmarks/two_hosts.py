@@ -2,9 +2,9 @@
 
     python tests/benchmarks/two_hosts.py [KEY=VALUE ...]
 
-The training of accuracy.py, with ordinary batch norm, in the image robosat_pink:test, which it builds; once for each
-seed, for a training of one seed differs by 0.04 when as little as its number of threads does. Needs a Docker engine and
-the folder of real tiles (../shared/data).
+The experiment `original` of accuracy.py, with ordinary batch norm, in the image robosat_pink:test, which it builds;
+once for each seed, for a training of one seed differs by 0.04 when as little as its number of threads does. Needs a
+Docker engine and the folder of real tiles (../shared/data).
 """
 
 import json
@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import accuracy
+import ours
+import real_tiles
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 
@@ -25,17 +26,14 @@ from container.hosts import HOSTS, Hosts
 
 SCENE = "l7_everest_glacier"
 SEEDS = (0, 1, 2)
+EPOCHS = 30
+MOUNTED = "/data"  # where the containers have the real tiles
 
 
 def main(*overrides: str) -> None:
     subprocess.run(["docker", "build", "--quiet", *NETWORK, "--tag", IMAGE, ROOT], check=True)
-    settings = accuracy.SCENES[SCENE]
-    experiment = accuracy.experiment(SCENE, settings)
-    experiment["dataset"] |= {
-        "image_bucket": "/data/imagery",
-        "mask_bucket": "/data/mask",
-        "split": {"from": "/opt/ml/input/data/ids/test_ids.txt"},
-    }
+    experiment = ours.experiment("original", SCENE, "/opt/ml/input/data/ids/test_ids.txt", MOUNTED)
+    experiment["model"]["epochs"] = EPOCHS
     scores: dict[int, list[float]] = {1: [], 2: []}
     for seed in SEEDS:
         for hosts in (HOSTS[:1], HOSTS):
@@ -51,12 +49,12 @@ def main(*overrides: str) -> None:
 def train(experiment: dict[str, Any], hosts: tuple[str, ...], *overrides: str) -> tuple[float, float]:
     """The last epoch's val IoU, and seconds."""
     with tempfile.TemporaryDirectory() as folder:
-        job = Hosts(IMAGE, accuracy.SHARED, Path(folder))
+        job = Hosts(IMAGE, real_tiles.FOLDER, Path(folder))
         try:
             for host in hosts:
                 ids = job.base(host) / "input/data/ids/test_ids.txt"
                 ids.parent.mkdir(parents=True)
-                ids.write_text("".join(accuracy.val_ids(SCENE, bucket="_data_imagery")))
+                ids.write_text("\n".join(real_tiles.val_ids(SCENE, MOUNTED)))
             started = time.monotonic()
             job.start(experiment, *overrides, hosts=hosts)
             codes = job.end(hosts)
