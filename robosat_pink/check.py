@@ -25,7 +25,8 @@ from robosat_pink.container.contract import Container
 from robosat_pink.container.redaction import redacted_tree
 from robosat_pink.datasets import TilePairs, coverage
 from robosat_pink.datasets.loader import crops_of_an_epoch
-from robosat_pink.datasets.normalisation import FLAT, normalisation, with_statistics, without_flat
+from robosat_pink.datasets.normalisation import FLAT, normalisation, without_flat
+from robosat_pink.datasets.reader import SYMMETRIES
 from robosat_pink.datasets.split import Split
 from robosat_pink.datasets.store_options import store_options
 from robosat_pink.distributed import launcher
@@ -77,7 +78,9 @@ def check(config: Config, container: Container) -> None:
     for line in directory_lines(tiles, split):
         log.info(line)
     surveyed = survey(config, tiles, split.train)
-    config = dataclasses.replace(config, channels=with_statistics(config.channels, surveyed.mean, surveyed.std))
+    pixels = int(surveyed.coverage.pixels.sum())
+    channels = coverage.measured_channels(config.channels, pixels, surveyed.mean, surveyed.std)
+    config = dataclasses.replace(config, channels=channels)
     for line in (*class_lines(config, tiles, surveyed), *channel_lines(config, surveyed)):
         log.info(line)
     log.info(time_line(config, split, surveyed, model, process))
@@ -186,6 +189,8 @@ def time_line(config: Config, split: Split, surveyed: Survey, model: nn.Module, 
     tiles_read = len(surveyed.coverage.rows)
     reading_s = surveyed.seconds / tiles_read * (len(split.train) + len(split.val)) / parallel
     run_s = config.model.epochs * epoch_s + max(0.0, reading_s - epoch_s)
+    if config.model.symmetries:  # the val tiles with the last weights, then on one rank with the best ones
+        run_s += SYMMETRIES * tile_s * evaluated * (1 / parallel + 1)
     remark = f", by {process.size} processes" if process.size > 1 else ""
     if config.runtime.compile:
         remark += ", not compiled (which takes a minute or more)"
@@ -216,8 +221,9 @@ def step_seconds(
         """Seconds per tile."""
         size = math.ceil(share / micro_batches)
         model.zero_grad()
-        # Takes the memory of Adam's moments.
-        moments = [torch.empty_like(parameter) for parameter in model.parameters() for _ in range(2)]
+        # Takes the memory of Adam's moments, and of the average of the weights.
+        copies = 3 if config.model.ema else 2
+        moments = [torch.empty_like(parameter) for parameter in model.parameters() for _ in range(copies)]
         image = torch.randn(size, config.num_channels, side, side, device=device).contiguous(memory_format=layout)
         mask = (torch.arange(side, device=device) * max(config.num_classes, 2) // side).byte().expand(size, side, side)
         started = time.monotonic()

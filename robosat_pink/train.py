@@ -102,7 +102,7 @@ def evaluate_and_report(outcome: RunOutcome, container: Container, stop: StopReq
         from robosat_pink.training import final_evaluation
 
         best = final_evaluation.evaluate_best(outcome, container, stop)
-        from robosat_pink.report import build  # imported late: a broken library of pictures costs only the report
+        from robosat_pink.report import build  # imported late: a broken matplotlib costs only the report
 
         build.make_report(outcome, best, container)
     except Stopped:
@@ -112,7 +112,11 @@ def evaluate_and_report(outcome: RunOutcome, container: Container, stop: StopReq
     except BaseException as error:  # obstore's panics do not derive from Exception
         is_defect = not isinstance(error, RobosatError)
         message = user_message(error)
-        log.warning("warning: no report: %s; model and metrics are complete", message, exc_info=is_defect)
+        log.warning(
+            "warning: no report: %s; model and metrics are complete",
+            message,
+            exc_info=is_defect,
+        )
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:

@@ -1,7 +1,7 @@
 """The recipes by name: defaults of an experiment, for keys that its file leaves out. Called by `loading`.
 
-`original` is planet-snowcover's way of training, which files without `model.recipe` mean: the defaults in `sections`.
-`strong` was chosen by measurement; docs/accuracy.md has the numbers.
+`original`, the default, is planet-snowcover's way of training: the defaults in `sections`. docs/accuracy.md has the
+trials from which `strong` was made.
 """
 
 from __future__ import annotations
@@ -41,7 +41,11 @@ def fill_in(tree: dict[str, Any]) -> None:
     names = [name for name in readings(model.get("recipe")) if isinstance(name, str) and name in RECIPES]
     recipe = RECIPES[names[0]] if names else {}
     for section, defaults in recipe.items():
-        entries = tree[section] = from_json(tree.get(section) or {})
+        if tree.get(section) is None:
+            if section == "channels":  # required, and missed by `parsing`
+                continue
+            tree[section] = {}
+        entries = tree[section] = from_json(tree[section])
         for entry in entries if isinstance(entries, list) else [entries]:
             if isinstance(entry, dict):
                 entry |= {name: value for name, value in defaults.items() if name not in entry}

@@ -174,7 +174,7 @@ class ModelConfig:
 class SamplingConfig:
     """Which crops an epoch trains on."""
 
-    tiles_per_epoch: int | Literal["auto"] | None = key(None, between(1, 10**9))
+    tiles_per_epoch: int | Literal["auto"] | None = key(None, between(1, 10**7))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from robosat_pink.config import ChannelConfig, Config
+from robosat_pink.config.sections import LARGEST as MOST
 from robosat_pink.container.some_names import some_names
 from robosat_pink.datasets.image_kinds import NO_SCALE, ways_to_agree
 from robosat_pink.datasets.normalisation import Moments, is_measured, with_statistics
@@ -110,14 +111,14 @@ class Counting:
 
 
 class Look(NamedTuple):
-    """What a look at some of the training tiles shows."""
+    """Remarks on some of the training tiles, and their statistics."""
 
     remarks: list[str]  # for log and report
     channels: tuple[ChannelConfig, ...]  # the experiment's, with the statistics of these tiles
 
 
 def look(config: Config, tiles: TilePairs, rows: np.ndarray) -> Look:
-    """Read some of the training tiles. Raises DataError if statistics must be measured, but no pixel is valid.
+    """Read some of the training tiles. Raises DataError if statistics must be measured, but cannot be.
 
     There are no remarks if a tile has changed since it was listed: the run reads that tile later, and handles it then.
     Only if statistics must be measured, Changed is raised.
@@ -129,17 +130,37 @@ def look(config: Config, tiles: TilePairs, rows: np.ndarray) -> Look:
             counting.add(sample)
             if must_measure:
                 moments.add(scaled_values(sample))
-        found = list(remarks(config, tiles, counting.finish(len(rows))))
+        tile_remarks = list(remarks(config, tiles, counting.finish(len(rows))))
     except Changed:
         if must_measure:
             raise
-        found = []
-    if must_measure and not moments.count:
+        tile_remarks = []
+    return Look(tile_remarks, measured_channels(config.channels, moments.count, moments.mean, moments.std))
+
+
+def measured_channels(
+    channels: Sequence[ChannelConfig], pixels: int, mean: np.ndarray, std: np.ndarray
+) -> tuple[ChannelConfig, ...]:
+    """The experiment's channels with the statistics (C,) of so many valid pixels, if these had to be measured.
+
+    Raises DataError if there are no such pixels, or if a statistic is beyond what the keys accept.
+    """
+    if not is_measured(channels):
+        return tuple(channels)
+    if not pixels:
         raise DataError(
-            f"channels[].mean: auto: no pixel of the {len(chosen(rows))} training tiles read has both image and mask "
-            "data; set mean and std"
+            "channels[].mean: auto: no pixel of the training tiles read has both image and mask data; set mean and std"
         )
-    return Look(found, with_statistics(config.channels, moments.mean, moments.std))
+    measured = with_statistics(channels, mean, std)
+    for number, channel in enumerate(measured):
+        for name, values in (("mean", channel.mean), ("std", channel.std)):
+            beyond = [value for value in values or () if not abs(float(value)) <= MOST]
+            if beyond:
+                raise DataError(
+                    f"channels.{number}.{name}: auto: {beyond[0]:g} was measured in the training tiles; accepted: up "
+                    f"to {MOST:,}; declare the images' nodata, or set mean and std"
+                )
+    return measured
 
 
 def scaled_values(sample: Sample) -> np.ndarray:

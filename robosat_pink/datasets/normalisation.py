@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,17 +53,15 @@ def is_measured(channels: Sequence[ChannelConfig]) -> bool:
 def with_statistics(channels: Sequence[ChannelConfig], mean: np.ndarray, std: np.ndarray) -> tuple[ChannelConfig, ...]:
     """The channels with these statistics of the selected bands, in order, for each mean and std of "auto".
 
-    They have DIGITS significant digits. A band that is the same everywhere gets a std of 1; one that is not normalised,
-    because its scale is "raw", gets none.
+    They have DIGITS significant digits. A band that is the same everywhere gets a std of 1.
     """
     replaced, first = [], 0
     for channel in channels:
         bands = slice(first, first + len(channel.bands))
         first = bands.stop
         measured = {"mean": _rounded(mean[bands]), "std": _rounded(without_flat(mean[bands], std[bands]))}
-        auto = {name: value for name, value in measured.items() if getattr(channel, name) == "auto"}
-        is_raw = channel.scale == "raw"
-        replaced.append(replace(channel, **(dict.fromkeys(auto) if is_raw else auto)))
+        auto: dict[str, Any] = {name: value for name, value in measured.items() if getattr(channel, name) == "auto"}
+        replaced.append(replace(channel, **auto))
     return tuple(replaced)
 
 

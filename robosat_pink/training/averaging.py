@@ -11,7 +11,7 @@ import copy
 import torch
 from torch import nn
 
-FIRST_STEPS = 10  # the first steps count for less: after step n, the decay is at most n / (n + FIRST_STEPS)
+FIRST_STEPS = 10  # the decay of step n is at most n / (n + FIRST_STEPS), so that random weights are soon forgotten
 
 
 class AveragedModel:
@@ -23,10 +23,13 @@ class AveragedModel:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the average towards the model's weights after a step. Does not wait for the device."""
+        """Move the average towards the model's weights after a step, also one that changed none of them.
+
+        Does not wait for the device.
+        """
         self.updates += 1
         weight = 1 - min(self.decay, self.updates / (self.updates + FIRST_STEPS))
-        averages, values = (list(each.state_dict().values()) for each in (self.model, model))
+        averages, values = (list(network.state_dict().values()) for network in (self.model, model))
         floats = [number for number, value in enumerate(values) if value.is_floating_point()]
         torch._foreach_lerp_([averages[number] for number in floats], [values[number] for number in floats], weight)
         for number in set(range(len(values))).difference(floats):  # counts

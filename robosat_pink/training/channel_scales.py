@@ -51,8 +51,8 @@ def resolve_scales(config: Config, initial: InitialCheckpoint | None) -> Config:
                 scale,
                 saved[number],
             )
-        statistics = _statistics(channel, learnt[number]) if number < len(learnt) else {}
-        channels.append(dataclasses.replace(channel, scale=scale, **statistics))
+        channel = dataclasses.replace(channel, scale=scale)
+        channels.append(_with_known_statistics(channel, learnt[number] if number < len(learnt) else None))
     scales = [channel.scale for channel in channels]
     if "tags" in scales and set(scales) != {"tags"}:
         raise ConfigError(
@@ -74,11 +74,18 @@ def _saved_channels(name: str, metadata: Mapping[str, Any]) -> list[ChannelConfi
     return [channel for channel in channels if channel]
 
 
-def _statistics(channel: ChannelConfig, learnt: ChannelConfig) -> dict[str, Any]:
-    """The `mean` and `std` with which the weights learnt, where the experiment says "auto"."""
-    if len(learnt.bands) != len(channel.bands):
-        return {}
-    return {name: getattr(learnt, name) for name in ("mean", "std") if getattr(channel, name) == "auto"}
+def _with_known_statistics(channel: ChannelConfig, learnt: ChannelConfig | None) -> ChannelConfig:
+    """The channel with the mean and std of the initial checkpoint where it says "auto"; none for `raw` numbers.
+
+    Statistics of other bands, or by another scale, are not taken: "auto" stays, and they are measured.
+    """
+    auto = [name for name in ("mean", "std") if getattr(channel, name) == "auto"]
+    if channel.scale == "raw":
+        none: dict[str, Any] = dict.fromkeys(auto)
+        return dataclasses.replace(channel, **none)
+    if learnt is None or (learnt.bands, learnt.scale) != (channel.bands, channel.scale):
+        return channel
+    return dataclasses.replace(channel, **{name: getattr(learnt, name) for name in auto})
 
 
 def _saved_scales(name: str, metadata: Mapping[str, Any]) -> list[Any]:

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 FREE_TO_CHANGE = (
     "model.epochs",
     "model.patience",
+    "model.recipe",  # its keys are compared one by one
     "model.symmetries",
     "runtime.",
     "checkpoint.resume",

@@ -15,7 +15,7 @@ from robosat_pink.training import metrics
 RESAMPLES = 1000
 PERCENT = 95
 SEED = 0
-BLOCK = 50  # resamples at a time: each takes K x K numbers
+BLOCK_NUMBERS = 10**7  # counts of drawn ground tiles in memory at a time
 INTERVAL_METRICS = tuple(name for name in metrics.NAMES if name != "loss")
 
 
@@ -33,10 +33,12 @@ def intervals(confusions: np.ndarray, ground: np.ndarray, class_names: Sequence[
     np.add.at(by_ground, group.reshape(-1), confusions.reshape(len(confusions), -1))
     values: dict[str, list[float]] = {name: [] for name in INTERVAL_METRICS}
     random = np.random.default_rng(SEED)
-    for _ in range(RESAMPLES // BLOCK):
-        drawn = random.integers(0, len(names), (BLOCK, len(names)))
-        times = np.stack([np.bincount(one, minlength=len(names)) for one in drawn]).astype(np.float64)
-        for matrix in (times @ by_ground).reshape(BLOCK, size, size):
+    block = max(1, BLOCK_NUMBERS // len(names))
+    for first in range(0, RESAMPLES, block):
+        times = np.empty((min(block, RESAMPLES - first), len(names)))
+        for counts in times:
+            counts[:] = np.bincount(random.integers(0, len(names), len(names)), minlength=len(names))
+        for matrix in (times @ by_ground).reshape(-1, size, size):
             scores = metrics.scores(matrix, class_names, math.nan)
             for name in INTERVAL_METRICS:
                 values[name].append(scores[name])

@@ -137,6 +137,8 @@ class Outputs(NoOutputs):
         """After the last epoch, fill the model folder: it is empty if the run resumed with no epoch left."""
         self.writer.wait()
         self._is_complete = True
+        if state.best_weights and self._epoch_of_best_file != state.best_epoch:
+            self._save_best(state)  # an earlier run's file may say model.symmetries otherwise
         self._fill_model_folder(state)
         epochs = self.config.model.epochs
         if not (self.model / checkpoint.epoch_name(state.epoch, epochs)).exists():  # model.epochs was larger before

@@ -16,6 +16,9 @@ from robosat_pink.container import hardware
 from robosat_pink.container.contract import Container
 from robosat_pink.container.redaction import redacted_tree
 from robosat_pink.container.stop_request import Stopped, StopRequest
+from robosat_pink.datasets import TilePairs
+from robosat_pink.datasets.coverage import Look
+from robosat_pink.datasets.split import Split
 from robosat_pink.datasets.store_options import store_options
 from robosat_pink.datasets.tile_file import START_AGAIN, Changed
 from robosat_pink.distributed.process_group import World
@@ -55,8 +58,8 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
 
     torch.manual_seed(config.runtime.seed)
     compute = setup.choose_compute(config, world)
-    tiles, split = setup.find_tiles(config, container, world)
-    config, remarks = setup.inspect_training_tiles(config, tiles, split, world)
+    tiles, split, look = find_and_inspect_tiles(config, container, world)
+    config = dataclasses.replace(config, channels=look.channels)
     is_synchronised = config.model.batch_norm == "synchronised" and world.size > 1
     model, upsampling = setup.make_model(config, initial, compute.device, store, is_synchronised)
     state = setup.make_state(model, config, compute)
@@ -69,7 +72,7 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
         save_every_s = 60 * config.checkpoint.every_minutes if points else None
         control = LoopControl(world, stop, writer, save_every_s, config.runtime.max_seconds)
         loader = setup.make_loader(tiles, config, compute.device, control.interrupt, world.process)
-        data = setup.make_data(config, split, loader, compute.device, remarks)
+        data = setup.make_data(config, split, loader, compute.device, look.remarks)
         show_progress = progress.bar if container.is_interactive() and world.is_rank_zero else progress.lines
         task = Task(config, objective, data, compute, control, show_progress)
         outputs = NoOutputs()
@@ -83,6 +86,22 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
         outcome = train_and_evaluate(state, task, outputs, container, stop)
     log.info("model and metrics are in %s; best epoch %d of %d", container.model, state.best_epoch, state.epoch)
     return outcome
+
+
+def find_and_inspect_tiles(config: Config, container: Container, world: World) -> tuple[TilePairs, Split, Look]:
+    """List and split the tiles, and look at some of them.
+
+    If a tile changes meanwhile and dataset.if_changed is "relist", the tiles are listed again.
+    """
+    for relistings in itertools.count():
+        tiles, split = setup.find_tiles(config, container, world)
+        try:
+            return tiles, split, setup.inspect_training_tiles(config, tiles, split, world)
+        except Changed as error:
+            if config.dataset.if_changed == "error" or relistings == MOST_RELISTINGS:
+                raise
+            log.warning("warning: %s", str(error).removesuffix(START_AGAIN))
+    raise AssertionError
 
 
 def train_and_evaluate(
@@ -118,7 +137,7 @@ def list_again(state: State, task: Task, outputs: NoOutputs, container: Containe
     """List the tiles again, restart the unfinished epoch, and return the task with the new tiles."""
     config, compute = task.config, task.compute
     if state.epoch == config.model.epochs or loop.is_patience_over(state, config.model):
-        log.warning("listing again; the held-out tiles are evaluated again")
+        log.warning("listing again; the evaluation after the last epoch restarts")
     else:
         log.warning("listing again; epoch %d restarts", state.epoch + 1)
     task.data.loader.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -89,18 +88,17 @@ def find_tiles(config: Config, container: Container, world: World) -> tuple[Tile
     return tiles, split
 
 
-def inspect_training_tiles(config: Config, tiles: TilePairs, split: Split, world: World) -> tuple[Config, list[str]]:
-    """Read some of the training tiles on rank 0; log the remarks on them, and what was measured.
-
-    Returns the experiment with a mean and std for each channel, and the remarks.
-    """
+def inspect_training_tiles(config: Config, tiles: TilePairs, split: Split, world: World) -> coverage.Look:
+    """Read some of the training tiles on rank 0; log the remarks on them, and what was measured."""
     look: coverage.Look = world.on_rank_zero(lambda: coverage.look(config, tiles, split.train))
     for remark in look.remarks:
         log.log(logging.WARNING if remark.startswith("warning: ") else logging.INFO, remark)
     for number, (before, channel) in enumerate(zip(config.channels, look.channels, strict=True)):
-        if before != channel:
-            log.info("channels.%d: mean %s, std %s in the training tiles", number, channel.mean, channel.std)
-    return replace(config, channels=look.channels), look.remarks
+        auto = [name for name in ("mean", "std") if getattr(before, name) == "auto"]
+        if auto:
+            measured = ", ".join(f"{name} {getattr(channel, name)}" for name in auto)
+            log.info("channels.%d, measured in the training tiles: %s", number, measured)
+    return look
 
 
 def make_model(

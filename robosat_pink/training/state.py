@@ -22,7 +22,7 @@ from robosat_pink.training.phase_metrics import PhaseMetrics
 class State:
     """Everything that changes during training.
 
-    It contains no random state: crops, symmetries and permutations are drawn from (seed, epoch, row), and the networks
+    It contains no random state: crops, symmetries and permutations are drawn from seed, epoch and row, and the networks
     draw nothing after they are built.
     """
 
@@ -46,7 +46,7 @@ class State:
         return self.average.model if self.average else self.model
 
     def to_content(self) -> dict[str, Any]:
-        """The content of a resume point; its keys never change.
+        """The content of a resume point; its keys are never renamed.
 
         `state_dict` is what is evaluated. With model.ema, the weights that are trained stand beside it.
         """
@@ -94,7 +94,7 @@ class State:
             raise CheckpointError(f"not a resume point of this network and version: {error}") from error
 
     def restore_average(self, content: Mapping[str, Any]) -> None:
-        """Load a checkpoint's average of the weights; without one, it starts anew from the model's weights."""
+        """Load a checkpoint's average of the weights; without one, it restarts from the model's weights."""
         if not self.average:
             return
         has_average = "trained_state_dict" in content

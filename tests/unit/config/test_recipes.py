@@ -79,3 +79,14 @@ def test_recipe_that_is_none_is_an_error_that_names_them(tmp_path: Path, model: 
 def test_recipe_fits_the_keys_it_fills_in(tmp_path: Path, name: str) -> None:
     for network in ("unet", "albunet", "ternausnetv2"):
         load(tmp_path, FILE + f"model: {{name: {network}, recipe: {name}}}")
+
+
+@pytest.mark.parametrize("channels", ["", "channels: []", "channels:"])
+def test_missing_channels_are_missed_as_without_a_recipe(tmp_path: Path, channels: str) -> None:
+    text = "\n".join(line for line in FILE.splitlines() if "channels" not in line) + f"\n{channels}\n"
+    messages = []
+    for recipe in RECIPES:
+        with pytest.raises(ConfigError) as caught:
+            load(tmp_path, text + f"model: {{name: unet, recipe: {recipe}}}")
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]

@@ -18,14 +18,17 @@ from scenes import SNOW, pairs_in, write_pair
 AUTO = ChannelConfig(bands=(1, 2), mean="auto", std="auto", scale="auto")
 
 
-def measured(folder: Path, *channels: ChannelConfig, rows: tuple[int, ...] = (0, 1)) -> tuple[ChannelConfig, ...]:
-    config = Config(
+def experiment(*channels: ChannelConfig) -> Config:
+    return Config(
         dataset=DatasetConfig(image_bucket="/", mask_bucket="/"),
         classes=SNOW,
         channels=channels,
         model=ModelConfig(name="unet"),
     )
-    return coverage.look(config, pairs_in(folder, SNOW, channels), np.array(rows)).channels
+
+
+def measured(folder: Path, *channels: ChannelConfig, rows: tuple[int, ...] = (0, 1)) -> tuple[ChannelConfig, ...]:
+    return coverage.look(experiment(*channels), pairs_in(folder, SNOW, channels), np.array(rows)).channels
 
 
 def write(folder: Path, x: int, image: np.ndarray, **options: Any) -> None:
@@ -55,30 +58,30 @@ def test_only_what_is_auto_is_replaced_each_channel_by_its_own_bands(tmp_path: P
     assert (second.mean, second.std) == ((5.0,), (1.0,))  # nothing to divide by
 
 
-def test_raw_numbers_are_not_normalised(tmp_path: Path) -> None:
-    write(tmp_path, 0, np.ones((2, 8, 8), dtype=np.uint8))
-    (channel,) = measured(tmp_path, dataclasses.replace(AUTO, scale="raw"), rows=(0,))
+def test_raw_numbers_have_no_statistics() -> None:
+    (channel,) = resolve_scales(experiment(dataclasses.replace(AUTO, scale="raw")), None).channels
     assert (channel.mean, channel.std) == (None, None)
+
+
+@pytest.mark.parametrize("value", [-3e38, 3e38])
+def test_statistics_beyond_what_the_keys_accept_are_refused(tmp_path: Path, value: float) -> None:
+    write_pair(tmp_path, 0, image=np.full((2, 8, 8), value, dtype=np.float32), mask=np.ones((8, 8), dtype=np.uint8))
+    with pytest.raises(DataError, match=r"channels\.0\.mean: auto: .*declare the images' nodata, or set mean and std"):
+        measured(tmp_path, AUTO, rows=(0,))
 
 
 def test_tiles_without_a_valid_pixel_have_no_statistics(tmp_path: Path) -> None:
     write(tmp_path, 0, np.full((2, 8, 8), 7, dtype=np.uint8), image_nodata=7)
-    with pytest.raises(DataError, match="no pixel of the 1 training tiles read has both image and mask data"):
+    with pytest.raises(DataError, match="no pixel of the training tiles read has both image and mask data"):
         measured(tmp_path, AUTO, rows=(0,))
 
 
-def test_weights_to_start_from_bring_their_own_statistics() -> None:
-    config = Config(
-        dataset=DatasetConfig(image_bucket="/", mask_bucket="/"),
-        classes=SNOW,
-        channels=(AUTO,),
-        model=ModelConfig(name="unet"),
-    )
-    learnt = {"bands": [1, 2], "mean": [0.5, 0.25], "std": [2, 3], "scale": 255}
+@pytest.mark.parametrize(
+    ("change", "is_taken"), [({}, True), ({"bands": [2, 1]}, False), ({"scale": 100}, False), ({"mean": None}, True)]
+)
+def test_weights_to_start_from_bring_the_statistics_of_their_bands(change: dict[str, Any], is_taken: bool) -> None:
+    learnt = {"bands": [1, 2], "mean": [0.5, 0.25], "std": [2, 3], "scale": 255} | change
     start = InitialCheckpoint("a.pth", {"metadata": {"scale": [255], "config": {"channels": [learnt]}}}, False)
-    (channel,) = resolve_scales(config, start).channels
-    assert (channel.mean, channel.std) == ((0.5, 0.25), (2.0, 3.0))
-    one_band = InitialCheckpoint(
-        "a.pth", {"metadata": {"config": {"channels": [{"bands": [1], "mean": [0.5]}]}}}, False
-    )
-    assert resolve_scales(config, one_band).channels[0].mean == "auto"
+    (channel,) = resolve_scales(experiment(dataclasses.replace(AUTO, scale=255)), start).channels
+    expected = None if learnt["mean"] is None else (0.5, 0.25)
+    assert (channel.mean, channel.std) == ((expected, (2.0, 3.0)) if is_taken else ("auto", "auto"))
