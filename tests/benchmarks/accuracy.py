@@ -70,6 +70,7 @@ def runs_of(arguments: argparse.Namespace) -> Iterator[Run]:
 
 
 def measure(run: Run) -> Row:
+    measured_commit = commit()  # before the run: the code may change during it
     if run.method in RIVALS:
         val_iou, steps, processor_s = run_rival(run)
     else:
@@ -82,7 +83,7 @@ def measure(run: Run) -> Row:
         processor_s=round(processor_s, 1),
         steps=steps,
         date=time.strftime("%Y-%m-%d"),
-        commit=commit(),
+        commit=measured_commit,
         torch=version("torch"),
         cpu=processor(),
     )
