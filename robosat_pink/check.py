@@ -24,15 +24,16 @@ from robosat_pink.container import device as devices
 from robosat_pink.container.contract import Container
 from robosat_pink.container.redaction import redacted_tree
 from robosat_pink.datasets import TilePairs, coverage
-from robosat_pink.datasets.normalisation import normalisation
+from robosat_pink.datasets.loader import crops_of_an_epoch
+from robosat_pink.datasets.normalisation import FLAT, normalisation, with_statistics, without_flat
 from robosat_pink.datasets.split import Split
 from robosat_pink.datasets.store_options import store_options
 from robosat_pink.distributed import launcher
 from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.distributed.process_group import World
-from robosat_pink.losses import build_loss
+from robosat_pink.losses import LOSSES, build_loss
 from robosat_pink.report.scenes import confusion_labels
-from robosat_pink.survey import Survey, survey
+from robosat_pink.survey import Survey, suggested_classes, survey
 from robosat_pink.training import initial_checkpoint, out_of_memory, resume
 from robosat_pink.training.channel_scales import resolve_scales
 from robosat_pink.training.progress import duration
@@ -45,7 +46,6 @@ SHOWN_DIRECTORIES = 20
 PROBE_PIXELS = 256  # tile side in a step on a CPU: with 512, a large model takes a minute
 STEPS = 4
 EVALUATION_SHARE = 1 / 3  # time of an evaluation step relative to a training step: forward without backward
-FLAT = 1e-6  # a std up to FLAT * max(|mean|, 1) is rounding error
 FAR_MEAN, FAR_STD = 0.25, 1.5  # measured values are suggested beyond this distance in stds, or this ratio of stds
 SCALES = (1, 255, 10000, 65535)
 USUAL = (0.05, 2.0)  # range of the brightest pixels after scaling
@@ -77,10 +77,11 @@ def check(config: Config, container: Container) -> None:
     for line in directory_lines(tiles, split):
         log.info(line)
     surveyed = survey(config, tiles, split.train)
+    config = dataclasses.replace(config, channels=with_statistics(config.channels, surveyed.mean, surveyed.std))
     for line in (*class_lines(config, tiles, surveyed), *channel_lines(config, surveyed)):
         log.info(line)
     log.info(time_line(config, split, surveyed, model, process))
-    for line in disk_lines(container, tiles, surveyed, model):
+    for line in disk_lines(container, tiles, surveyed, model, config.model.ema is not None):
         log.info(line)
     log.info("checked; nothing was trained")
 
@@ -99,7 +100,7 @@ def directory_lines(tiles: TilePairs, split: Split) -> Iterator[str]:
 
 
 def class_lines(config: Config, tiles: TilePairs, surveyed: Survey) -> Iterator[str]:
-    """A line with each class's share of pixels, then remarks and warnings about the classes."""
+    """A line with each class's share of pixels, then remarks and warnings about the classes, and better weights."""
     names = confusion_labels([class_.name for class_ in config.classes])
     covered = surveyed.coverage
     shares = ", ".join(f"{name} {share:.2%}" for name, share in zip(names, surveyed.shares, strict=True))
@@ -108,14 +109,16 @@ def class_lines(config: Config, tiles: TilePairs, surveyed: Survey) -> Iterator[
         f"{covered.ignored / covered.everything:.2%} of all pixels have no data"
     )
     yield from coverage.remarks(config, tiles, covered)
-    if config.num_classes > 1 or config.model.loss != "lovasz":
-        return
-    for name, share in zip(names, surveyed.shares, strict=True):
-        if 0 < share < SPARSE:
-            yield (
-                f"warning: {name} is sparse; lovasz alone may stall, so consider model.loss: "
-                "{lovasz: 0.5, cross_entropy: 1}"
-            )
+    may_stall = config.num_classes == 1 and config.model.loss == "lovasz"
+    sparse = [name for name, share in zip(names, surveyed.shares, strict=True) if may_stall and 0 < share < SPARSE]
+    for name in sparse:
+        yield (
+            f"warning: {name} is sparse; lovasz alone may stall, so consider model.loss: "
+            "{lovasz: 0.5, cross_entropy: 1}"
+        )
+    takes_weights = any(LOSSES[name].takes_class_weights for name in config.model.losses)
+    if (takes_weights or sparse) and (classes := suggested_classes(config, covered.pixels)):
+        yield f"  suggested{', with that loss' if sparse else ''}, to balance the classes: classes: {classes}"
 
 
 def channel_lines(config: Config, surveyed: Survey) -> Iterator[str]:
@@ -149,7 +152,7 @@ def suggestion_lines(
     configured_mean, configured_std = (np.array(values[bands]) for values in normalisation(config.channels))
     mean, std, brightest = surveyed.mean[bands], surveyed.std[bands], float(surveyed.high[bands].max())
     is_flat = std <= FLAT * np.maximum(np.abs(mean), 1)
-    std = np.where(is_flat, 1, std)  # dividing by a flat band's std would only magnify rounding errors
+    std = without_flat(mean, std)
     if is_flat.any():
         flat = ", ".join(str(band) for band, is_flat_band in zip(channel.bands, is_flat, strict=True) if is_flat_band)
         yield f"  the same value everywhere, so that nothing can be learnt from it: band {flat}"
@@ -178,7 +181,8 @@ def time_line(config: Config, split: Split, surveyed: Survey, model: nn.Module, 
     # Ranks on a CPU share the cores of their host.
     parallel = process.size if device.type == "cuda" else process.size // process.local_size
     evaluated = len(split.val) * (surveyed.padded_side / config.model.tile_size) ** 2 * EVALUATION_SHARE
-    epoch_s = tile_s * (len(split.train) + evaluated) / parallel
+    crops = crops_of_an_epoch(len(split.train), config.sampling.tiles_per_epoch)
+    epoch_s = tile_s * (crops + evaluated) / parallel
     tiles_read = len(surveyed.coverage.rows)
     reading_s = surveyed.seconds / tiles_read * (len(split.train) + len(split.val)) / parallel
     run_s = config.model.epochs * epoch_s + max(0.0, reading_s - epoch_s)
@@ -229,12 +233,18 @@ def step_seconds(
     return min(seconds) * (config.model.tile_size / side) ** 2
 
 
-def disk_lines(container: Container, tiles: TilePairs, surveyed: Survey, model: nn.Module) -> Iterator[str]:
-    """The needed and the free disk space. A checkpoint with Adam's moments takes three times the weights."""
+def disk_lines(
+    container: Container, tiles: TilePairs, surveyed: Survey, model: nn.Module, is_averaged: bool
+) -> Iterator[str]:
+    """The needed and the free disk space. A checkpoint with Adam's moments takes three times the weights.
+
+    If their average is kept, it takes once more.
+    """
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
-    yield _disk_line("model", container.model, 4 * weights, 7 * weights)
+    epoch = 4 if is_averaged else 3
+    yield _disk_line("model", container.model, (epoch + 1) * weights, (2 * epoch + 1) * weights)
     if container.checkpoints:
-        yield _disk_line("resume points", container.checkpoints, 8 * weights, 12 * weights)
+        yield _disk_line("resume points", container.checkpoints, 2 * (epoch + 1) * weights, 3 * (epoch + 1) * weights)
     cache = tiles.reader.cache
     if cache:
         decoded = surveyed.decoded_bytes / len(surveyed.coverage.rows) * len(tiles)

@@ -11,15 +11,18 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from robosat_pink import models, sagemaker
 from robosat_pink.config import Config
 from robosat_pink.config.keys import Key, leaf_keys
+from robosat_pink.config.recipes import RECIPES
 from robosat_pink.config.schema import json_schema
 
 # A table row with the columns key, accepted, default and description.
 KEY_ROW = re.compile(r"^\| `(\w+[\w.\[\]]*\.\w+)` \|[^|\n]*\|[^|\n]*\| (.*) \|$", re.MULTILINE)
 NETWORK_HEAD = "| network | encoders, the default first | sides | ImageNet weights |\n|---|---|---|---|\n"
+RECIPE_HEAD = "| key | `strong` |\n|---|---|\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,10 +54,12 @@ def descriptions_in(page: str) -> dict[str, str]:
 
 
 def with_tables_written(page: str, keys: Mapping[str, Key]) -> str:
-    """The page with the row of every key rewritten, except its description, and with the table of networks."""
+    """The page with the row of every key rewritten, except its description, and the tables of networks and recipes."""
     page = KEY_ROW.sub(lambda row: row_of(row[1], keys[row[1]], row[2]), page)
-    before, _, after = page.partition(NETWORK_HEAD)
-    return before + NETWORK_HEAD + network_rows() + re.sub(r"\A(\|.*\n)*", "", after)
+    for head, rows in ((NETWORK_HEAD, network_rows()), (RECIPE_HEAD, recipe_rows())):
+        before, _, after = page.partition(head)
+        page = before + head + rows + re.sub(r"\A(\|.*\n)*", "", after)
+    return page
 
 
 def row_of(name: str, key: Key, description: str) -> str:
@@ -69,6 +74,19 @@ def network_rows() -> str:
         has_weights = "yes" if entry.pretrained_part else "no"
         rows.append(f"| `{name}` | {encoders} | multiples of {entry.size_multiple} | {has_weights} |\n")
     return "".join(rows)
+
+
+def recipe_rows() -> str:
+    rows = []
+    for section, defaults in RECIPES["strong"].items():
+        name = f"{section}[]" if section == "channels" else section
+        rows += [f"| `{name}.{key}` | `{yaml_of(value)}` |\n" for key, value in defaults.items()]
+    return "".join(rows)
+
+
+def yaml_of(value: Any) -> str:
+    """A value as it stands in an experiment file, on one line; for words and numbers."""
+    return json.dumps(value).replace('"', "")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from robosat_pink.errors import ConfigError, RobosatError
 if TYPE_CHECKING:
     from robosat_pink.config import Config
     from robosat_pink.distributed.launcher import ProcessRank
+    from robosat_pink.training.run import RunOutcome
 
 log = logging.getLogger("robosat_pink")
 
@@ -87,11 +88,31 @@ def train_as(process: ProcessRank, config: Config, container: Container, stop: S
         outcome = run.run(config, container, stop, world)
         world.release()
         if world.is_rank_zero:
-            from robosat_pink.report import build  # imported late: a broken matplotlib costs only the report
-
-            build.make_report(outcome, container, stop)
+            evaluate_and_report(outcome, container, stop)
     if outcome.stopped:
         raise outcome.stopped
+
+
+def evaluate_and_report(outcome: RunOutcome, container: Container, stop: StopRequest) -> None:
+    """Evaluate the best weights tile by tile, and make the report of them.
+
+    The training has succeeded by then, so that a failure here is only a warning.
+    """
+    try:
+        from robosat_pink.training import final_evaluation
+
+        best = final_evaluation.evaluate_best(outcome, container, stop)
+        from robosat_pink.report import build  # imported late: a broken library of pictures costs only the report
+
+        build.make_report(outcome, best, container)
+    except Stopped:
+        log.warning("warning: stopped by a signal before the report was made; model and metrics are complete")
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # obstore's panics do not derive from Exception
+        is_defect = not isinstance(error, RobosatError)
+        message = user_message(error)
+        log.warning("warning: no report: %s; model and metrics are complete", message, exc_info=is_defect)
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:

@@ -9,10 +9,11 @@ from robosat_pink.config.sections import (
     DatasetConfig,
     ModelConfig,
     RuntimeConfig,
-    SplitConfig,
+    SamplingConfig,
     class_values,
     shared_groups,
 )
+from robosat_pink.config.split import SplitConfig
 
 __all__ = [
     "CacheConfig",
@@ -22,6 +23,7 @@ __all__ = [
     "DatasetConfig",
     "ModelConfig",
     "RuntimeConfig",
+    "SamplingConfig",
     "SplitConfig",
     "class_values",
     "load_config",

@@ -12,6 +12,7 @@ from robosat_pink.config.keys import sections_of
 from robosat_pink.config.overrides import override
 from robosat_pink.config.parsing import build, plain
 from robosat_pink.config.problems import Problems
+from robosat_pink.config.recipes import fill_in
 from robosat_pink.config.sections import Config
 
 
@@ -31,6 +32,7 @@ def load_config(
     override(tree, hyperparameters or {}, "hyperparameters.json", problems)
     override(tree, arguments or {}, "command line", problems)
     take_out_misplaced(tree, sections, problems)
+    fill_in(tree)
     config = build(Config, tree, problems)
     problems.raise_if_any()
     assert config is not None

@@ -14,7 +14,7 @@ from robosat_pink.container.redaction import SECRET_NAME, redacted_tree
 from robosat_pink.errors import ConfigError
 
 MOST_SHOWN = 100  # characters of a value or a key in a message
-MOST_PROBLEMS = 50  # reported one by one; the others are counted
+MOST_PROBLEMS = 40  # reported one by one; the others are counted
 
 
 class Problems:

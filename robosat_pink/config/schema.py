@@ -97,7 +97,7 @@ def _networks() -> list[Schema]:
         if "is_deconv" not in entry.options:
             allowed["is_deconv"] = {"const": False}
         if entry.pretrained_part is None:
-            allowed["pretrained"] = {"const": False}
+            allowed |= {"pretrained": {"const": False}, "pretrained_bands": {"const": None}}
         is_named = {"properties": {"name": {"const": name}}, "required": ["name"]}
         rules.append({"if": is_named, "then": {"properties": allowed}})
     return rules

@@ -28,29 +28,14 @@ from robosat_pink.config.constraints import (
 )
 from robosat_pink.config.keys import key
 from robosat_pink.config.problems import Problems
+from robosat_pink.config.recipes import RECIPES
+from robosat_pink.config.split import SplitConfig
 
 # Bounds of numbers. A number beyond them is a mistake, and would fail somewhere in the program.
 LARGEST = 10**12  # absolute value of a mean, standard deviation or scale
 MOST_EPOCHS = 99_999  # the names of checkpoints have five digits
 DAY_S, YEAR_S = 86_400, 31_536_000
 MOST_CLASSES = 255  # numbered from 0 to 254; 255 means ignore
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitConfig:
-    """Which tiles are trained on (train), evaluated each epoch (val) and held out to the end (holdout)."""
-
-    by: Literal["tile", "block", "group"] = "tile"
-    seed: int = key(0, between(-(2**63), 2**63 - 1))
-    test_percent: float = key(0.0, between(0, 1, high_open=True))
-    zoom: int | None = key(None, between(0, 30))
-    from_: str | None = None
-
-    def check(self, problems: Problems, prefix: str) -> None:
-        if self.by == "block" and self.zoom is None:
-            problems.add(f"{prefix}zoom", None, "split.by: block needs the zoom of the blocks, below the tiles' own")
-        if self.by != "block" and self.zoom is not None:
-            problems.add(f"{prefix}zoom", self.zoom, "acts with split.by: block only; set that or leave zoom out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +65,7 @@ class DatasetConfig:
     ignore_values: tuple[int, ...] = key((), mask_values)
 
     def check(self, problems: Problems, prefix: str) -> None:
-        if self.train_percent + self.split.test_percent >= 1:
+        if self.split.folds is None and self.train_percent + self.split.test_percent >= 1:
             problems.add(
                 f"{prefix}split.test_percent",
                 self.split.test_percent,
@@ -111,19 +96,19 @@ class ClassConfig:
 class ChannelConfig:
     """Bands to take from an image, and how they are normalised: (number / scale - mean) / std.
 
-    A band is a number, counted from 1, or a description in the files. By default, `scale` is that of the initial
-    checkpoint: "raw" for weights without our metadata, "auto" without a checkpoint. "tags" means the scale and offset
-    in the files.
+    A band is a number, counted from 1, or a description in the files. A `mean` or `std` of "auto" is measured in the
+    training tiles. By default, `scale` is that of the initial checkpoint: "raw" for weights without our metadata,
+    "auto" without a checkpoint. "tags" means the scale and offset in the files.
     """
 
     bands: tuple[int | str, ...] = key(rule=band)
-    mean: tuple[float, ...] | None = key(None, between(-LARGEST, LARGEST))
-    std: tuple[float, ...] | None = key(None, between(0, LARGEST, low_open=True))
+    mean: tuple[float, ...] | Literal["auto"] | None = key(None, between(-LARGEST, LARGEST))
+    std: tuple[float, ...] | Literal["auto"] | None = key(None, between(0, LARGEST, low_open=True))
     scale: float | Literal["auto", "raw", "tags"] | None = key(None, between(0, LARGEST, low_open=True))
 
     def check(self, problems: Problems, prefix: str) -> None:
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if values is not None and len(values) != len(self.bands):
+            if isinstance(values, tuple) and len(values) != len(self.bands):
                 advice = f"accepted: one number for each of the {len(self.bands)} bands"
                 problems.add(f"{prefix}{name}", values, advice)
 
@@ -133,10 +118,12 @@ class ModelConfig:
     """The network, its loss and its optimizer."""
 
     name: str = key(rule=one_of(models.MODELS))
+    recipe: str = key("original", one_of(RECIPES))
     encoder: str | None = None
     num_filters: int | None = key(None, between(1, 1024))
     is_deconv: bool = False
     pretrained: bool | str = key(False, weights_location)
+    pretrained_bands: tuple[int, ...] | None = key(None, between(1, MOST_BANDS))
     loss: str | dict[str, float] = key("lovasz", one_of(losses.LOSSES))
     batch_size: int = key(7, between(1, 10_000))
     tile_size: int = key(512, between(1, 16_384))
@@ -145,8 +132,10 @@ class ModelConfig:
     data_augmentation: float = key(0.75, between(0, 1))
     decay: float = key(0.0, between(0, 100))
     schedule: Literal["constant", "cosine"] = "constant"
+    ema: float | None = key(None, between(0, 1, low_open=True, high_open=True))
     patience: int | None = key(None, between(1, MOST_EPOCHS))
     batch_norm: Literal["batch", "synchronised", "frozen"] = "batch"
+    symmetries: bool = False
 
     def __post_init__(self) -> None:
         if self.num_filters is None and self.name in models.MODELS:
@@ -160,6 +149,12 @@ class ModelConfig:
             problems.add(f"{prefix}is_deconv", True, f"{self.name} has no such decoder; leave it out")
         if self.pretrained and entry.pretrained_part is None:
             problems.add(f"{prefix}pretrained", self.pretrained, models.NO_PRETRAINED.format(name=self.name))
+        if self.pretrained_bands and not self.pretrained:
+            advice = "acts with model.pretrained only; set that or leave pretrained_bands out"
+            problems.add(f"{prefix}pretrained_bands", self.pretrained_bands, advice)
+        if self.pretrained_bands and self.pretrained is True and max(self.pretrained_bands) > 3:
+            advice = "accepted: numbers from 1 to 3, for ImageNet's weights have the bands red, green and blue"
+            problems.add(f"{prefix}pretrained_bands", self.pretrained_bands, advice)
         if self.tile_size % entry.size_multiple:
             fitting = math.ceil(self.tile_size / entry.size_multiple) * entry.size_multiple
             advice = f"{self.name} needs a multiple of {entry.size_multiple}; try {fitting}"
@@ -173,6 +168,13 @@ class ModelConfig:
     @property
     def losses(self) -> tuple[str, ...]:
         return (self.loss,) if isinstance(self.loss, str) else tuple(self.loss)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """Which crops an epoch trains on."""
+
+    tiles_per_epoch: int | Literal["auto"] | None = key(None, between(1, 10**9))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +223,7 @@ class Config:
     classes: tuple[ClassConfig, ...]
     channels: tuple[ChannelConfig, ...]
     model: ModelConfig
+    sampling: SamplingConfig = SamplingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
@@ -246,6 +249,9 @@ class Config:
     def _check_channels(self, problems: Problems) -> None:
         if self.num_channels > MOST_BANDS:
             problems.add("channels", f"{self.num_channels:,} bands", f"accepted: at most {MOST_BANDS:,} bands in all")
+        if self.model.pretrained_bands and len(self.model.pretrained_bands) != self.num_channels:
+            advice = f"accepted: one number for each of the {self.num_channels} bands in channels"
+            problems.add("model.pretrained_bands", self.model.pretrained_bands, advice)
         scales = [channel.scale for channel in self.channels]
         if "tags" in scales and set(scales) != {"tags"}:
             advice = "tags are for all channels or none: the image is in physical values then; give each the same scale"

@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from robosat_pink.config import Config
+from robosat_pink.config import ChannelConfig, Config
 from robosat_pink.container.some_names import some_names
 from robosat_pink.datasets.image_kinds import NO_SCALE, ways_to_agree
+from robosat_pink.datasets.normalisation import Moments, is_measured, with_statistics
 from robosat_pink.datasets.pair_decoder import HIDDEN
 from robosat_pink.datasets.pairs import TilePairs
 from robosat_pink.datasets.rasters.decode import Raster
 from robosat_pink.datasets.reader import Sample
 from robosat_pink.datasets.tile_file import Changed
+from robosat_pink.errors import DataError
 from robosat_pink.losses import IGNORE
 
 MOST_TILES = 64  # tiles to read
@@ -106,18 +109,43 @@ class Counting:
         )
 
 
-def look(config: Config, tiles: TilePairs, rows: np.ndarray) -> list[str]:
-    """Read some of the training tiles; returns remarks on them for log and report.
+class Look(NamedTuple):
+    """What a look at some of the training tiles shows."""
+
+    remarks: list[str]  # for log and report
+    channels: tuple[ChannelConfig, ...]  # the experiment's, with the statistics of these tiles
+
+
+def look(config: Config, tiles: TilePairs, rows: np.ndarray) -> Look:
+    """Read some of the training tiles. Raises DataError if statistics must be measured, but no pixel is valid.
 
     There are no remarks if a tile has changed since it was listed: the run reads that tile later, and handles it then.
+    Only if statistics must be measured, Changed is raised.
     """
-    counting = Counting(config.num_classes)
+    counting, moments = Counting(config.num_classes), Moments(config.num_channels)
+    must_measure = is_measured(config.channels)
     try:
         for sample in read(tiles, chosen(rows)):
             counting.add(sample)
-        return list(remarks(config, tiles, counting.finish(len(rows))))
+            if must_measure:
+                moments.add(scaled_values(sample))
+        found = list(remarks(config, tiles, counting.finish(len(rows))))
     except Changed:
-        return []
+        if must_measure:
+            raise
+        found = []
+    if must_measure and not moments.count:
+        raise DataError(
+            f"channels[].mean: auto: no pixel of the {len(chosen(rows))} training tiles read has both image and mask "
+            "data; set mean and std"
+        )
+    return Look(found, with_statistics(config.channels, moments.mean, moments.std))
+
+
+def scaled_values(sample: Sample) -> np.ndarray:
+    """The sample's valid pixels divided by their scale, (C, N) float64."""
+    values: np.ndarray = sample.image[:, sample.mask != IGNORE] / sample.scale[:, None].astype(np.float64)
+    return values
 
 
 def remarks(config: Config, tiles: TilePairs, coverage: Coverage) -> Iterator[str]:

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 MEMORY_SHARE = 0.25  # share of the machine's memory for batches in flight
 # The fewest batches that a worker reads ahead. It reads more of small batches, to keep twice REQUESTS queued.
 LEAST_AHEAD = 2
+LEAST_CROPS = 128  # crops of an epoch of few tiles, by sampling.tiles_per_epoch = auto
 
 
 def worker_count(setting: int | Literal["auto"], on_gpu: bool, batch_bytes: int = 0, sharers: int = 1) -> int:
@@ -43,6 +44,16 @@ def bytes_of_a_batch(tiles: TilePairs, batch_size: int) -> int:
     return batch_size * reader.tile_size**2 * (4 * len(reader.bands) + 1)
 
 
+def crops_of_an_epoch(tiles: int, tiles_per_epoch: int | Literal["auto"] | None) -> int:
+    """The number of training crops of an epoch: one per tile by default, or as many as sampling.tiles_per_epoch says.
+
+    "auto" takes as many of each tile as make LEAST_CROPS or more together.
+    """
+    if tiles_per_epoch is None:
+        return tiles
+    return tiles * math.ceil(LEAST_CROPS / tiles) if tiles_per_epoch == "auto" else tiles_per_epoch
+
+
 class TileLoader:
     """Loads batches of a TilePairs for training and for evaluation, with one set of worker processes.
 
@@ -58,13 +69,14 @@ class TileLoader:
         pin_memory: bool = False,
         interrupt: Callable[[], None] = lambda: None,
         process: ProcessRank = SINGLE_PROCESS,
+        tiles_per_epoch: int | Literal["auto"] | None = None,
     ) -> None:
         """`interrupt` is called every half second during a wait, and may raise, because a store may never answer.
 
-        `batch_size` counts the samples of all ranks.
+        `batch_size` counts the samples of all ranks; `crops_of_an_epoch` explains `tiles_per_epoch`.
         """
         self.tiles = tiles
-        self.batch_size, self.process = batch_size, process
+        self.batch_size, self.process, self.tiles_per_epoch = batch_size, process, tiles_per_epoch
         share = math.ceil(batch_size / process.size)
         batch_bytes = bytes_of_a_batch(tiles, share)
         self._worker_bytes = int(MEMORY_SHARE * hardware.memory_bytes()) // (max(workers, 1) * process.local_size)
@@ -84,9 +96,13 @@ class TileLoader:
         )
 
     def training(self, rows: np.ndarray, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
-        """Batches of every row once, permuted by (seed, epoch), with crops and symmetries; from `first_batch` on."""
-        rest = self._permutation(rows, epoch)[first_batch * self.batch_size :]
-        return self._iterate([TrainingCrop(row, epoch) for row in share] for share in self._shares(rest))
+        """The batches of an epoch, of crops with symmetries; from `first_batch` on."""
+        permuted = self._permuted(rows, epoch)
+        positions = np.arange(first_batch * self.batch_size, len(permuted))
+        return self._iterate(
+            [TrainingCrop(int(permuted[position]), epoch, position // len(rows)) for position in share]
+            for share in self._shares(positions)
+        )
 
     def evaluation(self, rows: np.ndarray) -> Iterator[Batch]:
         """Batches of every row once, in order: whole tiles, not augmented. The last batch may be smaller."""
@@ -95,7 +111,7 @@ class TileLoader:
     def rows_of(self, rows: np.ndarray, epoch: int, batch: int) -> list[int]:
         """The rows of a training batch, over all ranks."""
         first = batch * self.batch_size
-        batch_rows: list[int] = self._permutation(rows, epoch)[first : first + self.batch_size].tolist()
+        batch_rows: list[int] = self._permuted(rows, epoch)[first : first + self.batch_size].tolist()
         return batch_rows
 
     def close(self) -> None:
@@ -104,15 +120,24 @@ class TileLoader:
             source.close()
 
     def num_batches(self, rows: np.ndarray) -> int:
+        """The number of batches of an evaluation."""
         return math.ceil(len(rows) / self.batch_size)
 
-    def _permutation(self, rows: np.ndarray, epoch: int) -> np.ndarray:
-        return np.random.default_rng((self.tiles.seed, epoch)).permutation(rows)
+    def num_training_batches(self, rows: np.ndarray) -> int:
+        """The number of batches of an epoch."""
+        return math.ceil(crops_of_an_epoch(len(rows), self.tiles_per_epoch) / self.batch_size)
 
-    def _shares(self, rows: np.ndarray) -> Iterator[list[int]]:
-        """The rows of each batch that this rank reads."""
-        for first in range(0, len(rows), self.batch_size):
-            batch = rows[first : first + self.batch_size]
+    def _permuted(self, rows: np.ndarray, epoch: int) -> np.ndarray:
+        """The row of each crop of an epoch: the rows, permuted by (seed, epoch) as often as the epoch needs."""
+        random = np.random.default_rng((self.tiles.seed, epoch))
+        crops = crops_of_an_epoch(len(rows), self.tiles_per_epoch)
+        passes = [random.permutation(rows) for _ in range(math.ceil(crops / len(rows)))]
+        return np.concatenate(passes)[:crops]
+
+    def _shares(self, items: np.ndarray) -> Iterator[list[int]]:
+        """The items of each batch that this rank reads."""
+        for first in range(0, len(items), self.batch_size):
+            batch = items[first : first + self.batch_size]
             yield batch[self.process.rank :: self.process.size].tolist()
 
     def _most_ahead(self, batch_bytes: int) -> int:

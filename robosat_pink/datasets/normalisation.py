@@ -1,12 +1,14 @@
 """The numbers with which `transforms` normalises an image: (number / scale - mean) / std, band by band.
 
-Called by `reader` for the scale of each tile, and by `setup`, `check` and `trained` for mean and std.
+Called by `reader` for the scale of each tile, by `coverage` and `survey` for the bands' statistics, and by `setup`,
+`check` and `trained` for mean and std.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +16,8 @@ import numpy as np
 from robosat_pink.config import ChannelConfig
 from robosat_pink.errors import DataError
 
+FLAT = 1e-6  # a std up to FLAT * max(|mean|, 1) is rounding error
+DIGITS = 6  # significant digits of measured statistics
 AUTO_SCALE = {"uint8": 255.0, "uint16": 10000.0, "int16": 10000.0, "float32": 1.0}
 
 
@@ -25,15 +29,79 @@ class Normalisation(NamedTuple):
 
 
 def normalisation(channels: Sequence[ChannelConfig]) -> Normalisation:
-    """The mean and std of the selected bands, in order; 0 and 1 if the experiment sets none."""
+    """The mean and std of the selected bands, in order; 0 and 1 if the experiment sets none.
+
+    A mean or std of "auto" must have been replaced by `with_statistics`.
+    """
     mean: list[float] = []
     std: list[float] = []
     for channel in channels:
+        assert channel.mean != "auto"
+        assert channel.std != "auto"
         count = len(channel.bands)
         plain = channel.scale == "raw"
         mean += [0.0] * count if plain or channel.mean is None else channel.mean
         std += [1.0] * count if plain or channel.std is None else channel.std
     return Normalisation(tuple(mean), tuple(std))
+
+
+def is_measured(channels: Sequence[ChannelConfig]) -> bool:
+    """Whether a mean or std is "auto", which must be measured."""
+    return any("auto" in (channel.mean, channel.std) for channel in channels)
+
+
+def with_statistics(channels: Sequence[ChannelConfig], mean: np.ndarray, std: np.ndarray) -> tuple[ChannelConfig, ...]:
+    """The channels with these statistics of the selected bands, in order, for each mean and std of "auto".
+
+    They have DIGITS significant digits. A band that is the same everywhere gets a std of 1; one that is not normalised,
+    because its scale is "raw", gets none.
+    """
+    replaced, first = [], 0
+    for channel in channels:
+        bands = slice(first, first + len(channel.bands))
+        first = bands.stop
+        measured = {"mean": _rounded(mean[bands]), "std": _rounded(without_flat(mean[bands], std[bands]))}
+        auto = {name: value for name, value in measured.items() if getattr(channel, name) == "auto"}
+        is_raw = channel.scale == "raw"
+        replaced.append(replace(channel, **(dict.fromkeys(auto) if is_raw else auto)))
+    return tuple(replaced)
+
+
+def without_flat(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """`std`, with 1 for bands that are the same everywhere: dividing by theirs would only magnify rounding errors."""
+    return np.where(std <= FLAT * np.maximum(np.abs(mean), 1), 1.0, std)
+
+
+def _rounded(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(f"{value:.{DIGITS}g}") for value in values)
+
+
+class Moments:
+    """Mean and standard deviation of each band, updated tile by tile.
+
+    Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979,
+    equation 2.1.
+    """
+
+    def __init__(self, bands: int) -> None:
+        self.count, self.mean, self._squares = 0, np.zeros(bands), np.zeros(bands)
+
+    def add(self, values: np.ndarray) -> None:
+        """Add the values (C, N), float, of one tile."""
+        count = values.shape[1]
+        if not count:
+            return
+        values = values.astype(np.float64)
+        mean = values.mean(axis=1)
+        delta = mean - self.mean
+        total = self.count + count
+        self._squares += ((values - mean[:, None]) ** 2).sum(axis=1) + delta**2 * (self.count * count / total)
+        self.mean = self.mean + delta * (count / total)
+        self.count = total
+
+    @property
+    def std(self) -> np.ndarray:
+        return np.sqrt(self._squares / max(self.count, 1))
 
 
 def scales_of(channels: Sequence[ChannelConfig], dtype: str, name: str) -> np.ndarray:

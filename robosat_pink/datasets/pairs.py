@@ -1,13 +1,14 @@
 """Pairs of image and mask tiles as a dataset: listed, split, and read by a `TileReader`. Made by `setup`.
 
 A sample keeps the tile's own numbers; `transforms` scales and normalises on the device. Crop and symmetry are drawn
-from (seed, epoch, row) only, so that the number of workers or hosts and a resume do not change them.
+from (seed, epoch, row, repeat) only, so that the number of workers or hosts and a resume do not change them.
 """
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,12 +30,15 @@ from robosat_pink.datasets.tiles import TileFiles, tile_id
 from robosat_pink.errors import DataError
 from robosat_pink.storage import Location, location
 
+log = logging.getLogger(__name__)
+
 
 class TrainingCrop(NamedTuple):
-    """A training sample: a row of the pairs, and the epoch for which its crop and symmetry are drawn."""
+    """A training sample: a row of the pairs, and what its crop and symmetry are drawn from."""
 
     row: int
     epoch: int
+    repeat: int = 0  # how many crops of this row the epoch has had before
 
 
 class TilePairs(Dataset[Sample]):
@@ -105,7 +109,7 @@ class TilePairs(Dataset[Sample]):
 
     def request(self, item: int | TrainingCrop) -> ReadRequest:
         """Everything that a reader needs to know about this item."""
-        row, epoch = item if isinstance(item, TrainingCrop) else (item, None)
+        row, epoch, repeat = item if isinstance(item, TrainingCrop) else (item, None, 0)
         images, masks = self.pairs.images, self.pairs.masks
         return ReadRequest(
             row=row,
@@ -114,6 +118,7 @@ class TilePairs(Dataset[Sample]):
             mask=masks.path(row),
             mask_version=int(masks.version[row]),
             epoch=epoch,
+            repeat=repeat,
             image_size=int(images.size[row]),
             image_modified=int(images.modified[row]),
             mask_size=int(masks.size[row]),
@@ -160,7 +165,12 @@ class TilePairs(Dataset[Sample]):
             seed=settings.seed,
             zoom=settings.zoom,
             holdout_percent=settings.test_percent,
+            folds=settings.folds,
+            fold=settings.fold,
         )
+        if settings.folds is not None:
+            fold = f"fold {settings.fold} of the folds 0 to {settings.folds - 1}"
+            log.info("split: val is %s; dataset.train_percent has no effect", fold)
         _give_back_memory()
         return split
 

@@ -47,6 +47,7 @@ class ReadRequest(NamedTuple):
     mask: str
     mask_version: int
     epoch: int | None  # the epoch for which crop and symmetry are drawn; None: the whole tile
+    repeat: int = 0  # how many crops of this tile the epoch has had before
     image_size: int = LARGEST  # bytes
     image_modified: int = 0  # seconds since 1970
     mask_size: int = LARGEST
@@ -223,7 +224,8 @@ class TileReader:
             notes = notes._replace(kind=f"{notes.dtype}; {notes.kind}")
         symmetry = 0
         if request.epoch is not None:
-            random = np.random.default_rng((self.seed, request.epoch, request.row))
+            repeat = (request.repeat,) if request.repeat else ()
+            random = np.random.default_rng((self.seed, request.epoch, request.row, *repeat))
             if random.random() < self.augmentation:
                 symmetry = int(random.integers(1, SYMMETRIES))
             image, mask = random_crop(image, mask, self.tile_size, random)

@@ -34,33 +34,41 @@ def split_pairs(
     seed: int = 0,
     zoom: int | None = None,
     holdout_percent: float = 0.0,
+    folds: int | None = None,
+    fold: int = 0,
 ) -> Split:
     """Sort units by their hash and cut: the first units are train, the last are holdout, those between are val.
 
     All images of a unit are in one split. A unit is a ground tile (by tile), its parent tile at `zoom` (by block, which
     keeps neighbours together), or what the shared named groups matched (by group). train and val get at least one unit
     each; so does holdout, unless holdout_percent is 0. The hash depends only on seed and unit, so that new data does
-    not reshuffle the old.
+    not reshuffle the old. With `folds`, all units but the holdout are cut into that many folds: `fold` is val, the
+    others are train, and train_percent does not act.
     """
     _refuse_several_zooms(pairs.images.zxy, by)
     unit_of_pair = pairs.group[:, None] if by == "group" else pairs.images.zxy
     if by == "block":
         unit_of_pair = parents(unit_of_pair, zoom or 0)
     units, unit_number = np.unique(unit_of_pair, axis=0, return_inverse=True)
-    if len(units) < (3 if holdout_percent else 2):
-        raise DataError(_too_few_units(pairs, len(units), by, zoom or 0, 3 if holdout_percent else 2))
+    if len(units) < (folds or 2) + bool(holdout_percent):
+        raise DataError(_too_few_units(pairs, len(units), by, zoom or 0, folds, bool(holdout_percent)))
     names = (pairs.group_values[number] for (number,) in _rows(units)) if by == "group" else _rows(units)
     hashes = np.fromiter(_hashes(names, seed), dtype=np.uint64, count=len(units))  # type: ignore[arg-type]
-    train, val, holdout = _counts(len(units), train_percent, holdout_percent)
+    if folds is None:
+        by_rank = np.repeat([0, 1, 2], _counts(len(units), train_percent, holdout_percent))
+    else:
+        by_rank = _fold_by_rank(len(units), folds, fold, holdout_percent)
     split_of_unit = np.empty(len(units), dtype=np.uint8)
-    split_of_unit[np.argsort(hashes, kind="stable")] = np.repeat([0, 1, 2], [train, val, holdout])
+    split_of_unit[np.argsort(hashes, kind="stable")] = by_rank
     split_of_pair = split_of_unit[unit_number.reshape(-1)]
     return Split(*(np.flatnonzero(split_of_pair == number).astype(np.int32) for number in range(3)))
 
 
-def _too_few_units(pairs: Pairs, units: int, by: By, zoom: int, splits: int) -> str:
+def _too_few_units(pairs: Pairs, units: int, by: By, zoom: int, folds: int | None, has_holdout: bool) -> str:
     zooms = np.unique(pairs.images.zxy[:, 0]).tolist()
     ways = []
+    if folds and units - has_holdout >= 2:
+        ways.append(f"folds: {units - has_holdout}")
     if by == "block" and zoom < zooms[0]:
         ways.append(f"a higher zoom, at most {zooms[0]}")
     if by != "tile" and len(zooms) == 1:
@@ -69,7 +77,8 @@ def _too_few_units(pairs: Pairs, units: int, by: By, zoom: int, splits: int) -> 
         ways.append("by: group (of the expressions' named groups)")
     advice = f"try dataset.split: {', or '.join(ways)}, or add tiles" if ways else "add tiles"
     unit = "ground tile" if by == "tile" else by
-    return f"the {len(pairs)} pairs lie on {units} {unit}(s), too few for {splits} splits; {advice}"
+    needed = f"{folds} folds{' and a holdout' if has_holdout else ''}" if folds else f"{2 + has_holdout} splits"
+    return f"the {len(pairs)} pairs lie on {units} {unit}(s), too few for {needed}; {advice}"
 
 
 def _hashes(names: Iterable[Iterable[object]], seed: int) -> Iterator[int]:
@@ -86,6 +95,18 @@ def _counts(units: int, train_percent: float, holdout_percent: float) -> tuple[i
     train = max(train, 1)
     holdout = min(holdout, units - train - 1)
     return train, units - train - holdout, holdout
+
+
+def _fold_by_rank(units: int, folds: int, fold: int, holdout_percent: float) -> np.ndarray:
+    """(units,) the split of each rank: 2 for the holdout, the same ranks in every fold; 1 for `fold`; 0 for the others.
+
+    The ranks before the holdout are cut into equal pieces. A remainder of the hash would not balance ten units; a
+    remainder of the rank would reshuffle all units after a new one. With a cut, a new unit moves at most one unit over
+    each cut, into the fold beside it.
+    """
+    holdout = min(max(1, round(holdout_percent * units)), units - folds) if holdout_percent else 0
+    fold_of_rank = np.arange(units - holdout) * folds // (units - holdout)
+    return np.append(fold_of_rank == fold, np.full(holdout, 2)).astype(np.uint8)
 
 
 def _rows(table: np.ndarray) -> Iterator[list[int]]:

@@ -49,3 +49,10 @@ def apply_symmetry(tensor: Tensor, number: int) -> Tensor:
     assert 0 <= number < 8
     flipped = tensor.flip([axis for bit, axis in ((1, -1), (2, -2)) if number & bit])
     return flipped.transpose(-1, -2) if number & 4 else flipped
+
+
+def undo_symmetry(tensor: Tensor, number: int) -> Tensor:
+    """The inverse of `apply_symmetry`: transposes first, then flips."""
+    assert 0 <= number < 8
+    upright = tensor.transpose(-1, -2) if number & 4 else tensor
+    return upright.flip([axis for bit, axis in ((1, -1), (2, -2)) if number & bit])

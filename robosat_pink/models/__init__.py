@@ -5,7 +5,7 @@ Only `build_model` imports torch: `config` reads MODELS before that, to report a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ class ModelEntry:
     size_multiple: int  # pixels; height and width must be multiples of it
     encoders: tuple[str, ...]  # the first is the default
     options: tuple[str, ...]
-    pretrained_part: str | None  # the submodule for torchvision's ImageNet weights; None if there are none
+    pretrained_part: str | None  # the submodule, a ResNet, that takes pretrained weights; None if there is none
     num_filters: int = 32  # the default of that option
 
 
@@ -59,13 +59,15 @@ def build_model(
     num_channels: int,
     encoder: str | None = None,
     pretrained: bool | Mapping[str, Any] = False,
+    pretrained_bands: Sequence[int] | None = None,
     **options: object,
 ) -> nn.Module:
     """A network from images (N, num_channels, H, W) float to logits (N, num_classes, H, W).
 
     One class is binary: a single logit, positive above 0. Weights are random, except for the encoder's if `pretrained`
-    is true (torchvision's ImageNet weights) or a state dict of the encoder. Raises ConfigError for an unknown name,
-    encoder or option, CheckpointError if pretrained weights cannot be loaded or do not fit.
+    is true (torchvision's ImageNet weights) or a state dict of the encoder; `pretrained_bands` has the input band of
+    those weights that each channel starts from, counted from 1. Raises ConfigError for an unknown name, encoder or
+    option, CheckpointError if pretrained weights cannot be loaded or do not fit.
     """
     entry = MODELS.get(name)
     if entry is None:
@@ -76,15 +78,20 @@ def build_model(
         raise ConfigError(f"{name} has no option {', '.join(unknown)}; accepted: {', '.join(entry.options)}")
     if pretrained and entry.pretrained_part is None:
         raise ConfigError(f"pretrained: {NO_PRETRAINED.format(name=name)}")
+    if pretrained_bands is not None and len(pretrained_bands) != num_channels:
+        raise ConfigError(
+            f"pretrained_bands = {list(pretrained_bands)}: accepted: {num_channels} numbers, one a channel"
+        )
     module, class_name = entry.class_path.split(":")
     model_class = getattr(import_module(module), class_name)
     encoder = encoder or entry.encoders[0]
     model: nn.Module = model_class(num_classes=num_classes, num_channels=num_channels, encoder=encoder, **options)
     if pretrained and entry.pretrained_part:
         from robosat_pink.models import imagenet
+        from robosat_pink.models.pretrained import put_into
 
         weights = imagenet.weights_of(encoder) if pretrained is True else pretrained
-        imagenet.put_into(model.get_submodule(entry.pretrained_part), weights, encoder)
+        put_into(model.get_submodule(entry.pretrained_part), weights, encoder, pretrained_bands)
     return model
 
 

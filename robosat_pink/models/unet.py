@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import itertools
 from functools import partial
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,12 +19,15 @@ from robosat_pink.models.recomputation import batch_norm
 
 LEVELS = 5
 MAX_FILTERS = 512
+PIXEL_FILTERS = 32
+PIXEL_SPEED = 10.0
 
 
 class UNet(Block):
     """Maps images (N, num_channels, H, W) float, H and W multiples of 16, to logits (N, num_classes, H, W).
 
-    There are `num_filters` filters at full resolution, twice as many at each lower one, up to MAX_FILTERS.
+    There are `num_filters` filters at full resolution, twice as many at each lower one, up to MAX_FILTERS. The logits
+    are the sum of the U-Net's and of those that each pixel gets from its own bands alone.
     """
 
     size_multiple = 2 ** (LEVELS - 1)
@@ -34,10 +39,11 @@ class UNet(Block):
         inputs = [num_channels, *widths[:-1]]
         self.down = nn.ModuleList(DoubleConv(num_in, width) for num_in, width in zip(inputs, widths, strict=True))
         self.up = nn.ModuleList(UpBlock(below, width) for width, below in itertools.pairwise(widths))
-        self.final = nn.Conv2d(widths[0], num_classes, kernel_size=1)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d) and module is not self.final:
+            if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        self.final = nn.Conv2d(widths[0], num_classes, kernel_size=1)
+        self.pixel = PixelPath(num_channels, num_classes)
 
     def forward(self, image: Tensor) -> Tensor:
         check_size(image, self.size_multiple, "U-Net")
@@ -47,7 +53,7 @@ class UNet(Block):
         features = skips.pop()
         for block in reversed(self.up):
             features = block(features, skips.pop())
-        return self.execution.conv(self.final, features)
+        return self.execution.conv(self.final, features) + self.pixel(image)
 
 
 class DoubleConv(Block):
@@ -67,6 +73,34 @@ class DoubleConv(Block):
         features = self.execution.conv(self.conv1, *parts)
         features = self.execution.norm_act_conv(features, self.norm1, 0.0, self.conv2)
         return functional.relu(batch_norm(features, self.norm2), inplace=True)
+
+
+class PixelPath(Block):
+    """Three 1 x 1 convolutions: pixels (N, num_in, H, W) to logits (N, num_out, H, W), whatever lies around them.
+
+    The absolute reflectance of a pixel tells much, and batch norm hides it. The stored weights are PIXEL_SPEED times
+    smaller than those used, so that Adam moves these PIXEL_SPEED times as fast as the others (as in Karras et al.,
+    "Progressive Growing of GANs", arXiv 1710.10196, section 4.1). docs/accuracy.md has what this is worth.
+    """
+
+    def __init__(self, num_in: int, num_out: int) -> None:
+        super().__init__()
+        widths = [num_in, PIXEL_FILTERS, PIXEL_FILTERS, num_out]
+        self.convs = nn.ModuleList(nn.Conv2d(*pair, kernel_size=1) for pair in itertools.pairwise(widths))
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.div_(PIXEL_SPEED)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.execution.cheap(self._forward, image)
+
+    def _forward(self, features: Tensor) -> Tensor:
+        first, *others = list[Any](self.convs)
+        features = functional.conv2d(features, PIXEL_SPEED * first.weight, PIXEL_SPEED * first.bias)
+        for conv in others:
+            activated = functional.relu(features, inplace=True)
+            features = functional.conv2d(activated, PIXEL_SPEED * conv.weight, PIXEL_SPEED * conv.bias)
+        return features
 
 
 class UpBlock(Block):

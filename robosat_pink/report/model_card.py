@@ -17,6 +17,7 @@ from robosat_pink.container.some_names import some_names
 from robosat_pink.report import maps, templating
 from robosat_pink.report.scenes import confusion_labels
 from robosat_pink.training import metrics
+from robosat_pink.training.intervals import INTERVAL_METRICS
 
 MAX_SCENES = 12  # scenes that the card names
 
@@ -33,6 +34,9 @@ class ModelCard:
     epochs: int
     best_epoch: int
     metrics: Mapping[str, Mapping[str, Any]]  # by column title, held-out tiles first
+    best: Mapping[str, Any]  # the numbers of the best weights on the tiles of the first column, as in metrics.json
+    threshold: float | None  # chosen on val tiles; None for several classes
+    meanings: Sequence[str]  # sentences on these numbers
     baseline: str  # a sentence about the first column, or empty
     tile_pixels: int
     finished: str
@@ -45,9 +49,11 @@ def render(card: ModelCard) -> str:
     first_column, first_scores = next(iter(card.metrics.items()))
     environment = templating.markdown_environment()
     environment.filters["score"] = lambda value: "undefined" if math.isnan(value) else f"{value:.4f}"
+    environment.filters["interval"] = lambda ends: " to ".join(f"{end:.4f}" for end in ends or ()) or "none"
     return environment.get_template("MODEL_CARD.md.j2").render(
         card=card,
         config=config,
+        recipe=config.model.recipe,
         class_names=class_names,
         mask_values=", ".join(f"{value} {label}" for value, label in enumerate(confusion_labels(class_names))),
         bands=bands,
@@ -59,6 +65,7 @@ def render(card: ModelCard) -> str:
         scenes=some_names([templating.code_span(name) for name in card.scenes], MAX_SCENES),
         metric_names=metrics.NAMES,
         class_metrics=metrics.CLASS_NAMES,
+        interval_metrics=INTERVAL_METRICS,
         first_column=first_column,
         first_scores=first_scores,
     )

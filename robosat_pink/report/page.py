@@ -14,6 +14,7 @@ from robosat_pink.report import previews, templating
 from robosat_pink.report.plots import metric_name
 from robosat_pink.report.scenes import SCENE_METRICS, Scene, confusion_labels
 from robosat_pink.training import metrics
+from robosat_pink.training.intervals import INTERVAL_METRICS
 from robosat_pink.training.progress import duration
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_SCENES = 200  # scenes in the page's tables; scenes.csv contains all
 SPLIT_COLORS = {"train": "#a6bddb", "val": "#d55e00", "holdout": "#1d2127"}
+SPLIT_NAMES = {"train": "trained on", "val": "validation", "holdout": "held-out"}
 DESCRIPTIONS = {
     "loss": "what training minimises; mean over tiles",
     "iou": "intersection over union of the class; several classes: their mean",
@@ -52,7 +54,7 @@ class TilePreview:
 class SplitResult:
     """The results of the best weights on the tiles of one split."""
 
-    scores: Mapping[str, Any]
+    scores: Mapping[str, Any]  # as in metrics.json, below `best`, with NaN where it has null
     confusion: Sequence[Sequence[int]]  # (K, K) pixels, truth by prediction
     scenes: Sequence[Scene]
     largest_difference: float  # between a score here and the same score as measured during the run
@@ -79,11 +81,15 @@ class Report:
     curves: Mapping[str, str]  # data URIs by metric
     threshold_curve: str | None  # a data URI; None for several classes
     threshold_sentences: str
+    threshold: float | None  # chosen on val tiles; None for several classes
+    reliability_curve: str  # a data URI
+    meanings: Mapping[str, str]  # a sentence by name, as `trust.sentences` writes them
     tiles: Mapping[str, Sequence[TilePreview]]  # best, median and worst val tiles; a kind without tiles has no key
     split_map: str  # SVG
     bounds: str
     dataset: Mapping[str, int | str]
     remarks: Sequence[str]  # remarks on the tiles, as in the log
+    has_symmetries: bool  # predictions on held-out and val tiles are averages over the symmetries of the square
     split_sizes: Mapping[str, int]
     seconds: Mapping[str, float]  # by activity
     hardware: Sequence[str]
@@ -101,9 +107,11 @@ def render(report: Report) -> str:
             metric_descriptions={name: DESCRIPTIONS[name] for name in metrics.NAMES},
             class_metrics=list(metrics.CLASS_NAMES),
             scene_metrics=list(SCENE_METRICS),
+            interval_metrics=list(INTERVAL_METRICS),
             confusion_labels=confusion_labels(report.class_names),
             max_scenes=MAX_SCENES,
             split_colors=SPLIT_COLORS,
+            split_names=SPLIT_NAMES,
             previews=previews,
         )
     )
@@ -116,6 +124,7 @@ def environment() -> Environment:
         "heat_color": heat_color,
         "metric_name": metric_name,
         "sentence": _sentence,
+        "split_title": lambda split: f"{SPLIT_NAMES[split]} tiles",
         "values_at": lambda mapping, keys: [mapping[key] for key in keys],
         "worst_first": _worst_first,
     }

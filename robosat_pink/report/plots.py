@@ -1,4 +1,4 @@
-"""Plots curves over epochs and over thresholds with matplotlib. Called by `build`.
+"""Plots curves over epochs, over thresholds and over probabilities with matplotlib. Called by `build`.
 
 matplotlib is imported at the first plot, so that training does not wait for it.
 """
@@ -12,8 +12,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from robosat_pink.report.evaluate import ThresholdCurve
 from robosat_pink.training import metrics
+from robosat_pink.training.thresholds import ThresholdCurve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,6 +85,31 @@ def precision_recall(curve: ThresholdCurve, name: str) -> tuple[str, bytes]:
         axes.set(xlabel="recall", ylabel="precision", title=f"{name}, by threshold of probability")
         axes.set(xlim=_limits(curve.recall), ylim=_limits(curve.precision))
         axes.grid(visible=True)
+        return _svg(figure), _png(figure)
+
+
+def reliability(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> tuple[str, bytes]:
+    """Plot how often predictions came true over their probability, by split, as the data URI of an SVG and as PNG.
+
+    The grey diagonal is where both are equal. The larger a dot, the more pixels.
+    """
+    with _style():
+        figure = _figure((4.6, 3.4))
+        figure.subplots_adjust(left=0.13, right=0.98, top=0.93, bottom=0.13)
+        axes = figure.subplots()
+        axes.plot((0, 1), (0, 1), color=FAINT, linewidth=1, zorder=0)
+        for split, points in bins.items():
+            color, dashes, marker = LINES["val" if split == "val" else "train"]
+            probabilities, observed = ([point[name] for point in points] for name in ("probability", "observed"))
+            most = max((point["pixels"] for point in points), default=1)
+            sizes = [8 + 52 * point["pixels"] / most for point in points]
+            label = {"val": "validation", "holdout": "held-out"}[split]
+            axes.plot(probabilities, observed, color=color, linestyle=dashes, linewidth=1.4)
+            axes.scatter(probabilities, observed, s=sizes, color=color, marker=marker, label=label)
+        axes.set(xlabel="predicted probability", ylabel="share that came true", title="Probabilities and truth")
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.grid(visible=True)
+        axes.legend(frameon=False, fontsize=8, loc="upper left")
         return _svg(figure), _png(figure)
 
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from robosat_pink.datasets.tiles import TileFiles
-from robosat_pink.report.evaluate import TileResults
 from robosat_pink.training import metrics
+from robosat_pink.training.final_evaluation import TileResults
 
 SCENE_METRICS = tuple(name for name in metrics.NAMES if name != "loss")  # a loss is a mean over tiles, not pixels
 

@@ -13,9 +13,8 @@ import numpy as np
 from robosat_pink.container import hardware
 from robosat_pink.datasets.coverage import is_about_class
 from robosat_pink.report import maps, scenes
-from robosat_pink.report.evaluate import Evaluation, ThresholdCurve, TileResults
 from robosat_pink.report.page import SplitResult
-from robosat_pink.training import metrics
+from robosat_pink.training.final_evaluation import BestEvaluation, TileResults
 from robosat_pink.training.run import RunOutcome
 from robosat_pink.training.state import State
 from robosat_pink.training.task import Task
@@ -36,18 +35,20 @@ class Summary:
     time: str
 
 
-def summarise(outcome: RunOutcome, evaluation: Evaluation) -> Summary:
+def summarise(outcome: RunOutcome, evaluation: BestEvaluation) -> Summary:
     config = outcome.task.config
     class_names = [class_.name for class_ in config.classes]
-    measured = {"holdout": outcome.holdout, "val": _best_epoch(outcome.state)["val"]}
+    # With symmetries, the epochs' evaluations, which are plain, have other numbers.
+    val = None if config.model.symmetries else _best_epoch(outcome.state)["val"]
+    measured = {"holdout": outcome.holdout, "val": val}
     splits = {
-        split: _split_result(split, results, measured[split], outcome.task)
+        split: _split_result(split, results, evaluation.numbers[split], measured[split], outcome.task)
         for split, results in evaluation.results.items()
     }
     pixels = evaluation.results["val"].pixels
     return Summary(
         class_names=class_names,
-        metrics=metric_columns(outcome.state, outcome.holdout),
+        metrics=metric_columns(outcome, splits["val"]),
         splits=splits,
         split_sizes={split: len(rows) for split, rows in outcome.task.data.split._asdict().items()},
         baseline=baseline_sentence(next(iter(splits.values())), class_names),
@@ -56,13 +57,18 @@ def summarise(outcome: RunOutcome, evaluation: Evaluation) -> Summary:
     )
 
 
-def metric_columns(state: State, holdout: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
-    """The metrics of the run by column title: held-out tiles first, then the validation tiles of the best epoch."""
-    best, last = _best_epoch(state), state.history[-1]
-    columns = {"held-out tiles": holdout} if holdout else {}
-    columns["validation tiles"] = best["val"]
-    if last is not best:
-        columns["validation, last epoch"] = last["val"]
+def metric_columns(outcome: RunOutcome, val: SplitResult) -> dict[str, Mapping[str, Any]]:
+    """The metrics of the run by column title: held-out tiles first, then the validation tiles of the best epoch.
+
+    With symmetries, `val` has the latter. The last epoch's are then unknown if the run stopped early.
+    """
+    best, last = _best_epoch(outcome.state), outcome.state.history[-1]
+    has_symmetries = outcome.task.config.model.symmetries
+    columns: dict[str, Mapping[str, Any]] = {"held-out tiles": outcome.holdout} if outcome.holdout else {}
+    columns["validation tiles"] = val.scores if has_symmetries else best["val"]
+    last_val = outcome.val if has_symmetries else last["val"]
+    if last is not best and last_val:
+        columns["validation, last epoch"] = last_val
     columns["training, last epoch"] = last["train"]
     return columns
 
@@ -74,17 +80,6 @@ def baseline_sentence(result: SplitResult, class_names: Sequence[str]) -> str:
     baseline = sum(result.confusion[1]) / result.pixels
     verdict = ": this network is no better" if result.scores["iou"] <= baseline + BASELINE_MARGIN else ""
     return f"Calling every pixel {class_names[0]} would score an IoU of {baseline:.4f}{verdict}."
-
-
-def threshold_sentences(curve: ThresholdCurve) -> str:
-    iou = np.where(np.isnan(curve.iou), -1, curve.iou)
-    half, best = len(iou) // 2, int(iou.argmax())
-    return (
-        "On the validation tiles. A pixel is of the class above a probability of 0.5, which gives a precision of "
-        f"{curve.precision[half]:.4f}, a recall of {curve.recall[half]:.4f} and an IoU of {curve.iou[half]:.4f}. "
-        f"The IoU would be highest, {curve.iou[best]:.4f}, above {curve.threshold[best]:g}; a threshold chosen here "
-        "flatters these tiles."
-    )
 
 
 def dataset_rows(task: Task, val: TileResults, summary: Summary) -> dict[str, int | str]:
@@ -120,20 +115,23 @@ def remarks_after_training(remarks: Sequence[str], state: State) -> list[str]:
     return kept + [f"warning: no pixel that the last epoch has trained on is {name}" for name in unsaid]
 
 
-def seconds_by_activity(outcome: RunOutcome) -> dict[str, float]:
+def seconds_by_activity(outcome: RunOutcome, evaluation: BestEvaluation) -> dict[str, float]:
     """The seconds of finished epochs, over all attempts; and of start-up, if this process has made the whole run."""
-    state, holdout = outcome.state, outcome.holdout
+    state, val, holdout = outcome.state, outcome.val, outcome.holdout
     waited = sum(row["train"].get("waited_s", 0.0) for row in state.history)
     seconds = {
         "training": sum(row["train"]["seconds"] for row in state.history) - waited,
         "waiting for tiles, in training": waited,
         "evaluating after each epoch": sum(row["val"]["seconds"] for row in state.history),
+        "evaluating validation tiles with symmetries": val["seconds"] if val else 0.0,
         "evaluating held-out tiles": holdout["seconds"] if holdout else 0.0,
     }
     seconds = {activity: spent for activity, spent in seconds.items() if spent > 0}
+    for_report = sum(results.seconds for results in evaluation.results.values())
     if not state.is_resumed and not outcome.stopped:
-        seconds["start-up, listing tiles, writing"] = hardware.process_seconds() - sum(seconds.values())
-    return seconds
+        known = sum(seconds.values()) + for_report
+        seconds["start-up, listing tiles, writing"] = hardware.process_seconds() - known
+    return seconds | {"evaluating for the report": for_report}
 
 
 def _best_epoch(state: State) -> Mapping[str, Any]:
@@ -141,15 +139,16 @@ def _best_epoch(state: State) -> Mapping[str, Any]:
     return next(row for row in state.history if row["epoch"] == state.best_epoch)
 
 
-def _split_result(split: str, results: TileResults, measured: Mapping[str, Any], task: Task) -> SplitResult:
-    """The result of one split. `measured` are the metrics that the run itself measured on its tiles."""
+def _split_result(
+    split: str, results: TileResults, numbers: Mapping[str, Any], measured: Mapping[str, Any] | None, task: Task
+) -> SplitResult:
+    """The result of one split. `measured` are the metrics that the run itself measured on its tiles, if any."""
     class_names = [class_.name for class_ in task.config.classes]
     rows = task.data.split.holdout if split == "holdout" else task.data.split.val
-    scores = metrics.scores(results.confusion, class_names, measured["loss"])
-    differences = [abs(scores[name] - measured[name]) for name in scenes.SCENE_METRICS]
+    differences = [abs(numbers[name] - measured[name]) for name in scenes.SCENE_METRICS] if measured else []
     images = task.data.loader.tiles.pairs.images
     return SplitResult(
-        scores=scores,
+        scores=numbers,
         confusion=results.confusion.tolist(),
         scenes=scenes.by_scene(split, rows, results, images, class_names),
         largest_difference=max((value for value in differences if not math.isnan(value)), default=0.0),

@@ -1,4 +1,7 @@
-"""Sets the scale of channels that the experiment leaves to the initial checkpoint. Called by `run` and `check`."""
+"""Sets what the experiment leaves to the initial checkpoint: the scale of channels, and "auto" mean and std.
+
+Called by `run` and `check`.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from robosat_pink import checkpoint
-from robosat_pink.config import Config
+from robosat_pink.config import ChannelConfig, Config
+from robosat_pink.config.parsing import build
+from robosat_pink.config.problems import Problems
 from robosat_pink.config.sections import LARGEST
+from robosat_pink.datasets.normalisation import is_measured
 from robosat_pink.errors import ConfigError
 from robosat_pink.training.initial_checkpoint import InitialCheckpoint, damaged
 
@@ -17,13 +23,14 @@ log = logging.getLogger(__name__)
 
 
 def resolve_scales(config: Config, initial: InitialCheckpoint | None) -> Config:
-    """The experiment with a `scale` for every channel.
+    """The experiment with a `scale` for every channel, and with the initial checkpoint's mean and std for "auto".
 
-    If the experiment sets none, it is the initial checkpoint's, or "auto" without a checkpoint. It is "raw" for weights
-    of other programs, which have no metadata and learnt from raw digital numbers.
+    If the experiment sets no scale, it is the initial checkpoint's, or "auto" without a checkpoint. It is "raw" for
+    weights of other programs, which have no metadata and learnt from raw digital numbers.
     """
     metadata = checkpoint.metadata_of(initial.content) if initial else {}
     saved = _saved_scales(initial.name, metadata) if initial else []
+    learnt = _saved_channels(initial.name, metadata) if initial and is_measured(config.channels) else []
     channels = []
     for number, channel in enumerate(config.channels):
         scale = channel.scale
@@ -44,7 +51,8 @@ def resolve_scales(config: Config, initial: InitialCheckpoint | None) -> Config:
                 scale,
                 saved[number],
             )
-        channels.append(dataclasses.replace(channel, scale=scale))
+        statistics = _statistics(channel, learnt[number]) if number < len(learnt) else {}
+        channels.append(dataclasses.replace(channel, scale=scale, **statistics))
     scales = [channel.scale for channel in channels]
     if "tags" in scales and set(scales) != {"tags"}:
         raise ConfigError(
@@ -52,6 +60,25 @@ def resolve_scales(config: Config, initial: InitialCheckpoint | None) -> Config:
             "learnt; accepted: tags for all channels or none; give each channel the same scale"
         )
     return dataclasses.replace(config, channels=tuple(channels))
+
+
+def _saved_channels(name: str, metadata: Mapping[str, Any]) -> list[ChannelConfig]:
+    """The channels with which the checkpoint's weights learnt; empty if it does not say. Raises CheckpointError."""
+    tree = metadata.get("config")
+    problems = Problems(name)
+    if not isinstance(tree, Mapping) or not isinstance(tree.get("channels"), list):
+        return []
+    channels = [build(ChannelConfig, entry, problems) for entry in tree["channels"]]
+    if problems.lines or any(channel is None or is_measured([channel]) for channel in channels):
+        raise damaged(name, "metadata.config.channels", tree["channels"], "channels with numbers as mean and std")
+    return [channel for channel in channels if channel]
+
+
+def _statistics(channel: ChannelConfig, learnt: ChannelConfig) -> dict[str, Any]:
+    """The `mean` and `std` with which the weights learnt, where the experiment says "auto"."""
+    if len(learnt.bands) != len(channel.bands):
+        return {}
+    return {name: getattr(learnt, name) for name in ("mean", "std") if getattr(channel, name) == "auto"}
 
 
 def _saved_scales(name: str, metadata: Mapping[str, Any]) -> list[Any]:

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 IN_MODEL = ("best.pth", "metrics.json", "history.csv", "MODEL_CARD.md")
 BESIDE_A_MODEL = ("config.yml", "train_ids.txt", "test_ids.txt", "holdout_ids.txt")  # moved only with one of IN_MODEL
-IN_OUTPUT = ("report.html", "scenes.csv", "curves.png", "precision_recall.png")
+IN_OUTPUT = ("report.html", "scenes.csv", "curves.png", "precision_recall.png", "reliability.png")
 TILE_PICTURE = re.compile(r"(best|median|worst)-\d+-.+\.png")  # names in the folder `tiles`
 
 

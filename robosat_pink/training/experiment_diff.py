@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 FREE_TO_CHANGE = (
     "model.epochs",
     "model.patience",
+    "model.symmetries",
     "runtime.",
     "checkpoint.resume",
     "checkpoint.every_",

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from robosat_pink.config import ModelConfig
 from robosat_pink.container.stop_request import Stopped
 from robosat_pink.datasets.batch import Batch
+from robosat_pink.datasets.symmetry_average import predictor
 from robosat_pink.errors import RobosatError
 from robosat_pink.training import progress
 from robosat_pink.training.phase_metrics import PhaseMetrics
@@ -53,7 +54,7 @@ def train_epoch(state: State, task: Task, epoch: int, save: Callable[[State], No
     """Train for one epoch, from step `state.step` on. Returns the metrics of all steps of the epoch."""
     config, compute, rows = task.config, task.compute, task.data.split.train
     set_training_mode(state.model, is_frozen=config.model.batch_norm == "frozen")
-    steps = task.data.loader.num_batches(rows)
+    steps = task.data.loader.num_training_batches(rows)
     phase_metrics = PhaseMetrics(config, compute.device, "train", epoch, steps)
     state.restore_partial_metrics(phase_metrics, compute.world)
     batches = phase_metrics.timed(task.data.loader.training(rows, epoch, state.step))
@@ -112,17 +113,20 @@ def evaluate(
     phase: str,
     epoch: int,
     save: Callable[[State], None] | None = None,
+    symmetries: bool = False,
 ) -> dict[str, Any]:
     """The metrics over whole tiles, without augmentation or shuffling; no tile is left out.
 
-    `save` is called when a resume point is due; a run resumed from that point repeats the evaluation.
+    With `symmetries`, predictions are averages over the symmetries of the square. `save` is called when a resume point
+    is due; a run resumed from that point repeats the evaluation.
     """
-    world = task.compute.world
-    world.broadcast_buffers(state.model)
+    world, model = task.compute.world, state.evaluated_model
+    world.broadcast_buffers(model)
     steps = task.data.loader.num_batches(rows)
     phase_metrics = PhaseMetrics(task.config, task.compute.device, phase, epoch, steps)
     on_save = (lambda: save(state)) if save else None
-    for batch, result in evaluated_batches(state.model, task, rows, f"epoch {epoch} {phase}", phase_metrics, on_save):
+    predicting = predictor(model, symmetries)
+    for batch, result in evaluated_batches(predicting, task, rows, f"epoch {epoch} {phase}", phase_metrics, on_save):
         if result:
             phase_metrics.add(batch, *result)
     return phase_metrics.finish(world)

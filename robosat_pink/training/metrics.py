@@ -31,12 +31,17 @@ class Confusion:
 
     def add(self, logits: Tensor, mask: Tensor) -> None:
         """Count the pixels of logits (N, K, H, W) and mask (N, H, W) uint8; pixels with mask 255 are ignored."""
-        predicted = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
+        predicted = predicted_classes(logits)
         # Not torch.bincount: on a GPU it first fetches the largest value, for which the host waits.
         predicted = predicted.masked_fill(mask == IGNORE, self.size)
         for truth in range(self.size):
             of_truth = torch.where(mask == truth, predicted, self.size)
             self.counts[truth] += torch.stack([(of_truth == class_).sum() for class_ in range(self.size)])
+
+
+def predicted_classes(logits: Tensor) -> Tensor:
+    """The class numbers (N, H, W) int64 that logits (N, K, H, W) predict. A single class is 1, its background 0."""
+    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
 
 
 def scores(counts: np.ndarray, class_names: Sequence[str], loss: float) -> dict[str, Any]:
@@ -55,14 +60,14 @@ def scores(counts: np.ndarray, class_names: Sequence[str], loss: float) -> dict[
         "f1": _ratio(2 * correct, truth + predicted),
     }
     single = len(class_names) == 1
-    summary = {name: values[1] if single else _mean(values) for name, values in by_class.items()}
+    summary = {name: values[1] if single else mean_of_defined(values) for name, values in by_class.items()}
     # Gorodkin, "Comparing two K-category assignments by a K-category correlation coefficient", 2004; Cohen, 1960.
     chance = (truth * predicted).sum()
     spread = math.sqrt((total**2 - (predicted**2).sum()) * (total**2 - (truth**2).sum()))
     values = {
         "loss": loss,
         **summary,
-        "miou": _mean(by_class["iou"]),
+        "miou": mean_of_defined(by_class["iou"]),
         "accuracy": _ratio(correct.sum(), total),
         "mcc": _ratio(correct.sum() * total - chance, spread),
         "kappa": _ratio(correct.sum() * total - chance, total**2 - chance),
@@ -106,14 +111,24 @@ def with_every_name(values: Mapping[str, Any]) -> dict[str, Any]:
 def as_json(values: dict[str, Any]) -> dict[str, Any]:
     """The metrics with None in place of NaN, which JSON does not have."""
     return {
-        name: as_json(value) if isinstance(value, dict) else None if math.isnan(value) else value
+        name: as_json(value) if isinstance(value, dict) else None if _is_nan(value) else value
         for name, value in values.items()
     }
+
+
+def mean_of_defined(values: np.ndarray) -> float:
+    """The mean of the values that are not NaN; NaN if all are."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else math.nan
 
 
 def is_better(value: float, best: float | None) -> bool:
     """Whether a score is better than the best so far. An undefined score (NaN) is better only than no score."""
     return best is None or value > best or (math.isnan(best) and not math.isnan(value))
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _printed_name(phase: str, name: str) -> str:
@@ -123,8 +138,3 @@ def _printed_name(phase: str, name: str) -> str:
 def _ratio(numerator: Any, denominator: Any) -> Any:
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(np.equal(denominator, 0), np.nan, np.true_divide(numerator, denominator))
-
-
-def _mean(values: np.ndarray) -> float:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else math.nan

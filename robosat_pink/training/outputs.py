@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -26,6 +27,7 @@ from robosat_pink.datasets.split import Split
 from robosat_pink.training import earlier_results, metrics, tile_ids
 from robosat_pink.training.background_writer import BackgroundWriter, snapshot
 from robosat_pink.training.state import State
+from robosat_pink.training.thresholds import Threshold
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ class NoOutputs:
 
     def fill_model_folder(self, state: State) -> None: ...
 
-    def write_final_metrics(self, state: State, holdout: dict[str, Any] | None) -> None: ...
+    def write_final_metrics(self, state: State, val: dict[str, Any] | None, holdout: dict[str, Any] | None) -> None: ...
 
 
 class Outputs(NoOutputs):
@@ -140,20 +142,24 @@ class Outputs(NoOutputs):
         if not (self.model / checkpoint.epoch_name(state.epoch, epochs)).exists():  # model.epochs was larger before
             checkpoint.save_epoch(self.model, state.epoch, epochs, self._weights(state.to_content()))
 
-    def write_final_metrics(self, state: State, holdout: dict[str, Any] | None) -> None:
-        """Write the metrics of the whole run. `holdout`: the metrics of the held-out tiles, if there are any."""
-        self._write_metrics(state, holdout)
+    def write_final_metrics(self, state: State, val: dict[str, Any] | None, holdout: dict[str, Any] | None) -> None:
+        """Write the metrics of the run. `val`: those with model.symmetries, `holdout`: those of held-out tiles."""
+        self._write_metrics(state, holdout, val)
         log.info("training waited %.2f s for %d saves", self._copied_s, self._copies)
 
     def _check_disk(self, state: State) -> None:
         """Raises ContractError if space is missing.
 
-        A checkpoint with Adam's moments takes three times the weights; a resume point also contains the best weights.
+        A checkpoint with Adam's moments takes three times the weights, and once more with their average; a resume point
+        also contains the best weights.
         """
         weights = sum(tensor.nbytes for tensor in state.model.state_dict().values())
-        hardware.check_disk(self.model, 7 * weights, "the last checkpoint, the next one and the best model")
+        epoch = 4 if state.average else 3
+        hardware.check_disk(
+            self.model, (2 * epoch + 1) * weights, "the last checkpoint, the next one and the best model"
+        )
         if self.checkpoints:
-            hardware.check_disk(self.checkpoints, 12 * weights, "two resume points and the next one")
+            hardware.check_disk(self.checkpoints, 3 * (epoch + 1) * weights, "two resume points and the next one")
 
     def _snapshot(self, state: State) -> dict[str, Any]:
         """A copy of the state's content: the only part of a save that training waits for."""
@@ -185,7 +191,8 @@ class Outputs(NoOutputs):
 
     def _weights(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """The content of a checkpoint with optimizer, from a state's content."""
-        return {name: content[name] for name in ("epoch", "state_dict", "optimizer")} | {"metadata": self.metadata}
+        names = ("epoch", "state_dict", "optimizer", "trained_state_dict", "updates")
+        return {name: content[name] for name in names if name in content} | {"metadata": self.metadata}
 
     def _save_best(self, state: State) -> None:
         content = {"epoch": state.best_epoch, "state_dict": state.best_weights, "metadata": self.metadata}
@@ -201,14 +208,15 @@ class Outputs(NoOutputs):
             else:
                 (self.model / ID_FILES[split]).unlink(missing_ok=True)  # an earlier run's
 
-    def _write_metrics(self, state: State, holdout: dict[str, Any] | None) -> None:
+    def _write_metrics(self, state: State, holdout: dict[str, Any] | None, val: dict[str, Any] | None = None) -> None:
         last = state.history[-1]
         summary = {
             "epoch": state.epoch,
             "best_epoch": state.best_epoch,
             "train": _scores(last["train"]),
-            "val": _scores(last["val"]),
+            "val": _scores(val or last["val"]),
             "holdout": _scores(holdout) if holdout else None,
+            "best": None,  # `add_best` fills it in
         }
         self._write("metrics.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
         table = io.StringIO()
@@ -220,6 +228,19 @@ class Outputs(NoOutputs):
 
     def _write(self, name: str, text: str) -> None:
         write_atomically(self.model / name, lambda file: file.write(text.encode()))
+
+
+def add_best(model: Path, epoch: int, threshold: Threshold | None, numbers: Mapping[str, Any]) -> None:
+    """Add the numbers of the best weights, by split, to metrics.json, and their threshold to best.pth, too."""
+    chosen = None
+    if threshold:
+        chosen = {"value": threshold.value, "val_iou": threshold.iou, "val_iou_at_0.5": threshold.iou_at_half}
+        checkpoint.save(model / "best.pth", checkpoint.load(model / "best.pth") | {"threshold": chosen})
+    summary = json.loads((model / "metrics.json").read_text())
+    by_split = {split: metrics.as_json(numbers[split]) if split in numbers else None for split in ("val", "holdout")}
+    summary["best"] = {"epoch": epoch, "threshold": chosen} | by_split
+    text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
+    write_atomically(model / "metrics.json", lambda file: file.write(text.encode()))
 
 
 def _scores(values: Mapping[str, Any]) -> dict[str, Any]:

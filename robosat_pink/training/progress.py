@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -74,10 +73,9 @@ def epoch_line(history: Sequence[Mapping[str, Any]], epochs: int, best_epoch: in
     return f"{line}; {duration(left)} left, until {clock(left)}" if left else line
 
 
-def summary(model: nn.Module, tiles: int, batch_size: int, epochs: int) -> str:
+def summary(model: nn.Module, steps: int, batch_size: int, epochs: int) -> str:
     """The line before the first step."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    steps = math.ceil(tiles / batch_size)
     return f"{parameters / 1e6:.1f} million parameters; {epochs} epochs of {steps} steps, {batch_size} tiles a step"
 
 

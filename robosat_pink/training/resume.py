@@ -16,7 +16,7 @@ from robosat_pink.errors import CheckpointError, RobosatError
 from robosat_pink.training import tile_ids
 from robosat_pink.training.experiment_diff import check_same_experiment
 from robosat_pink.training.initial_checkpoint import InitialCheckpoint
-from robosat_pink.training.resume_point import check_moments, check_point
+from robosat_pink.training.resume_point import check_average, check_moments, check_point
 from robosat_pink.training.state import State
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ def restore(state: State, initial: InitialCheckpoint, config: Config, tiles: Til
     """Load `initial` into `state`. Raises CheckpointError if it is damaged, or of another network or experiment."""
     if not initial.is_resumed:
         loaded = checkpoint.load_weights(state.model, initial.content, name=initial.name)
+        state.restore_average({})
         log.info("starting from %s: %d tensors, epoch %s", initial.name, loaded.tensors, loaded.epoch)
         return
     state.is_resumed = True
@@ -54,13 +55,16 @@ def _resume(state: State, initial: InitialCheckpoint, config: Config, tiles: Til
             f"{name} was written after {done}, but model.epochs = {epochs}; raise model.epochs, or give this run an "
             "empty checkpoints folder and no checkpoint.resume"
         )
+    check_average(content, state.model, name)
     if initial.is_resume_point:
         check_point(content, state.model, name)
         checkpoint.check_weights(content["state_dict"], state.model.state_dict(), name)
         state.restore(content)
         _restart_epoch_if_batches_differ(state, initial, config, tiles, split)
     else:
-        checkpoint.load_weights(state.model, content, name=name)
+        weights = content.get("trained_state_dict")
+        checkpoint.load_weights(state.model, weights or content, name=name)
+        state.restore_average(content)
         restore_optimizer(state.optimizer, state.model, initial)
         state.epoch = epoch
         log.warning("warning: %s holds weights, optimizer and epoch; its history is not known", name)
@@ -105,8 +109,10 @@ def _restart_epoch_if_batches_differ(
             len(saved_ids - current_ids),
         )
     experiment = metadata["config"]
-    permutation = (experiment["model"]["batch_size"], experiment["runtime"]["seed"])
-    if is_changed or saved != current or permutation != (config.model.batch_size, config.runtime.seed):
+    tiles_per_epoch = experiment.get("sampling", {}).get("tiles_per_epoch")
+    permutation = (experiment["model"]["batch_size"], experiment["runtime"]["seed"], tiles_per_epoch)
+    current_permutation = (config.model.batch_size, config.runtime.seed, config.sampling.tiles_per_epoch)
+    if is_changed or saved != current or permutation != current_permutation:
         if state.step or state.train_metrics:
             log.warning("warning: epoch %d restarts", state.epoch + 1)
         state.restart_epoch()

@@ -52,6 +52,19 @@ def check_point(content: Mapping[str, Any], model: nn.Module, name: str) -> None
     check_moments(content["optimizer"]["state"], list(model.parameters()), name)
 
 
+def check_average(content: Mapping[str, Any], model: nn.Module, name: str) -> None:
+    """Raises CheckpointError if the content has an average of the weights that cannot be of this model."""
+    if "trained_state_dict" not in content:
+        return
+    updates = content.get("updates")
+    if not isinstance(updates, int) or updates < 0:
+        raise _refusal(name, "its updates")
+    for key in ("state_dict", "trained_state_dict"):
+        if not isinstance(content.get(key), dict):
+            raise _refusal(name, f"its {key}")
+        checkpoint.check_weights(content[key], model.state_dict(), name)
+
+
 def check_moments(state: Mapping[int, Mapping[str, Any]], parameters: Sequence[torch.Tensor], name: str) -> None:
     """Raises CheckpointError unless `state` can be Adam's moments of these parameters, by index."""
     for number, moments in state.items():

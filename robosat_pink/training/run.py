@@ -37,6 +37,7 @@ class RunOutcome(NamedTuple):
 
     state: State
     task: Task
+    val: dict[str, Any] | None  # metrics of val tiles with model.symmetries and the last weights; None without
     holdout: dict[str, Any] | None  # metrics of held-out tiles; None if there are none, or the run stopped earlier
     stopped: Stopped | None  # if runtime.max_seconds ended the run
 
@@ -55,7 +56,7 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
     torch.manual_seed(config.runtime.seed)
     compute = setup.choose_compute(config, world)
     tiles, split = setup.find_tiles(config, container, world)
-    remarks = setup.inspect_training_tiles(config, tiles, split, world)
+    config, remarks = setup.inspect_training_tiles(config, tiles, split, world)
     is_synchronised = config.model.batch_norm == "synchronised" and world.size > 1
     model, upsampling = setup.make_model(config, initial, compute.device, store, is_synchronised)
     state = setup.make_state(model, config, compute)
@@ -75,7 +76,8 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
         if world.is_rank_zero:
             outputs = Outputs(container, config, tiles, split, writer, points, upsampling)
         log.info("training on %s in %s", compute.device, compute.precision or torch.float32)
-        log.info(progress.summary(model, len(split.train), config.model.batch_size, config.model.epochs))
+        steps = loader.num_training_batches(split.train)
+        log.info(progress.summary(model, steps, config.model.batch_size, config.model.epochs))
         world.on_rank_zero(lambda: outputs.begin(state))
         stop.is_polled = True
         outcome = train_and_evaluate(state, task, outputs, container, stop)
@@ -96,14 +98,14 @@ def train_and_evaluate(
             stop.raise_if_requested()
             loop.fit(state, task, outputs.save, outputs.save_epoch)
             outputs.fill_model_folder(state)
-            holdout = evaluate_holdout(state, task)
-            outputs.write_final_metrics(state, holdout)
-            return RunOutcome(state, task, holdout, stopped=None)
+            val, holdout = evaluate_val_with_symmetries(state, task), evaluate_holdout(state, task)
+            outputs.write_final_metrics(state, val, holdout)
+            return RunOutcome(state, task, val, holdout, stopped=None)
         except Stopped as stopped:
             outputs.save_stopped(state, stopped.reason)
             if stopped.reason == Stopped.BY_SIGNAL or not state.history:
                 raise
-            return RunOutcome(state, task, None, stopped)
+            return RunOutcome(state, task, None, None, stopped)
         except Changed as error:
             if task.config.dataset.if_changed == "error" or relistings == MOST_RELISTINGS:
                 raise
@@ -127,14 +129,23 @@ def list_again(state: State, task: Task, outputs: NoOutputs, container: Containe
     return dataclasses.replace(task, data=dataclasses.replace(task.data, split=split, loader=loader))
 
 
+def evaluate_val_with_symmetries(state: State, task: Task) -> dict[str, Any] | None:
+    """The metrics of the last weights on val tiles with model.symmetries, which epochs do without; None if not set."""
+    if not task.config.model.symmetries:
+        return None
+    return loop.evaluate(state, task, task.data.split.val, "val", state.epoch, symmetries=True)
+
+
 def evaluate_holdout(state: State, task: Task) -> dict[str, Any] | None:
     """The metrics of the best weights on held-out tiles; None if there are none. The model keeps its last weights."""
     rows = task.data.split.holdout
     if not len(rows):
         return None
-    last_weights = snapshot(state.model.state_dict())
-    state.model.load_state_dict(state.best_weights)
+    model = state.evaluated_model
+    last_weights = snapshot(model.state_dict())
+    model.load_state_dict(state.best_weights)
     try:
-        return loop.evaluate(state, task, rows, "holdout", state.best_epoch)
+        symmetries = task.config.model.symmetries
+        return loop.evaluate(state, task, rows, "holdout", state.best_epoch, symmetries=symmetries)
     finally:
-        state.model.load_state_dict(last_weights)
+        model.load_state_dict(last_weights)

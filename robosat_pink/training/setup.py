@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from robosat_pink.losses import build_loss
 from robosat_pink.models import MODELS, build_model
 from robosat_pink.models.blocks import Execution, choose_execution, settled_upsampling
 from robosat_pink.models.synchronisation import synchronise
+from robosat_pink.training.averaging import AveragedModel
 from robosat_pink.training.initial_checkpoint import InitialCheckpoint, saved_upsampling
 from robosat_pink.training.state import State
 from robosat_pink.training.task import Compute, Data, Objective
@@ -87,12 +89,18 @@ def find_tiles(config: Config, container: Container, world: World) -> tuple[Tile
     return tiles, split
 
 
-def inspect_training_tiles(config: Config, tiles: TilePairs, split: Split, world: World) -> list[str]:
-    """Read some of the training tiles on rank 0; log and return the remarks on them."""
-    remarks: list[str] = world.on_rank_zero(lambda: coverage.look(config, tiles, split.train))
-    for remark in remarks:
+def inspect_training_tiles(config: Config, tiles: TilePairs, split: Split, world: World) -> tuple[Config, list[str]]:
+    """Read some of the training tiles on rank 0; log the remarks on them, and what was measured.
+
+    Returns the experiment with a mean and std for each channel, and the remarks.
+    """
+    look: coverage.Look = world.on_rank_zero(lambda: coverage.look(config, tiles, split.train))
+    for remark in look.remarks:
         log.log(logging.WARNING if remark.startswith("warning: ") else logging.INFO, remark)
-    return remarks
+    for number, (before, channel) in enumerate(zip(config.channels, look.channels, strict=True)):
+        if before != channel:
+            log.info("channels.%d: mean %s, std %s in the training tiles", number, channel.mean, channel.std)
+    return replace(config, channels=look.channels), look.remarks
 
 
 def make_model(
@@ -109,13 +117,15 @@ def make_model(
     """
     pretrained: Any = config.model.pretrained and not initial
     if pretrained and isinstance(config.model.pretrained, str):
-        pretrained = checkpoint.read(config.model.pretrained, **store)
+        name = config.model.pretrained
+        pretrained = checkpoint.weights_of(checkpoint.read(name, **store), name)
     model = build_model(
         config.model.name,
         num_classes=config.num_classes,
         num_channels=config.num_channels,
         encoder=config.model.encoder,
         pretrained=pretrained,
+        pretrained_bands=config.model.pretrained_bands,
         **config.model.options,
     )
     upsampling = settled_upsampling(config.runtime.upsampling, device.type)
@@ -132,7 +142,8 @@ def make_state(model: nn.Module, config: Config, compute: Compute) -> State:
     model.to(compute.device).to(memory_format=compute.memory_format)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.parameters(), lr=config.model.lr, weight_decay=config.model.decay, fused=True)
     scaler = GradScaler(compute.device.type, enabled=compute.precision == torch.float16)
-    return State(model, optimizer, scaler)
+    average = AveragedModel(model, config.model.ema) if config.model.ema else None
+    return State(model, optimizer, scaler, average=average)
 
 
 def make_objective(model: nn.Module, config: Config, compute: Compute) -> Objective:
@@ -165,4 +176,12 @@ def make_loader(
     batch_size = config.model.batch_size
     batch_bytes = bytes_of_a_batch(tiles, math.ceil(batch_size / process.size))
     workers = worker_count(config.runtime.workers, is_gpu, batch_bytes, process.local_size)
-    return TileLoader(tiles, batch_size, workers, pin_memory=is_gpu, interrupt=interrupt, process=process)
+    return TileLoader(
+        tiles,
+        batch_size,
+        workers,
+        pin_memory=is_gpu,
+        interrupt=interrupt,
+        process=process,
+        tiles_per_epoch=config.sampling.tiles_per_epoch,
+    )

@@ -14,6 +14,7 @@ from torch.amp.grad_scaler import GradScaler
 from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import CheckpointError
 from robosat_pink.training import metrics
+from robosat_pink.training.averaging import AveragedModel
 from robosat_pink.training.phase_metrics import PhaseMetrics
 
 
@@ -36,16 +37,28 @@ class State:
     best_epoch: int = 0
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
     skipped: int = 0  # batches with a non-finite loss
+    average: AveragedModel | None = None  # with model.ema
     is_resumed: bool = False  # this process continues an earlier one's work; not in resume points
 
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """What is evaluated and kept: the average of the weights, or the weights themselves without model.ema."""
+        return self.average.model if self.average else self.model
+
     def to_content(self) -> dict[str, Any]:
-        """The content of a resume point; its keys never change."""
-        return {
+        """The content of a resume point; its keys never change.
+
+        `state_dict` is what is evaluated. With model.ema, the weights that are trained stand beside it.
+        """
+        trained: dict[str, Any] = {}
+        if self.average:
+            trained = {"trained_state_dict": self.model.state_dict(), "updates": self.average.updates}
+        return trained | {
             "epoch": self.epoch,
             "step": self.step,
             "tallies": self.partial_metrics,
             "train": self.train_metrics,
-            "state_dict": self.model.state_dict(),
+            "state_dict": self.evaluated_model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "history": self.history,
@@ -57,7 +70,8 @@ class State:
     def restore(self, content: Mapping[str, Any]) -> None:
         """Load the content of a resume point; of the optimizer's settings, only the learning rate."""
         try:
-            self.model.load_state_dict(content["state_dict"])
+            self.model.load_state_dict(content.get("trained_state_dict", content["state_dict"]))
+            self.restore_average(content)
             (group,) = self.optimizer.state_dict()["param_groups"]
             group["lr"] = content["optimizer"]["param_groups"][0]["lr"]  # for the history; each step sets it
             moments = {
@@ -79,6 +93,14 @@ class State:
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"not a resume point of this network and version: {error}") from error
 
+    def restore_average(self, content: Mapping[str, Any]) -> None:
+        """Load a checkpoint's average of the weights; without one, it starts anew from the model's weights."""
+        if not self.average:
+            return
+        has_average = "trained_state_dict" in content
+        self.average.model.load_state_dict(content["state_dict"] if has_average else self.model.state_dict())
+        self.average.updates = content["updates"] if has_average else 0
+
     def restart_epoch(self) -> None:
         """Forget the steps and metrics of the unfinished epoch."""
         self.step, self.partial_metrics, self.train_metrics = 0, None, None
@@ -92,7 +114,7 @@ class State:
         self.restart_epoch()
         if metrics.is_better(val["iou"], best):
             self.best_epoch = self.epoch
-            weights = {name: tensor.cpu() for name, tensor in self.model.state_dict().items()}
+            weights = {name: tensor.cpu() for name, tensor in self.evaluated_model.state_dict().items()}
             self.best_weights = copy.deepcopy(weights)
 
     def save_partial_metrics(self, phase_metrics: PhaseMetrics, world: World) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from robosat_pink.container.device import autocast
 from robosat_pink.datasets.batch import Batch
+from robosat_pink.datasets.loader import crops_of_an_epoch
 from robosat_pink.datasets.transforms import EvaluationTransform
 from robosat_pink.losses import IGNORE
 from robosat_pink.models.recomputation import without_statistics
@@ -70,6 +71,8 @@ def learn(
     if before is not None:
         reset_unless(is_finite, statistics, before)
     optimizer_step(state, is_finite)
+    if state.average:
+        state.average.update(state.model)
     return loss, logits, mask.masked_fill(~is_finite, IGNORE), is_finite
 
 
@@ -177,7 +180,8 @@ def compile_stance(task: Task, samples: int) -> contextlib.AbstractContextManage
     if not task.config.runtime.compile:
         return contextlib.nullcontext()
     world = task.compute.world
-    batch = range(min(task.config.model.batch_size, len(task.data.split.train)))
+    crops = crops_of_an_epoch(len(task.data.split.train), task.config.sampling.tiles_per_epoch)
+    batch = range(min(task.config.model.batch_size, crops))
     share = len(batch[world.rank :: world.size])
     is_usual = samples in micro_batch_sizes(share, task.config.runtime.accumulation)
     return torch.compiler.set_stance("default" if is_usual else "force_eager")

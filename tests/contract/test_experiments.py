@@ -133,7 +133,7 @@ def test_schema_accepts_the_configurations_of_planet_snowcover(shared: Path) -> 
         ("model", {"epochs": True}, "model.epochs"),
         ("model", {"name": "albunett"}, "model.name"),
         ("model", {"encoder": "resnet51"}, "model.encoder"),
-        ("model", {"tile_size": 96}, "model.tile_size"),
+        ("model", {"tile_size": 100}, "model.tile_size"),
         ("model", {"is_deconv": True}, "model.is_deconv"),
         ("model", {"name": "ternausnetv2", "encoder": None, "pretrained": True}, "model.pretrained"),
         ("model", {"loss": "lovas"}, "model.loss"),

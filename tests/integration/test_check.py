@@ -1,5 +1,6 @@
 """`train --check`: what it says of an experiment is what an independent count of the files says."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 from conftest import S3Server
 from robosat_pink import check
 from robosat_pink.config import ChannelConfig, ClassConfig, Config, DatasetConfig, ModelConfig, RuntimeConfig
+from robosat_pink.datasets.normalisation import Moments
 from robosat_pink.errors import ContractError
 from robosat_pink.sample import write_tiles
-from robosat_pink.survey import Moments, Survey
+from robosat_pink.survey import Survey, balancing_weights, suggested_classes
 from robosat_pink.train import main
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -180,6 +182,97 @@ def test_band_of_one_value_is_told_and_what_is_suggested_for_it_can_be_pasted_to
     assert (channel["mean"][3], channel["std"][3]) == (0.7, 1)
     assert main(job(**{key: channel[key] for key in ("mean", "std", "scale")})) == 0
     assert "mean, std and scale fit" in capsys.readouterr().out
+
+
+def with_snow(folder: Path, pixels: int) -> None:
+    """Rewrite every mask: so many of its 4,096 pixels are snow."""
+    for path in (folder / "mask").rglob("*.tif"):
+        with rasterio.open(path, "r+") as file:
+            file.write((np.arange(64 * 64) < pixels).astype(np.uint8).reshape(64, 64), 1)
+    for path in (folder / "imagery").rglob("*.tif"):  # without missing pixels
+        with rasterio.open(path, "r+") as file:
+            file.write(np.maximum(file.read(), 1))
+
+
+SUGGESTED_CLASSES = re.compile(r"  suggested(.*), to balance the classes: classes: (\[.*\])")
+
+
+def test_suggested_class_weight_can_be_pasted_and_then_fits(
+    job: Callable[..., list[str]], opt_ml: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """64 of 4,096 pixels: the root of 4032 / 64 is 7.94."""
+    arguments = [*job(), "model.loss=cross_entropy"]
+    with_snow(opt_ml, 64)
+    assert main(arguments) == 0
+    suggested = SUGGESTED_CLASSES.search(capsys.readouterr().out)
+    assert suggested is not None
+    classes = yaml.safe_load(suggested[2])
+    assert classes == [{"name": "snow", "weight": 7.9}]
+    assert main([*arguments, f"classes={json.dumps(classes)}"]) == 0
+    assert not SUGGESTED_CLASSES.search(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("snow", "loss", "words"),
+    [
+        (64, "lovasz", ", with that loss"),  # beside the advice to add cross entropy
+        (64, "dice", None),
+        (1200, "cross_entropy", None),  # 29 %
+        (0, "cross_entropy", None),
+    ],
+)
+def test_weights_are_suggested_only_with_a_loss_that_takes_them_where_classes_are_unbalanced(
+    job: Callable[..., list[str]],
+    opt_ml: Path,
+    capsys: pytest.CaptureFixture[str],
+    snow: int,
+    loss: str,
+    words: str | None,
+) -> None:
+    arguments = [*job(), f"model.loss={loss}"]
+    with_snow(opt_ml, snow)
+    assert main(arguments) == 0
+    suggested = SUGGESTED_CLASSES.search(capsys.readouterr().out)
+    assert (suggested and suggested[1]) == words
+
+
+@pytest.mark.parametrize(
+    ("pixels", "is_binary", "weights"),
+    [
+        ([900, 100], True, [1, 3]),
+        ([100, 900], True, [1, 1 / 3]),
+        ([999_999, 1], True, [1, 10]),
+        ([1, 999_999], True, [1, 0.1]),
+        ([6400, 1600, 400], False, [0.5, 1, 2]),
+        ([6400, 1600, 0, 400], False, [0.5, 1, np.nan, 2]),
+        ([1_000_000, 10_000, 1], False, [0.1, 1, 1]),
+        ([100, 0], True, [1, np.nan]),
+        ([0, 0], True, [np.nan, np.nan]),
+    ],
+)
+def test_weights_are_the_root_of_median_frequency_balancing_up_to_a_ratio(
+    pixels: list[int], is_binary: bool, weights: list[float]
+) -> None:
+    np.testing.assert_allclose(balancing_weights(np.array(pixels), is_binary), weights)
+
+
+def test_suggested_classes_keep_what_the_experiment_says_of_them() -> None:
+    classes = (
+        ClassConfig(name="rock: bare", color="#804020", values=(0,)),
+        ClassConfig(name="snow", values=(1, 2), weight=5.0),
+        ClassConfig(name="ice", weight=3.0, values=(3,)),
+    )
+    config = Config(
+        dataset=DatasetConfig(image_bucket="imagery", mask_bucket="mask"),
+        classes=classes,
+        channels=(ChannelConfig(bands=(1,)),),
+        model=ModelConfig(name="unet", loss="cross_entropy"),
+    )
+    assert yaml.safe_load(suggested_classes(config, np.array([1600, 1600, 0]))) == [
+        {"name": "rock: bare", "color": "#804020", "values": [0]},
+        {"name": "snow", "values": [1, 2]},
+        {"name": "ice", "values": [3], "weight": 3.0},
+    ]
 
 
 def test_nothing_is_suggested_where_no_pixel_is_valid(

@@ -35,22 +35,27 @@ def newest(job: Path) -> Path | None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("how", "processes", "moments"),
-    [(signal.SIGKILL, 1, 10), (signal.SIGTERM, 1, 3), (signal.SIGKILL, 2, 3), (signal.SIGTERM, 2, 3)],
+    ("how", "processes", "moments", "recipe"),
+    [
+        (signal.SIGKILL, 1, 10, ("model.recipe=strong", "sampling.tiles_per_epoch=8")),
+        (signal.SIGTERM, 1, 3, ()),
+        (signal.SIGKILL, 2, 3, ()),
+        (signal.SIGTERM, 2, 3, ("model.recipe=strong", "sampling.tiles_per_epoch=8")),
+    ],
 )
 def test_run_that_is_interrupted_at_random_moments_ends_to_the_last_bit_as_if_it_had_not_been(
-    job: Path, how: signal.Signals, processes: int, moments: int
+    job: Path, how: signal.Signals, processes: int, moments: int, recipe: tuple[str, ...]
 ) -> None:
     """In a listing, in a step, in a save, in an evaluation: the moments are drawn over all of the run."""
     moments = MOMENTS or moments
-    setting = f"runtime.processes={processes}"
-    train(*SETTINGS, setting)
+    settings = (f"runtime.processes={processes}", *recipe)
+    train(*SETTINGS, *settings)
     whole = results(job)
     clear(job)
     drawn = random.Random(f"{how} {processes}")
     points = [newest(job)]
     for number in range(moments):
-        run = begin(setting)
+        run = begin(*settings)
         if number % 5 == 0:  # before there is a tile
             until(run, "experiment:")
             time.sleep(drawn.uniform(0, 0.1))
@@ -71,7 +76,7 @@ def test_run_that_is_interrupted_at_random_moments_ends_to_the_last_bit_as_if_it
     assert names == sorted(names)
     assert len(set(names)) > moments // 3
     assert not (job / "model/checkpoint-00003-of-00003.pth").exists(), "nothing was interrupted in the end"
-    assert "continuing from" in train(*SETTINGS, setting)
+    assert "continuing from" in train(*SETTINGS, *settings)
     assert_identical(results(job), whole)
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import math
 import re
 import subprocess
 import sys
@@ -24,12 +25,11 @@ from robosat_pink import checkpoint
 from robosat_pink.container.failure_file import user_message
 from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import ContractError
-from robosat_pink.report import evaluate
 from robosat_pink.report.page import SplitResult
 from robosat_pink.report.summary import baseline_sentence
 from robosat_pink.sample import write_tiles
 from robosat_pink.train import main
-from robosat_pink.training import metrics
+from robosat_pink.training import final_evaluation, metrics
 from robosat_pink.training.phase_metrics import PhaseMetrics
 
 EXPERIMENT = {
@@ -149,7 +149,7 @@ PRINTED = {"iou": "IoU", "miou": "mean IoU", "f1": "F1", "mcc": "MCC"}
 def test_run_leaves_report_table_pictures_and_card(run: Path) -> None:
     output = run / "output/data"
     assert {path.name for path in output.iterdir()} == {
-        *("report.html", "scenes.csv", "curves.png", "precision_recall.png", "tiles")
+        *("report.html", "scenes.csv", "curves.png", "precision_recall.png", "reliability.png", "tiles")
     }
     tiles = sorted(path.name for path in (output / "tiles").iterdir())
     assert [name.rpartition("-channel")[0] for name in tiles] == [
@@ -215,6 +215,38 @@ def test_scenes_sum_up_to_the_whole_and_the_whole_is_what_the_run_measured(run: 
         assert [[int(count) for count in row[1:]] for row in confusion[1:]] == counts.tolist()
 
 
+def test_numbers_of_the_best_weights_are_in_metrics_report_card_and_checkpoint(run: Path) -> None:
+    written = json.loads((run / "model/metrics.json").read_text())
+    best = written["best"]
+    assert set(best) == {"epoch", "threshold", "val", "holdout"}
+    assert best["epoch"] == written["best_epoch"]
+    assert checkpoint.load(run / "model/best.pth")["threshold"] == best["threshold"]
+    assert best["threshold"]["val_iou"] >= best["threshold"]["val_iou_at_0.5"] == best["val"]["iou"]
+    assert best["val"]["at_threshold"]["iou"] == best["threshold"]["val_iou"]
+    history = rows_of(run / "model/history.csv")[best["epoch"] - 1]
+    card = (run / "model/MODEL_CARD.md").read_text()
+    for split, known in (
+        ("holdout", written["holdout"]),
+        ("val", {name: history[f"val_{name}"] for name in metrics.NAMES}),
+    ):
+        numbers = best[split]
+        assert all(same(math.nan if numbers[name] is None else numbers[name], known[name]) for name in metrics.NAMES)
+        assert numbers["ground_tiles"] > 1
+        low, high = numbers["intervals"]["iou"]
+        assert low <= numbers["iou"] <= high
+        assert 0 <= numbers["ece"] < 1
+        assert numbers["boundary_f1"] == numbers["per_class"]["snow"]["boundary_f1"]
+        assert sum(point["pixels"] for point in numbers["reliability"]) == sum(
+            int(row["pixels"]) for row in rows_of(run / "output/data/scenes.csv") if row["part"] == split
+        )
+        title = "Held-out" if split == "holdout" else "Validation"
+        places = f"{title} tiles: 95 % intervals over {numbers['ground_tiles']} places"
+        iou = tables(run)[places][1]
+        assert iou == ["IoU", *(str(value) for value in (numbers["iou"], low, high, numbers["at_threshold"]["iou"]))]
+    assert f"| iou | {best['holdout']['iou']:.4f} | " in card
+    assert f"The boundary F1, {best['holdout']['boundary_f1']:.4f} on held-out tiles" in card
+
+
 def test_counts_of_a_scene_are_those_of_its_tiles_and_masks(run: Path, scenes: Path) -> None:
     """Truth by scene, counted from the files."""
     for row in rows_of(run / "output/data/scenes.csv"):
@@ -250,7 +282,7 @@ def test_nothing_in_the_page_is_fetched_from_elsewhere(run: Path) -> None:
     page = (run / "output/data/report.html").read_text()
     sources = re.findall(r'\b(?:src|srcset|data|poster|action)="([^"]*)"', page)
     assert all(source.startswith("data:") for source in sources)
-    assert len(sources) == 9 + 1 + 6 * 4
+    assert len(sources) == 9 + 1 + 1 + 6 * 4
     assert re.findall(r"<(?:script|iframe|object|embed|video|audio)\b|@import|url\(", page) == []
     assert "default-src 'none'" in page
     assert all(alt.strip() for alt in re.findall(r'<img [^>]*alt="([^"]*)"', page))
@@ -333,13 +365,13 @@ def test_report_that_fails_leaves_the_training_a_success_and_a_traceback_of_defe
     def broken(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(evaluate, "evaluate_tiles", broken)
+    monkeypatch.setattr(final_evaluation, "evaluate_tiles", broken)
     assert main(["model.epochs=1"]) == 0
     log = capsys.readouterr().out
     assert f"warning: no report: {user_message(error)}; model and metrics are complete" in log
     assert ("Traceback" in log) == (not isinstance(error, ContractError))
     assert not (opt_ml / "output/failure").exists()
-    assert (opt_ml / "model/metrics.json").exists()
+    assert json.loads((opt_ml / "model/metrics.json").read_text())["best"] is None
 
 
 @pytest.mark.slow

@@ -91,9 +91,15 @@ def original_checkpoint(epoch: int = 2) -> tuple[dict[str, Any], State]:
 
 
 def point_of(config: Config) -> InitialCheckpoint:
-    state = trained(Network())
-    content = state.to_content() | {
+    return point_with(trained(Network()).to_content(), config)
+
+
+def point_with(content: dict[str, Any], config: Config, is_resume_point: bool = True) -> InitialCheckpoint:
+    """A resume point of this content or, with the same weights and optimizer, the checkpoint of an epoch."""
+    content = copy.deepcopy(content) | {
         "metadata": {"config": to_tree(config), "data_digest": ""},
         "ids": tile_ids.compress(tile_ids.tile_ids(Tiles(), SPLIT)),
     }
+    if not is_resume_point:
+        del content["history"]
     return InitialCheckpoint("resume-00001-000000.pth", content, is_resumed=True)

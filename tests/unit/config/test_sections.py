@@ -39,6 +39,8 @@ KEYS: dict[str, tuple[Any, Any]] = {
     "dataset.split.seed": (0, 3),
     "dataset.split.test_percent": (0.0, 0.1),
     "dataset.split.zoom": (None, 8),
+    "dataset.split.folds": (None, None),  # together with from it is refused
+    "dataset.split.fold": (0, 0),  # acts with folds only
     "dataset.split.from": (None, "s3://models/run-1/test_ids.txt"),
     "dataset.missing": ("auto", "declared"),
     "dataset.ignore_values": ((), [255, 254]),
@@ -55,6 +57,7 @@ KEYS: dict[str, tuple[Any, Any]] = {
     "model.num_filters": (None, 16),
     "model.is_deconv": (False, False),  # true is for ternausnetv2 only
     "model.pretrained": (False, "channel:weights/resnet18.pth"),
+    "model.pretrained_bands": (None, [2, 1]),
     "model.loss": ("lovasz", {"lovasz": 0.5, "cross_entropy": 1.0}),
     "model.batch_size": (7, 4),
     "model.tile_size": (512, 256),
@@ -64,7 +67,11 @@ KEYS: dict[str, tuple[Any, Any]] = {
     "model.decay": (0.0, 0.0001),
     "model.schedule": ("constant", "cosine"),
     "model.patience": (None, 5),
+    "model.ema": (None, 0.99),
+    "model.recipe": ("original", "strong"),
     "model.batch_norm": ("batch", "frozen"),
+    "model.symmetries": (False, True),
+    "sampling.tiles_per_epoch": (None, "auto"),
     "checkpoint.path": (None, None),  # together with resume it is refused
     "checkpoint.resume": (None, "channel:weights/resume-00001-000000.pth"),
     "checkpoint.every_minutes": (10.0, 2.5),
@@ -547,6 +554,9 @@ def test_whole_number_is_accepted_where_any_number_is(tmp_path: Path) -> None:
         ("dataset.split.zoom", 3, "split.by: block"),
         ("dataset.split.zoom", -1, "from 0 to 30"),
         ("dataset.split.zoom", 31, "from 0 to 30"),
+        ("dataset.split.folds", 1, "from 2 to 10,000"),
+        ("dataset.split.fold", 1, "acts with split.folds only; set that or leave fold out"),
+        ("dataset.split.fold", -1, "from 0 to 9,999"),
         ("dataset.split.by", "blok", "tile or block or group; did you mean block?"),
         ("dataset.split.by", "group", "named group in common, such as (?P<day>"),
         ("dataset.image_bucket", "", "not empty"),
@@ -567,6 +577,8 @@ def test_whole_number_is_accepted_where_any_number_is(tmp_path: Path) -> None:
         ("model.name", "albunett", "did you mean albunet?"),
         ("model.encoder", "resnet51", "albunet accepts: resnet50, resnet18, resnet34, resnet101, resnet152"),
         ("model.loss", "lovas", "did you mean lovasz?"),
+        ("model.pretrained_bands", [3, 2], "acts with model.pretrained only"),
+        ("model.pretrained_bands", [0, 1], "from 1 to 65,535"),
         ("model.tile_size", 96, "albunet needs a multiple of 64; try 128"),
         ("model.tile_size", 513, "albunet needs a multiple of 64; try 576"),
         ("model.tile_size", 0, "from 1 to 16,384"),
@@ -603,6 +615,18 @@ def test_impossible_value_is_told_with_what_is_possible(tmp_path: Path, key: str
             "dataset.split.by",
             "both directory expressions must have a named group in common",
         ),
+        (
+            {"model.pretrained": True, "model.pretrained_bands": [3, 2, 1]},
+            "model.pretrained_bands",
+            "one number for each of the 2 bands",
+        ),
+        ({"model.pretrained": True, "model.pretrained_bands": [3, 4]}, "model.pretrained_bands", "red, green and blue"),
+        ({"dataset.split": {"folds": 5, "fold": 5}}, "dataset.split.fold", "counted from 0; accepted: from 0 to 4"),
+        (
+            {"dataset.split": {"folds": 5, "from": "test_ids.txt"}},
+            "dataset.split.folds",
+            "split.from names the val tiles itself; leave one of the two out",
+        ),
         ({"channels": [{"bands": [1], "mean": [0.5]}, {"bands": [2], "std": [1, 2]}]}, "channels.1.std", "the 1 bands"),
     ],
 )
@@ -621,6 +645,8 @@ def test_values_that_do_not_go_together_are_refused(
         {"dataset.train_percent": 0.999},
         {"dataset.split.test_percent": 0.29},
         {"dataset.split.by": "block", "dataset.split.zoom": 0},
+        {"dataset.split": {"folds": 5, "fold": 4, "test_percent": 0.3}},  # train_percent does not act
+        {"dataset.split": {"folds": 2}},
         {
             "dataset.split.by": "group",
             "dataset.imagery_directory_regex": "i_(?P<day>.)",
@@ -892,7 +918,7 @@ def test_at_sign_in_a_name_is_no_user(tmp_path: Path, key: str, text: str) -> No
 def test_many_unknown_keys_are_counted_soon(tmp_path: Path) -> None:
     path, started = write_experiment(tmp_path), time.monotonic()
     lines = problems_of(path, {f"k{number}": "1" for number in range(90_000)})
-    assert lines[50] == "and 89,950 more"
+    assert lines[40] == "and 89,960 more"
     assert time.monotonic() - started < 10
 
 

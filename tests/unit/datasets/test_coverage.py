@@ -26,7 +26,7 @@ def remarks(tiles: TilePairs, classes: tuple[ClassConfig, ...], **dataset: Any) 
         channels=(ChannelConfig(bands=(1, 2)),),
         model=ModelConfig(name="albunet"),
     )
-    return coverage.look(config, tiles, np.arange(len(tiles)))
+    return coverage.look(config, tiles, np.arange(len(tiles))).remarks
 
 
 def test_class_that_the_nodata_tag_hides_is_named_with_the_way_to_count_it(tmp_path: Path) -> None:

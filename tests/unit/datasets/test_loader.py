@@ -88,6 +88,33 @@ def test_training_batch_is_of_the_draws_of_its_epoch(tiles: TilePairs) -> None:
         assert batch.symmetry == tuple(sample.symmetry for sample in drawn)
 
 
+@pytest.mark.parametrize(("tiles_per_epoch", "crops"), [(20, 20), (5, 5), ("auto", 128)])
+def test_epoch_has_as_many_crops_as_it_is_told_of_all_tiles_alike(
+    tiles: TilePairs, tiles_per_epoch: Any, crops: int
+) -> None:
+    loader = TileLoader(tiles, 3, 0, tiles_per_epoch=tiles_per_epoch)
+    batches = list(loader.training(ROWS, 4))
+    rows = [row for batch in batches for row in batch.rows]
+    assert (len(rows), len(batches)) == (crops, loader.num_training_batches(ROWS))
+    counts = [rows.count(row) for row in ROWS]
+    assert max(counts) - min(counts) <= 1
+    assert [loader.rows_of(ROWS, 4, number) for number in range(len(batches))] == [
+        list(batch.rows) for batch in batches
+    ]
+    resumed = list(loader.training(ROWS, 4, 1))
+    assert all(identical(batch, again) for batch, again in zip(batches[1:], resumed, strict=True))
+
+
+def test_crops_of_a_tile_in_one_epoch_are_drawn_anew(tiles: TilePairs) -> None:
+    first_pass = list(TileLoader(tiles, 8, 0).training(ROWS, 4))
+    batches = list(TileLoader(tiles, 8, 0, tiles_per_epoch=16).training(ROWS, 4))
+    assert identical(batches[0], first_pass[0])
+    second = batches[1]
+    drawn = [tiles[TrainingCrop(row, 4, 1)] for row in second.rows]
+    assert second.symmetry == tuple(sample.symmetry for sample in drawn)
+    assert second.symmetry != tuple(tiles[TrainingCrop(row, 4)].symmetry for row in second.rows)
+
+
 def test_evaluation_has_every_row_once_in_order_whole_and_unturned(tiles: TilePairs) -> None:
     batches = list(TileLoader(tiles, 3, 0).evaluation(ROWS))
     assert rows_of(batches) == [(0, 1, 3), (4, 5, 6), (8, 9)]

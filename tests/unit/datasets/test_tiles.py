@@ -327,6 +327,75 @@ def test_holding_tiles_out_takes_them_from_the_evaluated_ones() -> None:
     assert sorted([*with_holdout.val, *with_holdout.holdout]) == without.val.tolist()
 
 
+def folds_of(pairs: Pairs, folds: int, **options: object) -> list[set[str]]:
+    """The val places of each fold."""
+    splits = [split_pairs(pairs, 0.7, folds=folds, fold=fold, **options) for fold in range(folds)]  # type: ignore[arg-type]
+    return [places_of(pairs, split.val) for split in splits]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_folds_cut_the_order_of_the_documented_hash(seed: int) -> None:
+    ranked = [f"5/{x}/2" for x in HASHES[seed]]
+    pairs = pairs_at(*(f"5/{x}/2" for x in (1, 2, 3, 4)))
+    assert folds_of(pairs, 2, seed=seed) == [set(ranked[:2]), set(ranked[2:])]
+    assert folds_of(pairs, 4, seed=seed) == [{place} for place in ranked]
+    assert folds_of(pairs, 3, seed=seed, holdout_percent=0.1) == [{place} for place in ranked[:3]]
+
+
+@pytest.mark.parametrize(
+    ("count", "folds", "sizes"), [(10, 5, [2] * 5), (10, 3, [4, 3, 3]), (10, 10, [1] * 10), (7, 5, [2, 1, 2, 1, 1])]
+)
+def test_every_tile_is_val_in_exactly_one_of_the_equal_folds(count: int, folds: int, sizes: list[int]) -> None:
+    pairs = pairs_at(*TEN[:count], days=("may", "june"))
+    splits = [split_pairs(pairs, 0.7, folds=folds, fold=fold) for fold in range(folds)]
+    assert [len(places_of(pairs, split.val)) for split in splits] == sizes
+    assert sorted(np.concatenate([split.val for split in splits]).tolist()) == list(range(2 * count))
+    for split in splits:
+        assert not len(split.holdout)
+        assert sorted([*split.train, *split.val]) == list(range(2 * count))
+        assert not places_of(pairs, split.train) & places_of(pairs, split.val)
+
+
+def test_every_fold_has_the_holdout_of_a_run_without_folds() -> None:
+    pairs = pairs_at(*TEN)
+    holdout = split_pairs(pairs, 0.5, holdout_percent=0.2).holdout.tolist()
+    splits = [split_pairs(pairs, 0.5, holdout_percent=0.2, folds=4, fold=fold) for fold in range(4)]
+    assert [split.holdout.tolist() for split in splits] == [holdout] * 4
+    assert sorted([*holdout, *np.concatenate([split.val for split in splits])]) == list(range(10))
+    assert [len(split.val) for split in splits] == [2] * 4
+
+
+def test_folds_keep_blocks_and_groups_together() -> None:
+    places = [f"5/{x}/{y}" for x in range(8) for y in range(4)]
+    blocks = [
+        {tuple(int(n) // 2 for n in place.split("/")[1:]) for place in fold}
+        for fold in folds_of(pairs_at(*places), 4, by="block", zoom=4)
+    ]
+    assert [len(fold) for fold in blocks] == [2] * 4
+    assert len(set.union(*blocks)) == 8
+    days = pairs_at("5/1/2", "5/2/2", days=("a", "b", "c", "d"))
+    splits = [split_pairs(days, 0.7, by="group", folds=4, fold=fold) for fold in range(4)]
+    groups = ["".join(sorted({days.images.path(row)[0] for row in split.val})) for split in splits]
+    assert sorted(groups) == ["a", "b", "c", "d"]
+
+
+def test_train_share_does_not_act_with_folds() -> None:
+    pairs = pairs_at(*TEN)
+    assert lists(split_pairs(pairs, 0.1, folds=5, fold=1)) == lists(split_pairs(pairs, 0.9, folds=5, fold=1))
+
+
+@pytest.mark.parametrize("new", ["5/3/7", "5/30/0", "5/11/11", "5/17/2"])
+def test_new_tile_moves_at_most_one_tile_over_each_cut(new: str) -> None:
+    old = [f"5/{x}/{y}" for x in range(8) for y in range(5)]
+    before, after = (
+        {place: fold for fold, places in enumerate(folds_of(pairs_at(*listed), 5)) for place in places}
+        for listed in (old, [*old, new])
+    )
+    moves = [after[place] - before[place] for place in old if after[place] != before[place]]
+    assert len(moves) <= 4
+    assert set(moves) <= {-1, 1}
+
+
 def test_all_images_of_a_ground_tile_are_on_one_side() -> None:
     pairs = pairs_at(*TEN, days=("may", "june", "july"))
     split = split_pairs(pairs, 0.6, holdout_percent=0.2)
@@ -395,6 +464,23 @@ def test_too_few_units_are_refused_with_another_way_to_split(
 ) -> None:
     with pytest.raises(DataError, match=message):
         split_pairs(pairs_at("5/1/2", "5/2/2"), 0.5, by=by, zoom=zoom, holdout_percent=holdout_percent)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("count", "by", "zoom", "holdout_percent", "message"),
+    [
+        (3, "tile", None, 0.0, r"lie on 3 ground tile\(s\), too few for 4 folds; try dataset.split: folds: 3, or add"),
+        (4, "tile", None, 0.1, r"too few for 4 folds and a holdout; try dataset.split: folds: 3, or add tiles"),
+        (4, "block", 3, 0.0, r"too few for 4 folds; try dataset.split: a higher zoom, at most 5, or by: tile"),
+        (2, "tile", None, 0.1, r"too few for 4 folds and a holdout; add tiles"),
+    ],
+)
+def test_too_few_units_for_the_folds_are_refused_with_how_many_fit(
+    count: int, by: str, zoom: int | None, holdout_percent: float, message: str
+) -> None:
+    options = {"by": by, "zoom": zoom, "holdout_percent": holdout_percent}
+    with pytest.raises(DataError, match=message):
+        split_pairs(pairs_at(*TEN[:count]), 0.5, folds=4, **options)  # type: ignore[arg-type]
 
 
 def test_many_images_of_one_ground_tile_are_too_few_to_split_by_tile() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from conftest import pattern
-from robosat_pink.datasets.transforms import EvaluationTransform, TrainingTransform, apply_symmetry
+from robosat_pink.datasets.transforms import EvaluationTransform, TrainingTransform, apply_symmetry, undo_symmetry
 from scenes import mask_pattern, mask_that_belongs_to
 
 SQUARE = torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
@@ -122,3 +122,9 @@ def test_mask_keeps_its_type_and_its_ignored_pixels(kind: type[EvaluationTransfo
 
 def test_transform_has_nothing_that_a_checkpoint_would_hold() -> None:
     assert TrainingTransform([0.5], [0.25]).state_dict() == {}
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_undone_symmetry_is_the_tile_as_it_was_also_where_it_is_no_square(number: int) -> None:
+    tile = torch.arange(24).reshape(2, 3, 4)
+    assert torch.equal(undo_symmetry(apply_symmetry(tile, number), number), tile)

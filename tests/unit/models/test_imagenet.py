@@ -1,4 +1,4 @@
-"""ImageNet weights for the encoder: where they come from, and how they fit other bands than three."""
+"""torchvision's ImageNet weights for the encoder: where they come from."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ import torchvision
 
 from robosat_pink.errors import CheckpointError
 from robosat_pink.models import build_model
-from robosat_pink.models.imagenet import inflate
 
 
 @pytest.fixture
@@ -69,24 +68,3 @@ def test_damaged_file_in_torch_home_is_an_error_that_names_its_folder(torch_home
 
 def test_weights_given_serve_without_any_file(torch_home: Path, encoder: dict[str, Any]) -> None:
     assert torch.equal(albunet(3, encoder).resnet.layer1[0].conv1.weight, encoder["layer1.0.conv1.weight"])
-
-
-@pytest.mark.parametrize("num_channels", [1, 2, 4, 6, 11])
-def test_stem_is_inflated_to_any_number_of_bands(encoder: dict[str, Any], num_channels: int) -> None:
-    stem = albunet(num_channels, encoder).resnet.conv1.weight
-    assert stem.shape == (64, num_channels, 7, 7)
-    assert torch.equal(stem, inflate(encoder["conv1.weight"], num_channels))
-
-
-def test_inflated_stem_answers_a_grey_image_as_before() -> None:
-    """Worked out for a kernel of 1 x 1 that holds 1, 2, 3."""
-    stem = torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1)
-    assert inflate(stem, 3).flatten().tolist() == [1, 2, 3]
-    assert inflate(stem, 1).flatten().tolist() == [6]
-    assert inflate(stem, 6).flatten().tolist() == [0.5, 1, 1.5, 0.5, 1, 1.5]
-    assert inflate(stem, 4).flatten().tolist() == [0.75, 1.5, 2.25, 0.75]
-
-
-def test_weights_of_another_encoder_are_refused(encoder: dict[str, Any]) -> None:
-    with pytest.raises(CheckpointError, match=r"not torchvision's weights of resnet50: \d+ tensors"):
-        build_model("albunet", num_classes=1, num_channels=3, encoder="resnet50", pretrained=encoder)

@@ -13,6 +13,7 @@ from robosat_pink.report import model_card
 from robosat_pink.report.model_card import ModelCard
 from robosat_pink.report.templating import code_span, escape_markdown
 from robosat_pink.training import metrics
+from robosat_pink.training.intervals import INTERVAL_METRICS
 
 HOSTILE = "<script>alert('1')</script> | `x` ``` [a](http://b) *c* & \\ {{ 7 * 7 }}"
 
@@ -26,6 +27,7 @@ def card(folder: Path, class_names: list[str], channel: dict[str, Any], scenes: 
     }
     (folder / "experiment.yml").write_text(yaml.safe_dump(experiment))
     size = max(len(class_names), 2)
+    scores = metrics.scores(np.ones((size, size)), class_names, 0.5)
     return model_card.render(
         ModelCard(
             config=load_config(folder / "experiment.yml"),
@@ -35,7 +37,10 @@ def card(folder: Path, class_names: list[str], channel: dict[str, Any], scenes: 
             version="0.1.0",
             epochs=2,
             best_epoch=1,
-            metrics={"validation tiles": metrics.scores(np.ones((size, size)), class_names, 0.5)},
+            metrics={"validation tiles": scores},
+            best=scores | {"intervals": {name: [0.25, 0.5] for name in INTERVAL_METRICS}, "at_threshold": scores},
+            threshold=None if class_names[1:] else 0.35,
+            meanings=["What an interval says.", "What the rest says."],
             baseline=f"Calling every pixel {class_names[0]} would score an IoU of 0.5000.",
             tile_pixels=512,
             finished="2026-01-01 00:00 UTC",
@@ -55,6 +60,16 @@ def test_card_of_hostile_names_has_the_lines_and_columns_of_one_of_harmless_name
     body = before_code.split("---\n")[2] + rest.partition("\n```")[2].replace(code_span(HOSTILE), "")
     assert "<script" not in body
     assert "](" not in re.sub(r"\\.", "", body)
+
+
+def test_card_has_intervals_and_the_numbers_above_the_threshold_of_a_single_class(tmp_path: Path) -> None:
+    single = card(tmp_path, ["snow"], {"bands": [1]}, ["scene"])
+    assert "| validation tiles, best weights | value | 95 % interval | above 0.35 |" in single
+    assert "| iou | 0.3333 | 0.2500 to 0.5000 | 0.3333 |" in single
+    assert "- What an interval says.\n- What the rest says.\n- `classify(image, threshold=" in single
+    several = card(tmp_path, ["ground", "snow"], {"bands": [1]}, ["scene"])
+    assert "| iou | 0.3333 | 0.2500 to 0.5000 |\n" in several
+    assert "threshold" not in several
 
 
 def test_head_of_the_card_is_yaml_whatever_the_names(tmp_path: Path) -> None:

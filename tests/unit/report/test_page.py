@@ -13,6 +13,7 @@ from robosat_pink.report import page
 from robosat_pink.report.page import Report, SplitResult, TilePreview
 from robosat_pink.report.scenes import Scene
 from robosat_pink.training import metrics
+from robosat_pink.training.intervals import INTERVAL_METRICS
 
 HOSTILE = [
     "<script>alert('1')</script>",
@@ -36,6 +37,14 @@ def report(text: str, classes: int = 1) -> Report:
         Scene("val", f"worse {text}", 2345, 0, confusion, scores | {"iou": 0.0}),
         Scene("val", f"empty {text}", 0, 1, 0 * confusion, undefined),
     ]
+    interval = [0.25, None] if classes == 1 else None
+    numbers = scores | {
+        "boundary_f1": 0.75,
+        "ece": 0.125,
+        "ground_tiles": 3,
+        "intervals": dict.fromkeys(INTERVAL_METRICS, interval),
+        "at_threshold": undefined if classes == 1 else None,
+    }
     image = "data:image/png;base64,AAAA"
     tile = TilePreview(0.5, text, f"15/1/{text}", f"https://www.openstreetmap.org/?{text}", text, {"image": image})
     return Report(
@@ -48,15 +57,19 @@ def report(text: str, classes: int = 1) -> Report:
         class_colors=["#ffffff"] * size,
         metrics={"validation tiles": scores, "training, last epoch": undefined},
         baseline=f"Calling every pixel {text}.",
-        splits={"val": SplitResult(scores, confusion.tolist(), scenes, 1e-7)},
+        splits={"val": SplitResult(numbers, confusion.tolist(), scenes, 1e-7)},
         curves={"loss": image},
         threshold_curve=image if classes == 1 else None,
         threshold_sentences="Above 0.5.",
+        threshold=0.35 if classes == 1 else None,
+        reliability_curve=image,
+        meanings={name: f"{name} of {text}." for name in ("interval", "boundary_f1", "ece", "threshold")},
         tiles={"best": [tile]},
         split_map="<svg></svg>",
         bounds="1° N",
         dataset={"scenes": 3, "of them": text},
         remarks=[f"warning: {text}", f"note: {text}"],
+        has_symmetries=False,
         split_sizes={"train": 12345, "val": 3, "holdout": 0},
         seconds={"training": 59.94, "waiting for tiles": 0.06},
         hardware=[text, "2 CPU cores"],
@@ -125,6 +138,17 @@ def test_numbers_are_rounded_for_people_and_exact_for_programs() -> None:
     assert '<data value="2345">2\u202f345</data>' in html
     assert "trained on: 12\u202f345 tiles" in html
     assert '<data value=""><abbr title="undefined: nothing to divide by">&ndash;</abbr></data>' in html
+
+
+def test_intervals_stand_beside_the_numbers_and_those_above_the_threshold() -> None:
+    (iou, *_) = rows(page.render(report("A")), "Validation tiles: 95 % intervals over 3 places")
+    assert iou == ["IoU", "0.5000", "0.2500", "&ndash;", "&ndash;"]
+    (miou, *_) = rows(page.render(report("A", classes=3)), "Validation tiles: 95 % intervals over 3 places")
+    assert len(miou) == 4
+    assert rows(page.render(report("A")), "Boundaries and probabilities") == [
+        ["boundary F1", "0.7500"],
+        ["calibration error", "0.1250"],
+    ]
 
 
 def test_times_have_their_share_of_the_whole() -> None:

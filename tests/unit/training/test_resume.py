@@ -96,7 +96,7 @@ def test_resumed_run_has_the_weight_decay_of_its_experiment() -> None:
 def test_how_a_run_goes_and_how_long_may_change() -> None:
     start = point_of(experiment())
     other = experiment(
-        model={"epochs": 90, "patience": 3},
+        model={"epochs": 90, "patience": 3, "symmetries": True},
         runtime={"workers": 3, "processes": 2},
         checkpoint={"every_minutes": 1.0, "resume": "a.pth"},
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from robosat_pink.config import ModelConfig, RuntimeConfig
+from robosat_pink.config import ModelConfig, RuntimeConfig, SamplingConfig
 from robosat_pink.datasets.batch import Batch
 from robosat_pink.datasets.transforms import EvaluationTransform
 from robosat_pink.distributed.launcher import ProcessRank
@@ -48,6 +48,7 @@ class Experiment:
     def __init__(self, accumulation: int) -> None:
         self.runtime = RuntimeConfig(accumulation=accumulation)
         self.model = ModelConfig(name="albunet", tile_size=16)
+        self.sampling = SamplingConfig()
 
 
 def setup(model: nn.Module, accumulation: int = 1, autocast: torch.dtype | None = None) -> tuple[State, Any]:

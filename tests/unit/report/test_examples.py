@@ -1,11 +1,10 @@
-"""Example tiles chosen, and thresholds tried, from counts worked out by hand."""
+"""Example tiles chosen from counts worked out by hand."""
 
 import numpy as np
 import pytest
-import torch
 
-from robosat_pink.report import evaluate
-from robosat_pink.report.evaluate import BINS, THRESHOLDS, TileResults, choose_examples, threshold_curve, tile_ious
+from robosat_pink.report.examples import choose_examples, tile_ious
+from robosat_pink.training.final_evaluation import TileResults
 
 
 def confusions(*tiles: tuple[int, int, int, int]) -> np.ndarray:
@@ -13,7 +12,8 @@ def confusions(*tiles: tuple[int, int, int, int]) -> np.ndarray:
 
 
 def results(tiles: np.ndarray, pixels: int = 100) -> TileResults:
-    return TileResults(np.arange(len(tiles)) + 10, tiles, np.full(len(tiles), pixels), None, 0, 0.0)
+    none = np.zeros((0, 0))
+    return TileResults(np.arange(len(tiles)) + 10, tiles, np.full(len(tiles), pixels), None, none, none, 0.5, 0, 0.0)
 
 
 def test_score_of_a_tile_is_the_iou_of_the_only_class() -> None:
@@ -49,23 +49,3 @@ def test_tiles_with_next_to_nothing_to_see_are_left_aside_where_there_are_others
     telling = [(0, 10 + wrong, 0, 90 - wrong) for wrong in range(12)]
     tiles = confusions((9999, 0, 1, 0), *telling, (0, 0, 0, 0), (500, 0, 0, 0))
     assert choose_examples(results(tiles), is_single=True)["worst"] == [12, 11, 10]
-
-
-def test_curve_at_one_half_is_what_the_confusion_matrix_says() -> None:
-    logits = torch.tensor([[[-2.0, 1e-8, 0.0, 3.0], [0.3, -0.3, 5.0, -5.0]]])
-    mask = torch.tensor([[[0, 0, 1, 1], [1, 1, 255, 0]]], dtype=torch.uint8)
-    histogram = evaluate._histogram(logits, mask)
-    assert histogram[-1] == 1
-    curve = threshold_curve(histogram[:-1].reshape(2, BINS).numpy())
-    half = THRESHOLDS.tolist().index(0.5)
-    # Predicted: 1e-8 (wrong), 3.0 and 0.3 (right); of the class: 0.0, 3.0, 0.3, -0.3.
-    assert (curve.precision[half], curve.recall[half], curve.iou[half]) == (2 / 3, 2 / 4, 2 / 5)
-    assert curve.recall[0] == 1  # of all above 0.005, which -0.3 and 0 are
-    assert curve.recall[-1] == 0  # 3.0 is a probability of 0.953
-    assert np.isnan(curve.precision[-1])
-
-
-def test_curve_of_a_class_that_is_nowhere_is_undefined_and_not_an_error() -> None:
-    curve = threshold_curve(np.zeros((2, BINS), dtype=np.int64))
-    assert np.isnan(curve.recall).all()
-    assert np.isnan(curve.iou).all()
