@@ -7,6 +7,7 @@ import pytest
 from benchmarks import accuracy_rows, real_tiles
 from benchmarks.accuracy_rows import Row, Run, accuracy_table, append_row, ious, read_rows, with_tables
 from benchmarks.processor_time import epochs_within
+from robosat_pink.config import load_config
 
 ROOT = Path(__file__).parents[2]
 GLACIER = "l7_everest_glacier"
@@ -84,6 +85,15 @@ def test_ablation_shows_what_taking_an_ingredient_away_changes(monkeypatch: pyte
     assert line_of(table, "nothing")[1:] == [".710 (spread .020)", "-"]
     assert line_of(table, "averaged weights")[1:] == [".690 (-.020)", "-"]
     assert line_of(table, "crops")[1:] == ["-", "-"]
+
+
+@pytest.mark.parametrize("name", accuracy_rows.INGREDIENTS)
+def test_ingredient_can_be_taken_away_from_strong(name: str, tmp_path: Path) -> None:
+    dataset = "dataset: {image_bucket: images, mask_bucket: masks}"
+    rest = "classes: [{name: snow}]\nchannels: [{bands: [1]}]\nmodel: {name: unet, recipe: strong}"
+    (tmp_path / "strong.yml").write_text(f"{dataset}\n{rest}\n")
+    overrides = dict(override.split("=") for override in accuracy_rows.INGREDIENTS[name])
+    assert load_config(tmp_path / "strong.yml", {}, overrides) != load_config(tmp_path / "strong.yml")
 
 
 def test_epochs_fill_the_budget_that_the_pilot_s_fixed_costs_leave() -> None:
