@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import accuracy_rows, real_tiles
 from benchmarks.accuracy_rows import Row, Run, accuracy_table, append_row, ious, read_rows, with_tables
-from benchmarks.processor_time import epochs_within
+from benchmarks.processor_time import as_epochs_and_steps, epochs_within
 from robosat_pink.config import load_config
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +99,14 @@ def test_ingredient_can_be_taken_away_from_strong(name: str, tmp_path: Path) -> 
 def test_epochs_fill_the_budget_that_the_pilot_s_fixed_costs_leave() -> None:
     # Epochs end at 10, 14 and 18 s: 4 s each, 6 s before them and 2 s after: 180 = 6 + 43 * 4 + 2.
     assert epochs_within(180, pilot_s=20, epoch_ends_s=[10, 14, 18]) == 43
-    assert epochs_within(5, pilot_s=20, epoch_ends_s=[10, 14, 18]) == 1
+    assert epochs_within(6, pilot_s=20, epoch_ends_s=[10, 14, 18]) == -0.5
+
+
+def test_long_epochs_get_other_numbers_of_steps_where_whole_ones_miss_the_budget() -> None:
+    assert as_epochs_and_steps(43.4, 5) == (43, 5)
+    assert as_epochs_and_steps(2.5, 32) == (2, 40)  # 80 steps
+    assert as_epochs_and_steps(0.25, 32) == (1, 8)
+    assert as_epochs_and_steps(-0.5, 32) == (1, 1)
 
 
 def test_tables_have_every_scene() -> None:
