@@ -70,10 +70,12 @@ def runs_of(arguments: argparse.Namespace) -> Iterator[Run]:
 
 
 def measure(run: Run) -> Row:
+    measured_commit = commit()  # before the run: the code may change during it
     if run.method in RIVALS:
         val_iou, steps, processor_s = run_rival(run)
     else:
-        val_iou, steps, processor_s, _ = ours.run(*run)
+        result = ours.run(*run)
+        val_iou, steps, processor_s = result.val_iou, result.steps, result.processor_s
     if run.budget_s and abs(processor_s / run.budget_s - 1) > 0.1:
         print(f"warning: {processor_s:.0f} s is more than a tenth off the budget of {run.budget_s:g} s", flush=True)
     return Row(
@@ -82,7 +84,7 @@ def measure(run: Run) -> Row:
         processor_s=round(processor_s, 1),
         steps=steps,
         date=time.strftime("%Y-%m-%d"),
-        commit=commit(),
+        commit=measured_commit,
         torch=version("torch"),
         cpu=processor(),
     )

@@ -82,24 +82,28 @@ def ious(rows: Iterable[Row], runs: Iterable[Run]) -> list[float]:
 
 
 def accuracy_table(rows: Sequence[Row]) -> str:
-    """Scene by method: mean and spread over SEEDS. Methods without a row are left out."""
+    """Scene by method: mean and spread over SEEDS, the best mean in bold. Methods without a row are left out."""
     measured = {(row.method, row.budget_s) for row in rows if not row.overrides}
     columns = {title: column for title, column in COLUMNS.items() if column in measured}
     lines = [["val IoU", *columns], ["---", *["---:"] * len(columns)]]
     for scene in SCENES:
         runs = ([Run(method, scene, seed, budget_s) for seed in SEEDS] for method, budget_s in columns.values())
-        lines.append([f"`{scene}`", *(in_words(ious(rows, of_seeds)) for of_seeds in runs)])
+        cells = [ious(rows, of_seeds) for of_seeds in runs]
+        best = max((statistics.mean(cell) for cell in cells if cell), default=None)
+        lines.append([f"`{scene}`", *(in_words(cell, best) for cell in cells)])
     return as_markdown(lines)
 
 
-def in_words(measured: Sequence[float]) -> str:
-    """`.731 (.010)`: mean, and largest less smallest."""
+def in_words(measured: Sequence[float], best: float | None) -> str:
+    """`.731 (.010)`: mean, bold if it is the best, and largest less smallest."""
     if not measured:
         return NOT_MEASURED
+    mean = statistics.mean(measured)
     remarks = [number(max(measured) - min(measured))] if len(measured) > 1 else []
     if len(measured) < len(SEEDS):
-        remarks.append(f"{len(measured)} seed{'s' * (len(measured) > 1)}")
-    return f"{number(statistics.mean(measured))} ({', '.join(remarks)})"
+        remarks.append("1 seed" if len(measured) == 1 else f"{len(measured)} seeds")
+    shown = f"**{number(mean)}**" if mean == best else number(mean)
+    return f"{shown} ({', '.join(remarks)})"
 
 
 def ablation_table(rows: Sequence[Row]) -> str:

@@ -20,9 +20,11 @@ import real_tiles
 import yaml
 from real_tiles import BANDS, SCENES
 
-PILOT_EPOCHS = (3, 20)  # the second where the epochs after the first take less than PILOT_S
+PILOT_EPOCHS = (2, 10)  # the second where the epochs after the first take less than PILOT_S
 PILOT_S = 5.0
-EPOCHS_AND_STEPS = re.compile(r"; (\d+) epochs of (\d+) steps")  # before the first step, see training/progress.py
+SUMMARY = re.compile(
+    r"; (\d+) epochs of (\d+) steps, (\d+) tiles a step"
+)  # before the first step, see training/progress.py
 
 # planet-snowcover's way: statistics of the train tiles after scaling, written by hand, and settings of each scene.
 RESNET = {"name": "albunet", "encoder": "resnet18", "num_filters": 16, "tile_size": 256, "batch_size": 4}
@@ -39,6 +41,7 @@ MODIS = {"lr": 0.0005, "loss": {"lovasz": 0.5, "cross_entropy": 1.0}}  # Lovász
 class Result(NamedTuple):
     val_iou: float  # of the last epoch
     steps: int
+    batch_size: int
     processor_s: float
     epoch_ends_s: list[float]  # processor time when each epoch ended
 
@@ -68,8 +71,12 @@ def run(method: str, scene: str, seed: int, budget_s: float | None, overrides: S
     """Train for about `budget_s` of processor time; for None, for as many epochs as the experiment says."""
     if budget_s is not None:
         pilot = train_pilot(method, scene, tuple(overrides))
-        epochs = processor_time.epochs_within(budget_s, pilot.processor_s, pilot.epoch_ends_s)
+        exact = processor_time.epochs_within(budget_s, pilot.processor_s, pilot.epoch_ends_s)
+        steps_before = pilot.steps // len(pilot.epoch_ends_s)
+        epochs, steps = processor_time.as_epochs_and_steps(exact, steps_before)
         overrides = [*overrides, f"model.epochs={epochs}"]
+        if steps != steps_before:
+            overrides = [*overrides, f"sampling.tiles_per_epoch={steps * pilot.batch_size}"]
     return train(method, scene, [*overrides, f"runtime.seed={seed}"])
 
 
@@ -91,14 +98,14 @@ def train(method: str, scene: str, overrides: Sequence[str]) -> Result:
         (job / "input/data/config").mkdir(parents=True)
         (job / f"input/data/config/{scene}.yml").write_text(yaml.safe_dump(experiment(method, scene, str(ids_file))))
         before_s = processor_time.of_ended_children()
-        epochs, steps, epoch_ends_s = watch(job, overrides)
+        (epochs, steps, batch_size), epoch_ends_s = watch(job, overrides)
         processor_s = processor_time.of_ended_children() - before_s
         metrics = json.loads((job / "model/metrics.json").read_text())
-    return Result(metrics["val"]["iou"], epochs * steps, processor_s, epoch_ends_s)
+    return Result(metrics["val"]["iou"], epochs * steps, batch_size, processor_s, epoch_ends_s)
 
 
-def watch(job: Path, overrides: Sequence[str]) -> tuple[int, int, list[float]]:
-    """Run the command; return the numbers of epochs and of steps each, and the processor time after each epoch.
+def watch(job: Path, overrides: Sequence[str]) -> tuple[tuple[int, ...], list[float]]:
+    """Run the command; return (epochs, steps of each, batch size), and the processor time after each epoch.
 
     Tiles are read in the command's own process (`runtime.workers=0`), so that its processor time includes them.
     """
@@ -115,5 +122,6 @@ def watch(job: Path, overrides: Sequence[str]) -> tuple[int, int, list[float]]:
                 epoch_ends_s.append(processor_time.of_process(process.pid))
     if process.returncode:
         sys.exit(f"{''.join(lines[-30:])}{' '.join(command)} ended with {process.returncode}")
-    [(epochs, steps)] = EPOCHS_AND_STEPS.findall("".join(lines))
-    return int(epochs), int(steps), epoch_ends_s
+    [numbers] = SUMMARY.findall("".join(lines))
+    epochs, steps, batch_size = map(int, numbers)
+    return (epochs, steps, batch_size), epoch_ends_s[:epochs]  # an evaluation with symmetries logs another line

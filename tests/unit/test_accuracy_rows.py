@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import accuracy_rows
+from benchmarks import accuracy_rows, real_tiles
 from benchmarks.accuracy_rows import Row, Run, accuracy_table, append_row, ious, read_rows, with_tables
-from benchmarks.processor_time import epochs_within
+from benchmarks.processor_time import as_epochs_and_steps, epochs_within
+from robosat_pink.config import load_config
 
 ROOT = Path(__file__).parents[2]
 GLACIER = "l7_everest_glacier"
@@ -65,14 +66,14 @@ def test_runs_differ_by_budget_and_overrides() -> None:
 
 def test_cell_has_the_mean_over_seeds_and_largest_less_smallest() -> None:
     rows = [row("strong", seed, iou) for seed, iou in enumerate((0.70, 0.73, 0.73))]
-    assert line_of(accuracy_table(rows), f"`{GLACIER}`") == [f"`{GLACIER}`", ".720 (.030)"]
+    assert line_of(accuracy_table(rows), f"`{GLACIER}`") == [f"`{GLACIER}`", "**.720** (.030)"]
 
 
 def test_cell_of_fewer_seeds_says_so_and_a_method_without_rows_has_no_column() -> None:
     rows = [row("smp", 0, 0.7), row("forest", 0, 0.65, budget_s=None), row("forest", 2, 0.66, budget_s=None)]
     table = accuracy_table(rows)
     assert line_of(table, "val IoU") == ["val IoU", "random forest", "U-Net ResNet-34 of segmentation_models.pytorch"]
-    assert line_of(table, f"`{GLACIER}`")[1:] == [".655 (.010, 2 seeds)", ".700 (1 seed)"]
+    assert line_of(table, f"`{GLACIER}`")[1:] == [".655 (.010, 2 seeds)", "**.700** (1 seed)"]
     assert line_of(table, "`l8_himachal_snow`")[1:] == ["-", "-"]
 
 
@@ -86,10 +87,30 @@ def test_ablation_shows_what_taking_an_ingredient_away_changes(monkeypatch: pyte
     assert line_of(table, "crops")[1:] == ["-", "-"]
 
 
+@pytest.mark.parametrize("name", accuracy_rows.INGREDIENTS)
+def test_ingredient_can_be_taken_away_from_strong(name: str, tmp_path: Path) -> None:
+    dataset = "dataset: {image_bucket: images, mask_bucket: masks}"
+    rest = "classes: [{name: snow}]\nchannels: [{bands: [1]}]\nmodel: {name: unet, recipe: strong}"
+    (tmp_path / "strong.yml").write_text(f"{dataset}\n{rest}\n")
+    overrides = dict(override.split("=") for override in accuracy_rows.INGREDIENTS[name])
+    assert load_config(tmp_path / "strong.yml", {}, overrides) != load_config(tmp_path / "strong.yml")
+
+
 def test_epochs_fill_the_budget_that_the_pilot_s_fixed_costs_leave() -> None:
     # Epochs end at 10, 14 and 18 s: 4 s each, 6 s before them and 2 s after: 180 = 6 + 43 * 4 + 2.
     assert epochs_within(180, pilot_s=20, epoch_ends_s=[10, 14, 18]) == 43
-    assert epochs_within(5, pilot_s=20, epoch_ends_s=[10, 14, 18]) == 1
+    assert epochs_within(6, pilot_s=20, epoch_ends_s=[10, 14, 18]) == -0.5
+
+
+def test_long_epochs_get_other_numbers_of_steps_where_whole_ones_miss_the_budget() -> None:
+    assert as_epochs_and_steps(43.4, 5) == (43, 5)
+    assert as_epochs_and_steps(2.5, 32) == (2, 40)  # 80 steps
+    assert as_epochs_and_steps(0.25, 32) == (1, 8)
+    assert as_epochs_and_steps(-0.5, 32) == (1, 1)
+
+
+def test_tables_have_every_scene() -> None:
+    assert tuple(real_tiles.SCENES) == accuracy_rows.SCENES
 
 
 def test_page_without_a_place_for_the_tables_is_refused() -> None:
