@@ -85,8 +85,9 @@ class PixelPath(Block):
 
     def __init__(self, num_in: int, num_out: int) -> None:
         super().__init__()
-        widths = [num_in, PIXEL_FILTERS, PIXEL_FILTERS, num_out]
-        self.convs = nn.ModuleList(nn.Conv2d(*pair, kernel_size=1) for pair in itertools.pairwise(widths))
+        self.conv1 = nn.Conv2d(num_in, PIXEL_FILTERS, kernel_size=1)
+        self.conv2 = nn.Conv2d(PIXEL_FILTERS, PIXEL_FILTERS, kernel_size=1)
+        self.conv3 = nn.Conv2d(PIXEL_FILTERS, num_out, kernel_size=1)
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.div_(PIXEL_SPEED)
@@ -94,13 +95,14 @@ class PixelPath(Block):
     def forward(self, image: Tensor) -> Tensor:
         return self.execution.cheap(self._forward, image)
 
-    def _forward(self, features: Tensor) -> Tensor:
-        first, *others = list[Any](self.convs)
-        features = functional.conv2d(features, PIXEL_SPEED * first.weight, PIXEL_SPEED * first.bias)
-        for conv in others:
-            activated = functional.relu(features, inplace=True)
-            features = functional.conv2d(activated, PIXEL_SPEED * conv.weight, PIXEL_SPEED * conv.bias)
-        return features
+    def _forward(self, image: Tensor) -> Tensor:
+        features = functional.relu(_scaled_conv(image, self.conv1), inplace=True)
+        features = functional.relu(_scaled_conv(features, self.conv2), inplace=True)
+        return _scaled_conv(features, self.conv3)
+
+
+def _scaled_conv(features: Tensor, conv: Any) -> Tensor:
+    return functional.conv2d(features, PIXEL_SPEED * conv.weight, PIXEL_SPEED * conv.bias)
 
 
 class UpBlock(Block):
