@@ -112,11 +112,7 @@ def evaluate_and_report(outcome: RunOutcome, container: Container, stop: StopReq
     except BaseException as error:  # obstore's panics do not derive from Exception
         is_defect = not isinstance(error, RobosatError)
         message = user_message(error)
-        log.warning(
-            "warning: no report: %s; model and metrics are complete",
-            message,
-            exc_info=is_defect,
-        )
+        log.warning("warning: no report: %s; model and metrics are complete", message, exc_info=is_defect)
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:

@@ -50,7 +50,8 @@ class TrainedModel:
         checkpoint.load_weights(self.network, content, name=name)
         self.network.to(device).eval()
         chosen = content.get("threshold")
-        self.threshold: float | None = chosen["value"] if isinstance(chosen, dict) else None
+        value = chosen.get("value") if isinstance(chosen, dict) else None
+        self.threshold: float | None = value if isinstance(value, float) else None
         self._predictor = predictor(self.network, config.model.symmetries)
         self._transform = EvaluationTransform(*normalisation(config.channels)).to(device)
 

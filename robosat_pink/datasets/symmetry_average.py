@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robosat_pink.datasets.reader import SYMMETRIES
 from robosat_pink.datasets.transforms import apply_symmetry, undo_symmetry
-
-SYMMETRIES = 8
 
 
 class SymmetryAverage(nn.Module):

@@ -53,6 +53,8 @@ def resolve_scales(config: Config, initial: InitialCheckpoint | None) -> Config:
             )
         channel = dataclasses.replace(channel, scale=scale)
         channels.append(_with_known_statistics(channel, learnt[number] if number < len(learnt) else None))
+        if initial and channel.scale != "raw" and is_measured([channel]) and not is_measured([channels[-1]]):
+            log.info("channels.%d: mean %s, std %s, from %s", number, channels[-1].mean, channels[-1].std, initial.name)
     scales = [channel.scale for channel in channels]
     if "tags" in scales and set(scales) != {"tags"}:
         raise ConfigError(
