@@ -285,7 +285,7 @@ def test_only_what_is_learnt_by_is_tuned_and_text_is_not() -> None:
     assert tunable == {
         *("model.name", "model.num_filters", "model.is_deconv", "model.loss", "model.batch_size", "model.tile_size"),
         *("model.epochs", "model.lr", "model.data_augmentation", "model.decay", "model.schedule"),
-        *("model.patience", "model.batch_norm", "model.symmetries", "model.ema", "model.recipe"),
+        *("model.patience", "model.batch_norm", "model.symmetries", "model.ema", "model.recipe", "model.pixel_steps"),
     }
 
 

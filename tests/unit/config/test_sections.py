@@ -55,6 +55,7 @@ KEYS: dict[str, tuple[Any, Any]] = {
     "model.name": (REQUIRED, "albunet"),
     "model.encoder": (None, "resnet18"),
     "model.num_filters": (None, 16),
+    "model.pixel_steps": (None, 0),
     "model.is_deconv": (False, False),  # true is for ternausnetv2 only
     "model.pretrained": (False, "channel:weights/resnet18.pth"),
     "model.pretrained_bands": (None, [2, 1]),
