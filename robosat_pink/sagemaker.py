@@ -150,7 +150,9 @@ def predict_job(account: Account) -> dict[str, Any]:
     """
     job = training_job(account)
     config_channel = job["InputDataConfig"][0]
-    specification = {name: value for name, value in job["AlgorithmSpecification"].items() if name != "MetricDefinitions"}
+    specification = {
+        name: value for name, value in job["AlgorithmSpecification"].items() if name != "MetricDefinitions"
+    }
     return job | {
         "TrainingJobName": f"robosat-pink-{EXPERIMENT}-map",
         "AlgorithmSpecification": specification | {"ContainerArguments": ["predict"]},

@@ -106,6 +106,8 @@ def describe(dataset: Any, tags: Mapping[str, str], legend: Legend | None, names
 def made_from(content: bytes) -> str | None:
     """The digest in a tile's file; None if the file is damaged, or from another program."""
     enter_environment()
+    if not content:
+        return None
     try:
         with MemoryFile(content) as memory, memory.open(driver="GTiff") as dataset:
             dataset.checksum(1)  # reads all pixels
