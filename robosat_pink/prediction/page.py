@@ -16,7 +16,8 @@ from robosat_pink.container.redaction import redacted
 from robosat_pink.errors import RobosatError
 from robosat_pink.prediction.model import Model
 from robosat_pink.prediction.rasters import Legend
-from robosat_pink.report import maps, templating
+from robosat_pink.report import maps
+from robosat_pink.report import page as report_page
 
 NAME = "map.html"  # below the folder of results
 CARD = "MODEL_CARD.md"
@@ -63,7 +64,7 @@ def render(manifests: Sequence[Mapping[str, Any]], zxy: Sequence[np.ndarray], le
         card=_card(model),
         version=version("robosat_pink"),
     )
-    return templating.html_environment().get_template("map.html.j2").render(map=page)
+    return report_page.environment().get_template("map.html.j2").render(map=page)
 
 
 def _scene(manifest: Mapping[str, Any], zxy: np.ndarray) -> SceneOnPage:

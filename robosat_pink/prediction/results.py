@@ -57,7 +57,7 @@ class Results:
 
     def agreeing(self, tiles: Sequence[tuple[str, str]], present: set[str]) -> set[str]:
         """Which tiles, given as (path, digest of what they are made from), are there and agree. Reads them."""
-        candidates = [(path, made_from) for path, made_from in tiles if self._files_of(path) <= present]
+        candidates = [(path, made_from) for path, made_from in tiles if self.files_of(path) <= present]
         agree = self._threads.map(lambda tile: self._agrees(*tile), candidates)
         return {path for (path, _), does_agree in zip(candidates, agree, strict=True) if does_agree}
 
@@ -73,11 +73,11 @@ class Results:
             names = [f"{folder}/{path}" for path in paths[first : first + MOST_WAITING]]
             yield from map(rasters.read_tile, self._threads.map(self.destination.read, names))
 
-    def _files_of(self, path: str) -> set[str]:
+    def files_of(self, path: str) -> set[str]:
         return {f"{folder}/{path}" for folder in self.folders}
 
     def _agrees(self, path: str, made_from: str) -> bool:
-        return all(rasters.made_from(self.destination.read(name)) == made_from for name in sorted(self._files_of(path)))
+        return all(rasters.made_from(self.destination.read(name)) == made_from for name in sorted(self.files_of(path)))
 
     def _write(self, tile: TileResult) -> None:
         path = tile_path(tile.scene, tile.zxy)

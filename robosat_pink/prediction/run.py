@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +18,15 @@ from robosat_pink.container import hardware
 from robosat_pink.container.atomic_write import TEMPORARY_SUFFIX, make_folder
 from robosat_pink.container.contract import Container
 from robosat_pink.container.redaction import redacted_tree
+from robosat_pink.container.some_names import some_names
 from robosat_pink.container.stop_request import Stopped, StopRequest
-from robosat_pink.datasets import coverage, neighbours
+from robosat_pink.datasets import coverage
 from robosat_pink.datasets.images import ImageTiles
-from robosat_pink.datasets.neighbours import BufferedBatch
+from robosat_pink.datasets.neighbours import BorderedBatch, read_with_neighbours
+from robosat_pink.datasets.reading_order import batches_in_order, share
 from robosat_pink.datasets.sides import Side
 from robosat_pink.datasets.store_options import store_options
+from robosat_pink.datasets.tiles import around
 from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import DataError
 from robosat_pink.models import MODELS
@@ -71,12 +73,20 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
         stop.is_polled = True
         show_progress = progress.bar if container.is_interactive() and world.is_rank_zero else progress.lines
         control = LoopControl(world, stop, BackgroundWriter(), max_seconds=config.runtime.max_seconds)
-        mine = neighbours.share(to_do, world.process.rank, world.size)
-        steps = -(-len(to_do) // world.size)  # of the rank with most batches
-        batches = neighbours.read(found.tiles, mine, config.predict, MODELS[config.model.name].size_multiple)
-        for batch in show_progress(_as_long_as(batches, steps), steps, "predict"):
-            if batch is not None:
-                predict_batch(batch, predictor, found, results)
+        mine = share(to_do, world.process.rank, world.size)
+        steps = -(-len(to_do) // world.size)  # of the rank with most batches; ranks stop after the same step
+        rows_by_step = [*mine, *[[]] * (steps - len(mine))]
+        batches = read_with_neighbours(
+            found.tiles,
+            mine,
+            buffer=config.predict.buffer,
+            size_multiple=MODELS[config.model.name].size_multiple,
+            if_damaged=config.predict.if_damaged,
+            interrupt=control.interrupt,
+        )
+        for rows in show_progress(rows_by_step, steps, "predict"):
+            if rows:
+                predict_batch(next(batches), predictor, found, results)
             stop_reason, _ = control.after_step()
             if stop_reason:
                 raise Stopped(stop_reason, is_agreed=True)
@@ -86,7 +96,7 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
 
 
 def plan(config: Config, container: Container, world: World) -> Plan:
-    """Find the model and the tiles, and cut them into batches. Raises DataError for tiles of a zoom not learnt from."""
+    """Find model and tiles, and cut these into batches. Raises DataError for tiles of a zoom not learnt from."""
     store = store_options(config.dataset, container.channels())
     model = find_model(config, store)
     config = model.config
@@ -107,14 +117,14 @@ def plan(config: Config, container: Container, world: World) -> Plan:
     )
     refuse_other_zooms(model, tiles)
     rows = selected_rows(settings.tiles, tiles.ids, model.files)
-    batches = neighbours.batches(tiles.files, rows, config.model.batch_size, settings.buffer)
+    batches = batches_in_order(tiles.files, rows, config.model.batch_size, config.num_channels)
     common = made_from(model)
-    digests = {
-        row: digest(common, entry) for row, entry in zip(rows.tolist(), entries(model, tiles, rows), strict=True)
-    }
-    log.info(
-        "%s: %d of %d tiles, in %d directories", side.location, len(rows), len(tiles), len(tiles.files.directories)
-    )
+    digests: dict[int, str] = {}
+    for of_scene in by_scene(tiles, rows):
+        made = (digest(common, entry) for entry in entries(model, tiles, of_scene))
+        digests |= dict(zip(of_scene.tolist(), made, strict=True))
+    scenes_count = len(by_scene(tiles, rows))
+    log.info("%s: %d of %d tiles are wanted, of %d scene(s)", side.location, len(rows), len(tiles), scenes_count)
     return Plan(model, tiles, rows, batches, digests)
 
 
@@ -123,21 +133,36 @@ def refuse_other_zooms(model: Model, tiles: ImageTiles) -> None:
         return
     other = np.flatnonzero(~np.isin(tiles.files.zxy[:, 0], model.zooms))
     if len(other):
+        zooms, path = some_names(list(map(str, model.zooms))), tiles.files.path(int(other[0]))
         raise DataError(
-            f"{model.files.name} learnt from tiles of zoom {', '.join(map(str, model.zooms))}, but {len(other)} of the "
-            f"{len(tiles)} tiles are of another, such as {tiles.files.path(int(other[0]))}; a pixel would be of another "
-            "size than those it knows. Cut tiles of that zoom, or choose directories by predict.images_regex"
+            f"{model.files.name} learnt from tiles of zoom {zooms}, but {len(other)} of the {len(tiles)} tiles are of "
+            f"another, such as {path}; a pixel would be of another size than those it knows. Cut tiles of that zoom, "
+            "or choose directories by predict.images_regex"
         )
 
 
 def entries(model: Model, tiles: ImageTiles, rows: np.ndarray) -> Iterator[dict[str, Any]]:
-    """What each tile's result is made from, for the manifest: the versions of its image and its neighbours'."""
-    for row, around in zip(
-        rows.tolist(), neighbours.around(tiles.files, rows, model.config.predict.buffer), strict=True
-    ):
-        files = tiles.files
-        versions = {files.path(other): int(files.version[other]) for other in [row, *around]}
-        yield {"tile": files.path(row), "images": versions}
+    """What the result of each tile of a scene is made from, for the manifest: the versions of the images it needs."""
+    files, with_neighbours = tiles.files, model.config.predict.buffer > 0
+    for row, nearby in zip(rows.tolist(), around(files, rows), strict=True):
+        needed = nearby[nearby >= 0].tolist() if with_neighbours else [row]
+        yield {"tile": files.path(row), "images": {files.path(other): int(files.version[other]) for other in needed}}
+
+
+def by_scene(tiles: ImageTiles, rows: np.ndarray) -> list[np.ndarray]:
+    """The ascending rows of each scene."""
+    directories = tiles.files.directory[rows]
+    return np.split(rows, np.flatnonzero(np.diff(directories)) + 1)
+
+
+def written_scenes(found: Plan, results: Results) -> Iterator[np.ndarray]:
+    """The rows of each scene whose results are there: all but damaged ones, and no scene of which none is."""
+    files = found.tiles.files
+    for rows in by_scene(found.tiles, found.rows):
+        present = results.names(files.directories[files.directory[rows[0]]])
+        there = rows[[results.files_of(result_path(found, row)) <= present for row in rows.tolist()]]
+        if len(there):
+            yield there
 
 
 def made_from(model: Model) -> dict[str, Any]:
@@ -199,9 +224,13 @@ def result_path(found: Plan, row: int) -> str:
     return tile_path(files.directories[files.directory[row]], (z, x, y))
 
 
-def predict_batch(batch: BufferedBatch, predictor: Predictor, found: Plan, results: Results) -> None:
+def predict_batch(batch: BorderedBatch, predictor: Predictor, found: Plan, results: Results) -> None:
     """Predict a batch, and write its tiles in the background."""
     files = found.tiles.files
+    for reason in batch.damaged.values():
+        log.warning("warning: skipped, because predict.if_damaged = skip: %s", reason)
+    if not batch.rows:
+        return
     found.tiles.note_kinds(batch.kinds)
     probabilities = predictor.probabilities(batch.image, batch.scale)
     for number, (row, (height, width)) in enumerate(zip(batch.rows, batch.sizes, strict=True)):
@@ -228,10 +257,9 @@ def finish_scenes(found: Plan, container: Container) -> None:
     make_folder(temporary)
     manifests, positions = [], []
     with open_results(found, container) as results:
-        for number in np.unique(files.directory[found.rows]).tolist():
-            rows = found.rows[files.directory[found.rows] == number]
+        for rows in written_scenes(found, results):
             scene = Scene(
-                name=files.directories[number],
+                name=files.directories[files.directory[rows[0]]],
                 zxy=files.zxy[rows],
                 tiles=list(entries(found.model, found.tiles, rows)),
                 made_from=made_from(found.model),
@@ -241,11 +269,6 @@ def finish_scenes(found: Plan, container: Container) -> None:
         results.destination.write(page.NAME, page.render(manifests, positions, legend, found.model).encode())
     shutil.rmtree(temporary, ignore_errors=True)
     log.info("the map is in %s; open %s", results.destination, f"{results.destination}/{page.NAME}")
-
-
-def _as_long_as(batches: Iterable[BufferedBatch], steps: int) -> Iterator[BufferedBatch | None]:
-    """The batches, and then None up to so many steps: ranks stop together after a step."""
-    return itertools.islice(itertools.chain(batches, itertools.repeat(None)), steps)
 
 
 def check(config: Config, container: Container) -> None:
