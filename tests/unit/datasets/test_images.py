@@ -3,7 +3,6 @@
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,18 +11,11 @@ import rasterio
 from benchmarks.s3_server import S3Server
 from conftest import pattern, write_tile
 from robosat_pink.config import CacheConfig
-from robosat_pink.datasets.images import ImageTiles
 from robosat_pink.datasets.pair_decoder import NAMED_FROM_THE_SOUTH
 from robosat_pink.datasets.rasters.gdal import Damaged
-from robosat_pink.datasets.sides import Side
 from robosat_pink.errors import DataError
-from robosat_pink.storage import Location, location
-from scenes import TWO_BANDS, pairs_in
-
-
-def images_in(where: str | Path, expression: str = ".*", endpoint_url: str | None = None, **options: Any) -> ImageTiles:
-    place = Location.parse(str(where), endpoint_url=endpoint_url)
-    return ImageTiles(Side(place, expression, "predict.images", "predict.images_regex"), TWO_BANDS, **options)
+from robosat_pink.storage import location
+from scenes import images_in, pairs_in
 
 
 @pytest.fixture
