@@ -63,6 +63,7 @@ WITHOUT_TORCH = (
     ".container.contract",
     ".storage",
     ".datasets",
+    ".datasets.neighbours",
     ".datasets.rasters.decode",
     ".datasets.split",
     ".datasets.worker",
