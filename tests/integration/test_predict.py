@@ -282,7 +282,7 @@ def begin(*settings: str) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 def test_map_that_is_killed_again_and_again_is_the_same_to_the_last_byte(opt_ml: Path) -> None:
-    job = write_job(opt_ml, EXPERIMENT, tiles=20)
+    job = write_job(opt_ml, experiment({"model": {"batch_size": 16}}), tiles=20)
     write_model(job, job / "input/data/model")
     run = begin()
     assert run.wait(timeout=300) == 0, run.communicate()[0]
