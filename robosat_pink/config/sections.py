@@ -27,6 +27,7 @@ from robosat_pink.config.constraints import (
     weights_location,
 )
 from robosat_pink.config.keys import key
+from robosat_pink.config.predict import PredictConfig
 from robosat_pink.config.problems import Problems
 from robosat_pink.config.recipes import RECIPES
 from robosat_pink.config.split import SplitConfig
@@ -230,6 +231,7 @@ class Config:
     model: ModelConfig
     sampling: SamplingConfig = SamplingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    predict: PredictConfig = PredictConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
     def check(self, problems: Problems, prefix: str) -> None:
