@@ -1,24 +1,32 @@
-"""Loads a trained network and applies it to images. Called by users, as the model card shows, not by a run."""
+"""Loads a trained network, applies it to images and exports it. Called by users, as the model card shows, not by runs.
+
+`python -m robosat_pink.trained export best.pth --to model.pt2` is the command line of `TrainedModel.export`.
+"""
 
 from __future__ import annotations
 
+import argparse
 import itertools
-from collections.abc import Iterator
+import logging
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from robosat_pink import checkpoint, models
+from robosat_pink import checkpoint, export, models
 from robosat_pink.config import Config
 from robosat_pink.config.parsing import build
 from robosat_pink.config.problems import Problems
 from robosat_pink.datasets.normalisation import scales_of
 from robosat_pink.datasets.probabilities import Probabilities, probabilities_of
 from robosat_pink.datasets.windows import SIDE, windows
-from robosat_pink.errors import CheckpointError, DataError
+from robosat_pink.errors import CheckpointError, DataError, RobosatError
 from robosat_pink.models import build_model
+
+log = logging.getLogger(__name__)
 
 # The pixels that are predicted at once: a window, or several small images. With twice as many, unet took twice the
 # memory and the same time per pixel (a CPU core with AVX-512, November 2026).
@@ -90,6 +98,14 @@ class TrainedModel:
             classes[sample, rows, columns] = probs[0] > limit if len(probs) == 1 else probs.argmax(axis=0)
         return classes if image.ndim == 4 else classes[0]
 
+    def export(self, path: str | Path, dtype: str | None = None) -> None:
+        """Write what `probabilities` computes as a file for torch.export.load, which needs torch, not robosat_pink.
+
+        `dtype` is that of the image files, such as "uint16"; only `scale: auto` in the experiment needs it. An existing
+        file is replaced. Raises ConfigError for another dtype, ContractError if the file cannot be written.
+        """
+        export.export(Path(path), self.config, self.network, self.threshold, dtype)
+
     def _as_batch(self, image: np.ndarray) -> np.ndarray:
         """The image, or the batch of images, as (N, C, H, W); raises DataError for what cannot be predicted."""
         if image.ndim not in (3, 4) or image.shape[-3] != len(self.bands):
@@ -136,3 +152,26 @@ class TrainedModel:
         else:
             reason = "this file has none, unlike best.pth of a finished run; accepted: a number from 0 to 1"
         raise DataError(f"threshold = {threshold}: {reason}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = argparse.ArgumentParser(prog="robosat_pink.trained", description="Do something with a trained network.")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    what = "write it as a file that torch.export.load reads where robosat_pink is not installed"
+    verb = verbs.add_parser("export", help=what, description=f"Take a trained network and {what}.")
+    verb.add_argument("checkpoint", metavar="CHECKPOINT", help="best.pth of a run: a path, or s3://bucket/key")
+    verb.add_argument("--to", metavar="FILE", type=Path, required=True, help="such as model.pt2; replaced if it exists")
+    verb.add_argument("--dtype", help="data type of the image files, such as uint16; for `scale: auto` only")
+    arguments = parser.parse_args(argv)
+    try:
+        load_model(arguments.checkpoint).export(arguments.to, arguments.dtype)
+    except RobosatError as error:
+        log.error("error: %s", error)  # noqa: TRY400
+        return error.exit_code
+    log.info("wrote %s", arguments.to)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

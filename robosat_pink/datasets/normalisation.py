@@ -1,6 +1,6 @@
 """The numbers with which `transforms` normalises an image: (number / scale - mean) / std, band by band.
 
-Called by `reader` and `trained` for the scale of an image, by `coverage` and `survey` for the bands'
+Called by `reader`, `trained` and `export` for the scale of an image, by `coverage` and `survey` for the bands'
 statistics, and by `setup`, `check` and `probabilities` for mean and std.
 """
 

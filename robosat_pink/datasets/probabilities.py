@@ -1,4 +1,4 @@
-"""From digital numbers to probabilities, as one module. Called by `trained`."""
+"""From digital numbers to probabilities, as one module. Called by `trained` and `export`."""
 
 from __future__ import annotations
 

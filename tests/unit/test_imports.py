@@ -28,7 +28,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "survey": {"config", "datasets", "losses"},
     "check": {"config", "container", "datasets", "distributed", "losses", "report", "survey", "training"},
     "train": {"check", "checkpoint", "config", "container", "datasets", "distributed", "report", "training"},
-    "trained": {"checkpoint", "config", "datasets", "models"},
+    "trained": {"checkpoint", "config", "datasets", "export", "models"},
+    "export": {"config", "container", "datasets", "models"},
     "sagemaker": {"config", "training"},
     "reference": {"config", "models", "sagemaker"},
     "sample": set(),
@@ -47,7 +48,7 @@ BELONGS_TO = {
     "imagecodecs": {"datasets.rasters.geotiff"},
     "yaml": {"config.formats", "training.outputs"},
     "tomllib": {"config.formats"},
-    "argparse": {"train", "sample", "sagemaker", "reference"},
+    "argparse": {"train", "trained", "sample", "sagemaker", "reference"},
 }
 
 WITHOUT_TORCH = (

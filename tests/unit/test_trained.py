@@ -6,14 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from robosat_pink import checkpoint
-from robosat_pink.config import ChannelConfig, ClassConfig, Config, DatasetConfig, ModelConfig, to_tree
 from robosat_pink.datasets import windows
 from robosat_pink.errors import DataError
-from robosat_pink.models import build_model
-from robosat_pink.trained import TrainedModel, load_model
+from saved_networks import saved
 
 IMAGE = np.random.default_rng(0).integers(0, 10_000, (2, 24, 40)).astype(np.uint16)
 
@@ -25,24 +21,6 @@ LARGE = np.random.default_rng(1).integers(0, 10_000, (2, 400, 600)).astype(np.ui
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """LARGE becomes 2 x 3 windows of unet, of albunet 2 x 4."""
     monkeypatch.setattr(windows, "SIDE", 384)
-
-
-def saved(
-    folder: Path, classes: int = 1, symmetries: bool = False, name: str = "unet", encoder: str = "none", **content: Any
-) -> TrainedModel:
-    """A small network of random weights, saved and loaded."""
-    config = Config(
-        dataset=DatasetConfig(image_bucket="imagery", mask_bucket="mask"),
-        classes=tuple(ClassConfig(name=f"class {number}") for number in range(classes)),
-        channels=(ChannelConfig(bands=(1, 2), scale=10_000.0),),
-        model=ModelConfig(name=name, encoder=encoder, num_filters=2, symmetries=symmetries),
-    )
-    torch.manual_seed(1)
-    network = build_model(name, num_classes=classes, num_channels=2, encoder=encoder, num_filters=2)
-    metadata = {"config": to_tree(config)}
-    content = {"epoch": 1, "state_dict": network.state_dict(), "metadata": metadata} | content
-    checkpoint.save(folder / "best.pth", content)
-    return load_model(folder / "best.pth")
 
 
 @pytest.mark.parametrize("classes", [1, 3])
