@@ -4,7 +4,7 @@ set -euo pipefail
 
 # What asks a container's first process to stop, the kernel drops where nobody listens yet. So it waits till Python does.
 case $$-${ROBOSAT_PINK_BLOCKED:-}-${1:-} in
-1--train | 1--check)
+1--train | 1--check | 1--predict)
     if env --block-signal=TERM true 2>/dev/null; then # of coreutils 8.31 and later
         exec env --block-signal=TERM --block-signal=INT ROBOSAT_PINK_BLOCKED=1 bash "${BASH_SOURCE[0]}" "$@"
     fi
@@ -21,8 +21,10 @@ usage: start.sh VERB [ARGUMENT ...]
   train   train what the experiment file in /opt/ml/input/data/config says (SAGEMAKER_BASE_DIR moves /opt/ml);
           arguments: KEY=VALUE overrides such as model.epochs=1, or --config FILE
   check   say what `train` would find and take, and train nothing; arguments: FILE, an experiment file, and overrides
-  demo    write sample tiles into ./demo, train on them for some minutes on a CPU, and say where to look;
-          an earlier one becomes ./demo-1 and so on
+  predict make the map that the experiment file's section predict says: class tiles, one file a scene, a page;
+          arguments as for train; --check says what there is to predict
+  demo    write sample tiles into ./demo, train on them for some minutes on a CPU, make a map of them, and say where
+          to look; an earlier one becomes ./demo-1 and so on
   test    run the tests but the slow ones, on all cores; --all runs every test; other arguments go to pytest
   help    this text
 
@@ -103,8 +105,8 @@ put_aside() {
     echo "start.sh: the earlier $1 is now $1-$number" >&2
 }
 
-# train [ARGUMENT ...]: becomes the training, so that a container's first process takes its signals itself.
-train() {
+# prepare: the environment of a training or a prediction.
+prepare() {
     export PYTHONUNBUFFERED=1
     # Without an NVIDIA driver a CPU computes. glibc then keeps small freed blocks at hand for each thread; they come to
     # lie between the network's large blocks, which cannot be joined when they are freed: AlbuNet took up to a third
@@ -112,15 +114,33 @@ train() {
     if ! [ -e /proc/driver/nvidia/version ]; then
         export GLIBC_TUNABLES=${GLIBC_TUNABLES-glibc.malloc.tcache_count=0}
     fi
-    exec "$python" -m robosat_pink.train "$@"
+}
+
+# wait_for COMMAND [ARGUMENT ...]: runs it, and hands on a signal that asks to stop. Exits where it failed or was stopped.
+wait_for() {
+    local child code=0 stopped=
+    trap 'stopped=yes; kill -TERM "$child" 2>/dev/null || true' INT TERM
+    "$@" &
+    child=$!
+    wait "$child" || code=$?
+    if [ -n "$stopped" ]; then # which ended the first wait, not the command
+        code=0
+        wait "$child" || code=$?
+        exit "$code"
+    fi
+    trap - INT TERM
+    if [ "$code" != 0 ]; then
+        exit "$code"
+    fi
 }
 
 verb=${1:-}
 shift || true
 case $verb in
-train)
+train | predict)
     choose_python
-    train "$@"
+    prepare
+    exec "$python" -m "robosat_pink.$verb" "$@" # so that a container's first process takes its signals itself
     ;;
 check)
     choose_python
@@ -143,10 +163,12 @@ demo)
     "$python" -m robosat_pink.sample "$folder" --experiment "$here/experiments/demo.yml"
     echo "The experiment is $here/experiments/demo.yml, its tiles are in $folder/input/data;"
     echo "look into $folder/model for the network and its numbers: best.pth, metrics.json, history.csv;"
-    echo "open $folder/output/data/report.html for what they mean."
+    echo "open $folder/output/data/report.html for what they mean, and map.html beside it for the map."
     echo "If it is stopped, this resumes it: SAGEMAKER_BASE_DIR=$folder bash start.sh train"
     export SAGEMAKER_BASE_DIR=$folder
-    train "$@"
+    prepare
+    wait_for "$python" -m robosat_pink.train "$@"
+    exec "$python" -m robosat_pink.predict "$@" "predict.model=$folder/model"
     ;;
 test)
     if ! [ -d "$here/tests" ]; then
@@ -164,9 +186,9 @@ help | -h | --help)
     usage
     ;;
 serve)
-    fail 64 "this image trains and does not serve; there are: train, check, demo, test, help"
+    fail 64 "this image does not serve; there are: train, check, predict, demo, test, help"
     ;;
 *)
-    fail 64 "there is no verb '$verb'; there are: train, check, demo, test, help"
+    fail 64 "there is no verb '$verb'; there are: train, check, predict, demo, test, help"
     ;;
 esac

@@ -60,7 +60,7 @@ def load(path: str | Path) -> dict[str, Any]:
     Raises CheckpointError if the file is damaged, too large, or contains code.
     """
     try:
-        return _unpack(read_regular(path, location.MAX_FILE_BYTES), str(path))
+        return unpack(read_regular(path, location.MAX_FILE_BYTES), str(path))
     except OSError as error:
         if error.errno not in (errno.EISDIR, errno.EINVAL, errno.EFBIG):
             raise
@@ -72,7 +72,7 @@ def read(text: str, **where: Any) -> dict[str, Any]:
 
     Raises DataError if it cannot be read, CheckpointError if it is damaged or contains code.
     """
-    return _unpack(location.read_file(text if "/" in text else f"./{text}", **where), text)
+    return unpack(location.read_file(text if "/" in text else f"./{text}", **where), text)
 
 
 def load_weights(
@@ -272,7 +272,8 @@ def _check_fit(weights: Mapping[str, Any], expected: Mapping[str, Any], name: st
         raise CheckpointError(f"{name}: not weights of this network: {'; '.join(reasons)}")
 
 
-def _unpack(data: bytes, name: str) -> dict[str, Any]:
+def unpack(data: bytes, name: str) -> dict[str, Any]:
+    """The content of a checkpoint file. Raises CheckpointError if it is damaged or contains code."""
     try:
         _verify_checksums(data)
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

@@ -95,6 +95,7 @@ def documents(account: Account) -> dict[str, dict[str, Any]]:
     return {
         "training-job.json": training_job(account),
         "training-job-spot.json": spot_training_job(account),
+        "predict-job.json": predict_job(account),
         "algorithm.json": algorithm(account),
         "iam-policy.json": iam_policy(account),
         "trust-policy.json": trust_policy(account),
@@ -142,6 +143,38 @@ def spot_training_job(account: Account) -> dict[str, Any]:
     }
 
 
+def predict_job(account: Account) -> dict[str, Any]:
+    """A CreateTrainingJob request that runs `predict`, with the model of an earlier job as the channel `model`.
+
+    Its experiment file, or a hyperparameter, sets predict.model to channel:model.
+    """
+    job = training_job(account)
+    config_channel = job["InputDataConfig"][0]
+    specification = {
+        name: value for name, value in job["AlgorithmSpecification"].items() if name != "MetricDefinitions"
+    }
+    return job | {
+        "TrainingJobName": f"robosat-pink-{EXPERIMENT}-map",
+        "AlgorithmSpecification": specification | {"ContainerArguments": ["predict"]},
+        "HyperParameters": {"predict.model": "channel:model"},
+        "InputDataConfig": [
+            config_channel,
+            {
+                "ChannelName": "model",
+                "InputMode": "File",
+                "ContentType": "application/x-tar",
+                "DataSource": {
+                    "S3DataSource": {
+                        "S3DataType": "S3Prefix",
+                        "S3Uri": f"s3://{MODEL_BUCKET}/robosat-pink-{EXPERIMENT}/output/model.tar.gz",
+                        "S3DataDistributionType": "FullyReplicated",
+                    }
+                },
+            },
+        ],
+    }
+
+
 def algorithm(account: Account) -> dict[str, Any]:
     """A CreateAlgorithm request.
 
@@ -164,6 +197,12 @@ def algorithm(account: Account) -> dict[str, Any]:
                     "SupportedContentTypes": ["application/yaml", "application/toml", "application/json"],
                     "SupportedCompressionTypes": ["None"],
                     "SupportedInputModes": ["File"],
+                },
+                {
+                    "Name": "model",
+                    "Description": "An earlier job's model.tar.gz, for predict.model: channel:model.",
+                    "SupportedContentTypes": ["application/x-tar"],
+                    **tiles,
                 },
                 {
                     "Name": "imagery",
@@ -241,7 +280,8 @@ def iam_policy(account: Account) -> dict[str, Any]:
         "Statement": [
             _allow("ListBuckets", ["s3:ListBucket"], [f"arn:aws:s3:::{bucket}" for bucket in buckets]),
             _allow("ReadObjects", ["s3:GetObject"], [f"arn:aws:s3:::{bucket}/*" for bucket in buckets]),
-            _allow("WriteModels", ["s3:PutObject"], [f"arn:aws:s3:::{MODEL_BUCKET}/*"]),
+            # The second is for a map that is sent in parts and then stopped.
+            _allow("WriteModels", ["s3:PutObject", "s3:AbortMultipartUpload"], [f"arn:aws:s3:::{MODEL_BUCKET}/*"]),
             # SageMaker deletes in S3 what the program deletes in /opt/ml/checkpoints.
             _allow("PruneResumePoints", ["s3:DeleteObject"], [f"arn:aws:s3:::{MODEL_BUCKET}/checkpoints/*"]),
             _allow(

@@ -27,6 +27,7 @@ from robosat_pink.config.constraints import (
     weights_location,
 )
 from robosat_pink.config.keys import key
+from robosat_pink.config.predict import PredictConfig
 from robosat_pink.config.problems import Problems
 from robosat_pink.config.recipes import RECIPES
 from robosat_pink.config.split import SplitConfig
@@ -121,6 +122,7 @@ class ModelConfig:
     recipe: str = key("original", one_of(RECIPES))
     encoder: str | None = None
     num_filters: int | None = key(None, between(1, 1024))
+    pixel_steps: int | None = key(None, between(0, 100_000))
     is_deconv: bool = False
     pretrained: bool | str = key(False, weights_location)
     pretrained_bands: tuple[int, ...] | None = key(None, between(1, MOST_BANDS))
@@ -138,8 +140,9 @@ class ModelConfig:
     symmetries: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_filters is None and self.name in models.MODELS:
-            object.__setattr__(self, "num_filters", models.MODELS[self.name].num_filters)
+        for name in ("num_filters", "pixel_steps"):
+            if getattr(self, name) is None and self.name in models.MODELS:
+                object.__setattr__(self, name, getattr(models.MODELS[self.name], name))
 
     def check(self, problems: Problems, prefix: str) -> None:
         entry = models.MODELS[self.name]
@@ -147,6 +150,9 @@ class ModelConfig:
             problems.add(f"{prefix}encoder", self.encoder, f"{self.name} accepts: {', '.join(entry.encoders)}")
         if self.is_deconv and "is_deconv" not in entry.options:
             problems.add(f"{prefix}is_deconv", True, f"{self.name} has no such decoder; leave it out")
+        if self.pixel_steps and entry.pixel_parts is None:
+            advice = f"{self.name} has no path of single pixels; leave it out"
+            problems.add(f"{prefix}pixel_steps", self.pixel_steps, advice)
         if self.pretrained and entry.pretrained_part is None:
             problems.add(f"{prefix}pretrained", self.pretrained, models.NO_PRETRAINED.format(name=self.name))
         if self.pretrained_bands and not self.pretrained:
@@ -225,6 +231,7 @@ class Config:
     model: ModelConfig
     sampling: SamplingConfig = SamplingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    predict: PredictConfig = PredictConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
     def check(self, problems: Problems, prefix: str) -> None:

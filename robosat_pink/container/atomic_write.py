@@ -35,6 +35,15 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents. Raises ContractError if it cannot be made, or if nothing can be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    check_writable(folder)
+
+
 def check_writable(folder: Path) -> None:
     """Raises ContractError if no file can be written to the folder: no permission, or no space."""
     path = folder / f"probe.{os.getpid()}{TEMPORARY_SUFFIX}"

@@ -1,9 +1,10 @@
 """Decoded tile pairs on the machine's disk, so that later epochs request nothing from the store.
 
-Opened by `pairs`, read and filled by `reader`.
+Opened by `pairs` and `images`, read and filled by `reader`.
 
 An entry is a file named by a digest of everything that determines its content (`TileReader._cache_key`): paths and
-listed metadata of image and mask, bands, classes. A pair with sidecar files is not cached, because these may change
+listed metadata of image and mask, bands, classes. An image that is read without a mask has a mask of 0, and 255 where
+it is missing. A pair with sidecar files is not cached, because these may change
 without their tile. An entry is written atomically and verified when read; a damaged entry counts as missing. Any number
 of processes may share a folder: each adds only whole files, and all share one count of bytes.
 """
@@ -21,16 +22,18 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from robosat_pink.config import CacheConfig
 from robosat_pink.container.atomic_write import TEMPORARY_SUFFIX
 from robosat_pink.container.hardware import is_in_memory
 from robosat_pink.datasets import cache_file
 from robosat_pink.errors import ConfigError
+from robosat_pink.storage import Location
 
 log = logging.getLogger(__name__)
 
@@ -148,6 +151,14 @@ class TileCache:
 
     def _path(self, key: str) -> str:
         return f"{self.folder}/{key}{SUFFIX}"
+
+
+def cache_of(locations: Sequence[Location], settings: CacheConfig) -> TileCache | None:
+    """The cache, if tiles are in a bucket or the experiment asks for it: folders are on a disk already."""
+    is_remote = any(location.bucket is not None for location in locations)
+    if not is_remote and settings.dir is None and settings.max_gb is None:
+        return None
+    return open_cache(settings.dir, settings.max_gb)
 
 
 def open_cache(directory: str | None, max_gb: float | None) -> TileCache | None:

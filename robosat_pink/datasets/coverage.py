@@ -19,6 +19,7 @@ from robosat_pink.datasets.image_kinds import NO_SCALE, ways_to_agree
 from robosat_pink.datasets.normalisation import Moments, is_measured, with_statistics
 from robosat_pink.datasets.pair_decoder import HIDDEN
 from robosat_pink.datasets.pairs import TilePairs
+from robosat_pink.datasets.pixel_sample import PixelSample, Sampling
 from robosat_pink.datasets.rasters.decode import Raster
 from robosat_pink.datasets.reader import Sample
 from robosat_pink.datasets.tile_file import Changed
@@ -111,31 +112,36 @@ class Counting:
 
 
 class Look(NamedTuple):
-    """Remarks on some of the training tiles, and their statistics."""
+    """Remarks on some of the training tiles, their statistics, and some of their pixels."""
 
     remarks: list[str]  # for log and report
     channels: tuple[ChannelConfig, ...]  # the experiment's, with the statistics of these tiles
+    pixels: PixelSample  # for model.pixel_steps
 
 
 def look(config: Config, tiles: TilePairs, rows: np.ndarray) -> Look:
     """Read some of the training tiles. Raises DataError if statistics must be measured, but cannot be.
 
     There are no remarks if a tile has changed since it was listed: the run reads that tile later, and handles it then.
-    Only if statistics must be measured, Changed is raised.
+    Only if statistics must be measured or pixels sampled, Changed is raised.
     """
     counting, moments = Counting(config.num_classes), Moments(config.num_channels)
-    must_measure = is_measured(config.channels)
+    sampling = Sampling(config.num_channels)
+    must_measure = is_measured(config.channels) or bool(config.model.pixel_steps)
     try:
         for sample in read(tiles, chosen(rows)):
             counting.add(sample)
             if must_measure:
-                moments.add(scaled_values(sample))
+                values = scaled_values(sample)
+                moments.add(values)
+                sampling.add(values, sample.mask[sample.mask != IGNORE])
         tile_remarks = list(remarks(config, tiles, counting.finish(len(rows))))
     except Changed:
         if must_measure:
             raise
         tile_remarks = []
-    return Look(tile_remarks, measured_channels(config.channels, moments.count, moments.mean, moments.std))
+    channels = measured_channels(config.channels, moments.count, moments.mean, moments.std)
+    return Look(tile_remarks, channels, sampling.finish())
 
 
 def measured_channels(

@@ -16,6 +16,8 @@ from robosat_pink.storage.location import MAX_IDS_BYTES
 
 log = logging.getLogger(__name__)
 
+VAL_IDS, HOLDOUT_IDS = "test_ids.txt", "holdout_ids.txt"  # "test" is planet-snowcover's name for the validation tiles
+
 
 def split_from(path: str, ids: Sequence[str], options: Mapping[str, Any]) -> Split:
     """Val tiles are those in this id file, holdout tiles those in holdout_ids.txt next to it, train tiles all others.
@@ -23,15 +25,15 @@ def split_from(path: str, ids: Sequence[str], options: Mapping[str, Any]) -> Spl
     `ids` are this run's tile ids by row; `options` are those of `store_options`.
     """
     rows = {tile_id: row for row, tile_id in enumerate(ids)}
-    val = _rows_of(location.read_file(path, max_bytes=MAX_IDS_BYTES, **options), rows, path)
-    holdout_path = path.rpartition("/")[0] + "/holdout_ids.txt"
+    val = rows_of_ids(location.read_file(path, max_bytes=MAX_IDS_BYTES, **options), rows, path)
+    holdout_path = path.rpartition("/")[0] + f"/{HOLDOUT_IDS}"
     content = b""
     try:
         content = location.read_file(holdout_path, max_bytes=MAX_IDS_BYTES, **options)
     except DataError as error:  # S3 answers 403, not 404, without permission to list the bucket
         if not isinstance(error, NotFound):
             log.warning("warning: %s; no tiles are held out", error)
-    holdout = np.setdiff1d(_rows_of(content, rows, holdout_path), val)
+    holdout = np.setdiff1d(rows_of_ids(content, rows, holdout_path), val)
     train = np.setdiff1d(np.arange(len(ids)), np.concatenate([val, holdout]))
     if not len(val) or not len(train):
         raise DataError(
@@ -41,7 +43,7 @@ def split_from(path: str, ids: Sequence[str], options: Mapping[str, Any]) -> Spl
     return Split(train, val, holdout)
 
 
-def _rows_of(content: bytes, rows: Mapping[str, int], path: str) -> np.ndarray:
+def rows_of_ids(content: bytes, rows: Mapping[str, int], path: str) -> np.ndarray:
     """The rows of the ids in an id file (one per line), sorted and without duplicates. Warns of ids without a row."""
     try:
         text = content.decode("utf-8-sig")

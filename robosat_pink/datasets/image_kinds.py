@@ -1,6 +1,6 @@
 """The kind of an image: the band metadata of its file. If kinds differ, equal numbers may mean different things.
 
-Called by `pairs` during training, and by `coverage` before it.
+Called by `images` for training and prediction, and by `coverage` before it.
 """
 
 from __future__ import annotations

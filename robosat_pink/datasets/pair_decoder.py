@@ -1,7 +1,7 @@
 """Decodes the two files of a tile pair into image and mask, as the experiment's channels and classes define them.
 
 Called by `reader`. A mask pixel becomes its class number; or 255, ignore, if image or mask is missing there or its
-value is in `dataset.ignore_values`. Any other value is an error.
+value is in `dataset.ignore_values`. Any other value is an error. `images` has images decoded without masks.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ BESIDE = "the georeferences of image and mask differ a little, but both are read
 FROM_THE_SOUTH = (
     "the georeference of one of image and mask fits its name only if y is counted from the south (TMS), and the other "
     "has no georeference. Check that y is counted alike in both names"
+)
+NAMED_FROM_THE_SOUTH = (
+    "the image's georeference fits its name only if y is counted from the south (TMS), and so it is mapped to other "
+    "ground. Rename the files, y to 2^z - 1 - y"
 )
 FEW = 5  # values shown in an error; more different values are unlikely to be classes
 # If the largest class value is above SPREAD, a value within NEAR of a class is likely from a lossy format.
@@ -101,6 +105,22 @@ class PairDecoder:
         labels[image.missing] = IGNORE
         doubts = "\n".join(self._doubts(image, mask, image_name))
         notes = Notes(image.values.dtype.name, self._kind(image), image.zeros, doubts, mask.palette)
+        return Decoded(self._scaled(image), labels, notes)
+
+    def decode_image(self, image_file: Bytes, name: str, beside_image: Mapping[str, Bytes] = NO_FILES) -> Decoded:
+        """Decode an image without a mask, which is 0, and IGNORE where the image is missing. Raises DataError.
+
+        An image with south up, as its georeference says, is flipped.
+        """
+        image = decode.read_image(image_file, self.bands, name, self.missing, beside_image)
+        height, width = image.missing.shape
+        doubts = ""
+        if image.georeference and georeference.is_from_the_south(image.georeference, height, width, name):
+            doubts = NAMED_FROM_THE_SOUTH
+        if image.georeference and image.georeference.is_south_up:
+            image = image.turned()
+        labels = np.where(image.missing, IGNORE, 0).astype(np.uint8)
+        notes = Notes(image.values.dtype.name, self._kind(image), image.zeros, doubts)
         return Decoded(self._scaled(image), labels, notes)
 
     def _doubts(self, image: Raster, mask: Raster, name: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Pairs each image with the mask of the same tile and named-group values. Called by `pairs`; no I/O."""
+"""Pairs each image with the mask of the same tile and named-group values. Called by `pairs` and `images`; no I/O."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def pair(
     `image_groups` and `mask_groups` have one value per directory. Raises DataError if an image has two masks, or if a
     directory has two files of one tile: choosing either could be wrong.
     """
-    _refuse_duplicates(images, "images")
-    _refuse_duplicates(masks, "masks")
+    refuse_duplicates(images, "images")
+    refuse_duplicates(masks, "masks")
     numbers: dict[Hashable, int] = {}
     for value in (*image_groups, *mask_groups):
         numbers.setdefault(value, len(numbers))
@@ -90,7 +90,8 @@ def _refuse_second_masks(
         )
 
 
-def _refuse_duplicates(files: TileFiles, kind: str) -> None:
+def refuse_duplicates(files: TileFiles, kind: str) -> None:
+    """Raises DataError if a directory has two files of one tile. `kind` names the files in its text."""
     keys = np.column_stack([files.directory, files.zxy])
     if len(keys) < 2:
         return

@@ -6,7 +6,6 @@ from (seed, epoch, row, repeat) only, so that the number of workers or hosts and
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import logging
 import os
@@ -18,15 +17,16 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from robosat_pink.config import ChannelConfig, ClassConfig, DatasetConfig, shared_groups
-from robosat_pink.datasets.cache import TileCache, open_cache
+from robosat_pink.datasets.cache import cache_of
 from robosat_pink.datasets.earlier_split import split_from
 from robosat_pink.datasets.image_kinds import ImageKinds
+from robosat_pink.datasets.images import ListedImages, give_back_memory
 from robosat_pink.datasets.pairing import Pairs, pair, seeming_cause
 from robosat_pink.datasets.reader import ReadRequest, Sample, TileReader
 from robosat_pink.datasets.sides import Side, described, list_sides
 from robosat_pink.datasets.split import Split, refuse_crossings, split_pairs
 from robosat_pink.datasets.store_options import store_options
-from robosat_pink.datasets.tiles import TileFiles, tile_id
+from robosat_pink.datasets.tiles import TileFiles
 from robosat_pink.errors import DataError
 from robosat_pink.storage import Location, location
 
@@ -41,7 +41,7 @@ class TrainingCrop(NamedTuple):
     repeat: int = 0  # how many crops of this row the epoch has had before
 
 
-class TilePairs(Dataset[Sample]):
+class TilePairs(ListedImages, Dataset[Sample]):
     """Every pair of an image and a mask tile that the experiment names. The constructor lists both buckets.
 
     The item of a row number is the whole tile, padded with ignored pixels to a multiple of `size_multiple`. The item of
@@ -74,7 +74,8 @@ class TilePairs(Dataset[Sample]):
         self.image_location = self._location(dataset.image_bucket)
         self.mask_location = self._location(dataset.mask_bucket)
         self.pairs = on_rank_zero(self._list_pairs)
-        _give_back_memory()
+        self.files = self.pairs.images
+        give_back_memory()
         self.reader = TileReader(
             images=self.image_location,
             masks=self.mask_location,
@@ -84,28 +85,18 @@ class TilePairs(Dataset[Sample]):
             size_multiple=size_multiple,
             augmentation=augmentation,
             seed=seed,
-            cache=self._open_cache(),
+            cache=cache_of((self.image_location, self.mask_location), dataset.cache),
             missing=dataset.missing,
             ignored=dataset.ignore_values,
             is_listed_here=is_listed_here,
         )
-
-    def __len__(self) -> int:
-        return len(self.pairs)
 
     def __getitem__(self, item: int | TrainingCrop) -> Sample:
         return self.__getitems__([item])[0]
 
     def __getitems__(self, items: Sequence[int | TrainingCrop]) -> list[Sample]:
         """Read the samples concurrently, from the cache if they are in it."""
-        samples: dict[int, Sample] = {}
-
-        def keep(number: int, sample: Sample) -> None:
-            samples[number] = sample._replace(image=sample.image.copy("K"), mask=sample.mask.copy())
-
-        for reading in self.reader.begin([self.request(item) for item in items], keep):
-            reading.result()
-        return [samples[number] for number in range(len(items))]
+        return self.reader.read([self.request(item) for item in items])
 
     def request(self, item: int | TrainingCrop) -> ReadRequest:
         """Everything that a reader needs to know about this item."""
@@ -127,14 +118,6 @@ class TilePairs(Dataset[Sample]):
             mask_sidecars=int(masks.sidecars[row]),
         )
 
-    @property
-    def ids(self) -> list[str]:
-        """The tile id of each row: {source root with "/" as "_"}-{x}-{y}-{z}."""
-        return [self.id(row) for row in range(len(self))]
-
-    def id(self, row: int) -> str:
-        return tile_id(self._root(row), self.pairs.images.tile(row))
-
     def digest(self) -> str:
         """A digest of the names and contents of all tiles; contents are identified by `version_of`."""
         state = hashlib.sha256()
@@ -145,10 +128,6 @@ class TilePairs(Dataset[Sample]):
             if files.sidecars.any():
                 state.update(files.sidecars.tobytes())
         return state.hexdigest()
-
-    def note_kinds(self, kinds: Mapping[str, int]) -> None:
-        """Warn if the band metadata of these images differ from those of earlier ones."""
-        self.kinds.warn_of_new(kinds, self.id)
 
     def split(self) -> Split:
         """Rows to train on, to evaluate each epoch, and to hold out, as `dataset.split` says."""
@@ -171,15 +150,11 @@ class TilePairs(Dataset[Sample]):
         if settings.folds is not None:
             fold = f"fold {settings.fold} of the folds 0 to {settings.folds - 1}"
             log.info("split: val is %s; dataset.train_percent has no effect", fold)
-        _give_back_memory()
+        give_back_memory()
         return split
 
     def _location(self, text: str) -> Location:
         return Location.parse(text, **self._store_options)
-
-    def _root(self, row: int) -> str:
-        images = self.pairs.images
-        return f"{self.image_location.name}/{images.directories[images.directory[row]]}"
 
     def _list_pairs(self) -> Pairs:
         config = self.config
@@ -215,19 +190,6 @@ class TilePairs(Dataset[Sample]):
             f"{described(self.mask_location, masks, self.config.mask_directory_regex)}"
             f"{seeming_cause(images.zxy, masks.zxy)}"
         )
-
-    def _open_cache(self) -> TileCache | None:
-        """The cache, if tiles are in a bucket or the experiment asks for it: folders are on a disk already."""
-        settings = self.config.cache
-        is_remote = self.image_location.bucket is not None or self.mask_location.bucket is not None
-        if not is_remote and settings.dir is None and settings.max_gb is None:
-            return None
-        return open_cache(settings.dir, settings.max_gb)
-
-
-def _give_back_memory() -> None:
-    """Return the memory to the system that listing and sorting a million names freed, but the C library keeps."""
-    ctypes.CDLL(None).malloc_trim(0)
 
 
 def _canonical(location: Location) -> tuple[str | None, str]:

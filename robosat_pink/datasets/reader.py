@@ -1,7 +1,8 @@
 """Reads the pixels of tile pairs: fetches and decodes a pair, or takes it from the cache, then crops or pads it.
 
-Called by `pairs`, `packing` and `coverage`. It has no index of the tiles and loads no torch, so that worker processes
-need little memory; a `ReadRequest` contains all that it needs to know about a pair.
+Called by `pairs`, `packing` and `coverage`; by `images` and `neighbours`, for images without masks. It has no index of
+the tiles and loads no torch, so that worker processes need little memory; a `ReadRequest` contains all that it needs to
+know about a pair.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ SYMMETRIES = 8  # symmetries of the square, the identity included
 
 
 class ReadRequest(NamedTuple):
-    """A pair to read: paths below the two locations, and the files' metadata from the listing."""
+    """A pair to read: paths below the two locations, and the files' metadata from the listing. An image has no mask."""
 
     row: int
     image: str
     image_version: int  # a number for the file's ETag in the listing
-    mask: str
+    mask: str  # "" if the reader has no masks
     mask_version: int
     epoch: int | None  # the epoch for which crop and symmetry are drawn; None: the whole tile
     repeat: int = 0  # how many crops of this tile the epoch has had before
@@ -66,7 +67,7 @@ class ReadRequest(NamedTuple):
 
 class Sample(NamedTuple):
     image: np.ndarray  # (C, H, W), the tile's own dtype, 0 where missing
-    mask: np.ndarray  # (H, W) uint8, 255 = ignore
+    mask: np.ndarray  # (H, W) uint8, 255 = ignore; without masks, 0 where the image has data
     scale: np.ndarray  # (C,) float32, divisor of each band's numbers
     symmetry: int  # 0 to 7, to be applied to image and mask together
     row: int
@@ -82,33 +83,37 @@ Side = Literal["image", "mask"]
 
 @dataclass
 class Reading:
-    """A pair that is being read: its two files as they arrive, and a future for its end."""
+    """A pair that is being read: its two files as they arrive, and a future for its end, which may be cancelled."""
 
     request: ReadRequest
     slot: int  # position among the requests that were begun together
     on_sample: OnSample
     cache_key: str  # empty for a pair that is not cached
+    num_files: int  # 2 for a pair, 1 for an image alone
     done: Future[None] = field(default_factory=Future)
     files: dict[Side, TileFile] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, side: Side, file: TileFile) -> bool:
-        """Add a file. Returns whether both files have arrived."""
+        """Add a file. Returns whether all files have arrived."""
         with self.lock:
             self.files[side] = file
-            return len(self.files) == 2
+            return len(self.files) == self.num_files
 
     def fail(self, error: BaseException) -> None:
-        with contextlib.suppress(InvalidStateError):  # the pair's other file may have failed, too
+        with contextlib.suppress(InvalidStateError):  # the pair's other file may have failed, too; or it was cancelled
             self.done.set_exception(error)
 
 
 @dataclass
 class TileReader:
-    """Reads pairs of one experiment. It can be pickled, and starts its threads on first use in each process."""
+    """Reads pairs of one experiment. It can be pickled, and starts its threads on first use in each process.
+
+    Without `masks` it reads images alone, whose samples have a mask of 0, and 255 where the image has no data.
+    """
 
     images: Location
-    masks: Location
+    masks: Location | None
     channels: tuple[ChannelConfig, ...]
     classes: tuple[ClassConfig, ...]
     tile_size: int
@@ -137,13 +142,25 @@ class TileReader:
 
         `on_sample` runs in a decoding thread, and may use the sample's arrays until it returns. It may return copies of
         image and mask, from which the cache then writes to the disk; they must not change until the future is done.
-        Returns one future per request, which raises the error if the pair cannot be read.
+        Returns one future per request, which raises the error if the pair cannot be read. Cancelling it ends the
+        reading, except for a request or a decoding in progress.
         """
         if self._fetchers is None or self._process != os.getpid():
             self._process = os.getpid()
             self._fetchers = ThreadPoolExecutor(REQUESTS, "fetch")
             self._decoders = ThreadPoolExecutor(DECODERS, "decode")
         return [self._begin(slot, request, on_sample) for slot, request in enumerate(requests)]
+
+    def read(self, requests: Sequence[ReadRequest]) -> list[Sample]:
+        """Read these pairs concurrently. Returns their samples in order."""
+        samples: dict[int, Sample] = {}
+
+        def keep(slot: int, sample: Sample) -> None:
+            samples[slot] = sample._replace(image=sample.image.copy("K"), mask=sample.mask.copy())
+
+        for reading in self.begin(requests, keep):
+            reading.result()
+        return [samples[slot] for slot in range(len(requests))]
 
     def read_masks(self, requests: Sequence[ReadRequest]) -> Iterator[Raster]:
         """The pairs' masks in order, with their files' raw values; fetched concurrently, not from the cache."""
@@ -154,17 +171,18 @@ class TileReader:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _read_mask(self, request: ReadRequest) -> Raster:
+        assert self.masks is not None
         file = tile_file.read(self.masks, request.mask_entry, self.is_listed_here)
         return decode.read_mask(file.content, f"{self.masks}/{request.mask}", file.sidecars)
 
     def _begin(self, slot: int, request: ReadRequest, on_sample: OnSample) -> Future[None]:
         has_sidecars = request.image_sidecars or request.mask_sidecars  # these may change without their tile
         cache_key = self._cache_key(request) if self.cache and not has_sidecars else ""
-        reading = Reading(request, slot, on_sample, cache_key)
+        reading = Reading(request, slot, on_sample, cache_key, 2 if self.masks else 1)
         if self.cache and cache_key and self.cache.has(cache_key):
             self._submit(self._decoders, reading, self._deliver_cached)
         else:
-            self._fetch_both(reading)
+            self._fetch_files(reading)
         return reading.done
 
     def _submit(
@@ -177,27 +195,28 @@ class TileReader:
         assert self.cache is not None
         entry = self.cache.get(reading.cache_key)
         if entry is None:  # damaged, or evicted a moment ago
-            self._fetch_both(reading)
+            self._fetch_files(reading)
             return
         image, mask, notes = entry
         sample = self._prepare(reading.request, Decoded(image, mask, Notes(*json.loads(notes))))
         reading.on_sample(reading.slot, sample)
         reading.done.set_result(None)
 
-    def _fetch_both(self, reading: Reading) -> None:
+    def _fetch_files(self, reading: Reading) -> None:
         self._submit(self._fetchers, reading, self._fetch, "image", self.images, reading.request.image_entry)
-        self._submit(self._fetchers, reading, self._fetch, "mask", self.masks, reading.request.mask_entry)
+        if self.masks:
+            self._submit(self._fetchers, reading, self._fetch, "mask", self.masks, reading.request.mask_entry)
 
     def _fetch(self, reading: Reading, side: Side, location: Location, entry: Entry) -> None:
         if reading.add(side, tile_file.read(location, entry, self.is_listed_here)):
             self._submit(self._decoders, reading, self._deliver_fetched)
 
     def _deliver_fetched(self, reading: Reading) -> None:
-        image_file, mask_file = reading.files["image"], reading.files["mask"]
-        decoded = self._decode(reading.request, image_file, mask_file)
+        files = reading.files
+        decoded = self._decode(reading.request, files["image"], files.get("mask"))
         sample = self._prepare(reading.request, decoded)._replace(
-            fetched_bytes=image_file.fetched_bytes + mask_file.fetched_bytes,
-            retries=image_file.retries + mask_file.retries,
+            fetched_bytes=sum(file.fetched_bytes for file in files.values()),
+            retries=sum(file.retries for file in files.values()),
         )
         copies = reading.on_sample(reading.slot, sample)
         if self.cache and reading.cache_key:
@@ -207,7 +226,10 @@ class TileReader:
             self.cache.put(reading.cache_key, image, mask, json.dumps(decoded.notes, ensure_ascii=False))
         reading.done.set_result(None)
 
-    def _decode(self, request: ReadRequest, image_file: TileFile, mask_file: TileFile) -> Decoded:
+    def _decode(self, request: ReadRequest, image_file: TileFile, mask_file: TileFile | None) -> Decoded:
+        if mask_file is None:
+            name = f"{self.images}/{request.image}"
+            return self.decoder.decode_image(image_file.content, name, image_file.sidecars)
         return self.decoder.decode(
             image_file.content,
             mask_file.content,
@@ -239,14 +261,19 @@ class TileReader:
 
     def _cache_key(self, request: ReadRequest) -> str:
         """A digest of everything that determines the decoded pair."""
+        files = [(self.images, request.image_entry)]
+        if self.masks:
+            files.append((self.masks, request.mask_entry))
         content: list[object] = [CACHE_VERSION, self.decoder.settings]
-        for location, entry in ((self.images, request.image_entry), (self.masks, request.mask_entry)):
+        for location, entry in files:
             content.append([location.endpoint_url, location.bucket, location.path, *entry[:4]])
         return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
 
 
 def _run(reading: Reading, step: Callable[..., None], *arguments: Any) -> None:
     """Run a step of a reading in a thread. An error ends the reading: its future raises it."""
+    if reading.done.cancelled():
+        return
     try:
         step(reading, *arguments)
     except BaseException as error:  # including obstore's panics, which do not derive from Exception

@@ -1,4 +1,7 @@
-"""Lists the tiles of both sides of an experiment, images and masks, in buckets or folders. Called by `pairs`."""
+"""Lists the tiles of the sides of an experiment, images and masks, in buckets or folders.
+
+Called by `pairs`, and by `images` for one side alone.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from robosat_pink.storage.error_advice import NotFound
 log = logging.getLogger(__name__)
 
 SIDECAR_BYTES = 256 * 10**6
-START_AGAIN = "; start again to train on today's tiles"
+START_AGAIN = "; start again to read today's tiles"
 
 
 class Changed(DataError):

@@ -1,6 +1,7 @@
 """Tiles and their files, as rows of NumPy arrays, because a collection may have a million files. No I/O, no torch.
 
-A tile is z/x/y in the slippy-map scheme; images of several days may show it. Called by `sides`, `pairing` and `split`.
+A tile is z/x/y in the slippy-map scheme; images of several days may show it. Called by `sides`, `pairing`, `split`,
+`images`, `reading_order` and `neighbours`.
 """
 
 from __future__ import annotations
@@ -101,6 +102,25 @@ def parents(zxy: np.ndarray, zoom: int) -> np.ndarray:
         )
     up = zxy[:, 0] - zoom
     return np.column_stack([np.full(len(zxy), zoom, dtype=zxy.dtype), zxy[:, 1] >> up, zxy[:, 2] >> up])
+
+
+def around(files: TileFiles, rows: np.ndarray) -> np.ndarray:
+    """The rows (N, 3, 3) of each tile's neighbours in its directory: [i, 1 + dy, 1 + dx], itself in the middle.
+
+    -1 where there is none. East of the antimeridian follows x = 0. All `rows` (N,), N > 0, are of one directory, which
+    has one zoom; the files are sorted by directory and tile.
+    """
+    directory = int(files.directory[rows[0]])
+    assert (files.directory[rows] == directory).all()
+    first, last = np.searchsorted(files.directory, [directory, directory + 1])
+    z, x, y = files.zxy[first:last].astype(np.int64).T
+    keys = x << 32 | y  # sorted, as the tiles are
+    steps = np.arange(-1, 2)
+    columns = (x[rows - first, None, None] + steps) % (1 << min(int(z[0]), 32))
+    lines = y[rows - first, None, None] + steps[:, None]
+    wanted = (columns << 32) + lines
+    found = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[found] == wanted, found + first, -1)
 
 
 def zooms_in_words(zxy: np.ndarray) -> str:

@@ -120,13 +120,16 @@ def end_with_parent(environment: Mapping[str, str]) -> None:
             os._exit(1)
 
 
-def run_ranks(ranks: Sequence[ProcessRank], arguments: Sequence[str], stop: StopRequest, container: Container) -> int:
+def run_ranks(
+    module: str, ranks: Sequence[ProcessRank], arguments: Sequence[str], stop: StopRequest, container: Container
+) -> int:
     """Start the ranks of this host, forward a stop request, and wait. Returns the failed rank's exit code, or 0.
 
-    When a rank has failed, the others end by themselves, or are killed after GRACE_S.
+    Each is `python -m MODULE ARGUMENT ...`. When a rank has failed, the others end by themselves, or are killed after
+    GRACE_S.
     """
     stop.is_polled = True
-    children = _start(ranks, arguments)
+    children = _start(module, ranks, arguments)
     failed_at: float | None = None
     is_stopped = False
     while True:
@@ -152,9 +155,9 @@ def run_ranks(ranks: Sequence[ProcessRank], arguments: Sequence[str], stop: Stop
     return _exit_code(failures, container) if failures else 0
 
 
-def _start(ranks: Sequence[ProcessRank], arguments: Sequence[str]) -> list[subprocess.Popen[bytes]]:
+def _start(module: str, ranks: Sequence[ProcessRank], arguments: Sequence[str]) -> list[subprocess.Popen[bytes]]:
     """Start each rank in its own session, so that a terminal signals only this process, which forwards signals once."""
-    command = [sys.executable, "-m", "robosat_pink.train", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     environment = os.environ | {PARENT: str(os.getpid())}
     return [
         subprocess.Popen(command, env=environment | process.environment(), start_new_session=True)  # noqa: S603

@@ -24,6 +24,9 @@ class ModelEntry:
     options: tuple[str, ...]
     pretrained_part: str | None  # the submodule, a ResNet, that takes pretrained weights; None if there is none
     num_filters: int = 32  # the default of that option
+    # The submodule that sees single pixels and is fitted before training, and the last of the rest, at 0 then.
+    pixel_parts: tuple[str, str] | None = None
+    pixel_steps: int = 0  # the default number of its steps
 
 
 MODELS = {
@@ -48,6 +51,8 @@ MODELS = {
         options=("num_filters",),
         pretrained_part=None,
         num_filters=16,
+        pixel_parts=("pixel", "final"),
+        pixel_steps=2000,
     ),
 }
 

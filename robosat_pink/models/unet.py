@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import itertools
 from functools import partial
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,7 +18,6 @@ from robosat_pink.models.recomputation import batch_norm
 LEVELS = 5
 MAX_FILTERS = 512
 PIXEL_FILTERS = 32
-PIXEL_SPEED = 10.0
 
 
 class UNet(Block):
@@ -78,9 +75,8 @@ class DoubleConv(Block):
 class PixelPath(Block):
     """Three 1 x 1 convolutions: pixels (N, num_in, H, W) to logits (N, num_out, H, W), whatever lies around them.
 
-    The absolute reflectance of a pixel tells much, and batch norm hides it. The stored weights are PIXEL_SPEED times
-    smaller than those used, so that Adam moves these PIXEL_SPEED times as fast as the others (as in Karras et al.,
-    "Progressive Growing of GANs", arXiv 1710.10196, section 4.1). docs/accuracy.md has what this is worth.
+    The absolute reflectance of a pixel tells much, and batch norm hides it. `training/pixel_start.py` fits these
+    weights before training; docs/accuracy.md has what this is worth.
     """
 
     def __init__(self, num_in: int, num_out: int) -> None:
@@ -88,21 +84,15 @@ class PixelPath(Block):
         self.conv1 = nn.Conv2d(num_in, PIXEL_FILTERS, kernel_size=1)
         self.conv2 = nn.Conv2d(PIXEL_FILTERS, PIXEL_FILTERS, kernel_size=1)
         self.conv3 = nn.Conv2d(PIXEL_FILTERS, num_out, kernel_size=1)
-        with torch.no_grad():
-            for parameter in self.parameters():
-                parameter.div_(PIXEL_SPEED)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.execution.cheap(self._forward, image)
 
     def _forward(self, image: Tensor) -> Tensor:
-        features = functional.relu(_scaled_conv(image, self.conv1), inplace=True)
-        features = functional.relu(_scaled_conv(features, self.conv2), inplace=True)
-        return _scaled_conv(features, self.conv3)
-
-
-def _scaled_conv(features: Tensor, conv: Any) -> Tensor:
-    return functional.conv2d(features, PIXEL_SPEED * conv.weight, PIXEL_SPEED * conv.bias)
+        features = functional.relu(self.conv1(image), inplace=True)
+        features = functional.relu(self.conv2(features), inplace=True)
+        logits: Tensor = self.conv3(features)
+        return logits
 
 
 class UpBlock(Block):

@@ -1,4 +1,4 @@
-"""Lists and reads object storage, with the same calls for s3:// and folders. Called by `datasets` and `checkpoint`.
+"""Lists, reads and writes object storage, by the same calls for s3:// and folders. Called by several rooms.
 
 A `Location` is parsed from a name in the experiment file, and can be pickled. Each process creates its client on first
 use. A failed request is retried with backoff (`backoff`) or explained to the user (`error_advice`).
@@ -9,16 +9,19 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
+import obstore
 from obstore import exceptions
 from obstore.store import LocalStore, S3Store
 
+from robosat_pink.container.atomic_write import write_atomically
 from robosat_pink.container.interruptible import interruptibly
 from robosat_pink.errors import ConfigError, DataError
 from robosat_pink.storage import backoff, listings, redirects, refused_keys
@@ -154,6 +157,18 @@ class Location:
         (content, file, encoding), retries = self._retry(path, get)
         return Fetched(decode_content(content, encoding, where, max_bytes), file, retries)
 
+    def write(self, path: str, content: bytes | Path) -> None:
+        """Write an object or file, given its content or a file that holds it; whole or not at all.
+
+        A large object is sent in parts. Raises DataError, with advice, or ContractError for a folder.
+        """
+        if self.bucket is None:
+            target = Path(self.path) / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(target, lambda file: _copy(content, file))
+            return
+        self._retry(path, lambda: obstore.put(_client(self), path, content))
+
     def _retry(
         self, path: str, work: Callable[[], T], is_retried: Callable[[Exception], bool] = is_transient
     ) -> tuple[T, int]:
@@ -163,6 +178,14 @@ class Location:
             return data_error(error, f"{self}/{path}".rstrip("/"), self.bucket, self.profile, attempts)
 
         return backoff.retry_with_backoff(work, is_retried, explain)
+
+
+def _copy(content: bytes | Path, file: IO[bytes]) -> None:
+    if isinstance(content, bytes):
+        file.write(content)
+        return
+    with content.open("rb") as source:
+        shutil.copyfileobj(source, file)
 
 
 def local_path_or(text: str) -> str:

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from robosat_pink import checkpoint
@@ -23,6 +24,7 @@ from robosat_pink.container.atomic_write import write_atomically
 from robosat_pink.container.contract import Container
 from robosat_pink.container.redaction import redacted_tree
 from robosat_pink.datasets import TilePairs
+from robosat_pink.datasets.earlier_split import HOLDOUT_IDS, VAL_IDS
 from robosat_pink.datasets.split import Split
 from robosat_pink.training import earlier_results, metrics, tile_ids
 from robosat_pink.training.background_writer import BackgroundWriter, snapshot
@@ -31,8 +33,7 @@ from robosat_pink.training.thresholds import Threshold
 
 log = logging.getLogger(__name__)
 
-# "test" is planet-snowcover's name for the validation tiles.
-ID_FILES = {"train": "train_ids.txt", "val": "test_ids.txt", "holdout": "holdout_ids.txt"}
+ID_FILES = {"train": "train_ids.txt", "val": VAL_IDS, "holdout": HOLDOUT_IDS}
 
 
 class NoOutputs:
@@ -83,6 +84,7 @@ class Outputs(NoOutputs):
                 {"name": class_.name, "color": class_.color, "values": list(values)}
                 for class_, values in zip(config.classes, class_values(config.classes), strict=True)
             ],
+            "zooms": np.unique(tiles.pairs.images.zxy[:, 0]).tolist(),
             "data_digest": tiles.digest(),
         }
 

@@ -22,7 +22,7 @@ from robosat_pink.datasets.split import Split
 from robosat_pink.datasets.store_options import store_options
 from robosat_pink.datasets.tile_file import START_AGAIN, Changed
 from robosat_pink.distributed.process_group import World
-from robosat_pink.training import initial_checkpoint, loop, progress, resume, setup
+from robosat_pink.training import initial_checkpoint, loop, pixel_start, progress, resume, setup
 from robosat_pink.training.background_writer import BackgroundWriter, snapshot
 from robosat_pink.training.channel_scales import resolve_scales
 from robosat_pink.training.outputs import NoOutputs, Outputs
@@ -62,6 +62,8 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
     config = dataclasses.replace(config, channels=look.channels)
     is_synchronised = config.model.batch_norm == "synchronised" and world.size > 1
     model, upsampling = setup.make_model(config, initial, compute.device, store, is_synchronised)
+    if not initial:
+        pixel_start.fit_single_pixels(model, look.pixels, config, world)
     state = setup.make_state(model, config, compute)
     objective = setup.make_objective(model, config, compute)
     if initial:

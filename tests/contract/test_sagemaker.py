@@ -37,6 +37,7 @@ FOLDER = EXPERIMENTS / "sagemaker"
 OPERATIONS = {
     "training-job.json": "CreateTrainingJob",
     "training-job-spot.json": "CreateTrainingJob",
+    "predict-job.json": "CreateTrainingJob",
     "algorithm.json": "CreateAlgorithm",
 }
 POLICIES = ("iam-policy.json", "trust-policy.json")
@@ -190,6 +191,7 @@ def test_job_supports_what_the_algorithm_lists() -> None:
     channels = {channel["Name"]: channel for channel in training["TrainingChannels"]}
     assert {name: channel["IsRequired"] for name, channel in channels.items()} == {
         "config": True,
+        "model": False,
         "imagery": False,
         "mask": False,
     }
@@ -285,7 +287,7 @@ def test_only_what_is_learnt_by_is_tuned_and_text_is_not() -> None:
     assert tunable == {
         *("model.name", "model.num_filters", "model.is_deconv", "model.loss", "model.batch_size", "model.tile_size"),
         *("model.epochs", "model.lr", "model.data_augmentation", "model.decay", "model.schedule"),
-        *("model.patience", "model.batch_norm", "model.symmetries", "model.ema", "model.recipe"),
+        *("model.patience", "model.batch_norm", "model.symmetries", "model.ema", "model.recipe", "model.pixel_steps"),
     }
 
 
@@ -411,6 +413,7 @@ def test_policy_allows_what_a_job_does_and_no_more() -> None:
         *(("s3:ListBucket", bucket) for bucket in buckets),
         *(("s3:GetObject", f"{bucket}/*") for bucket in buckets),
         ("s3:PutObject", "planet-snowcover-models/*"),
+        ("s3:AbortMultipartUpload", "planet-snowcover-models/*"),
         ("s3:DeleteObject", "planet-snowcover-models/checkpoints/*"),
     }
     services = {action.split(":")[0] for statement in statements() for action in arguments_of(statement, "Action")}

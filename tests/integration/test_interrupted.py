@@ -16,6 +16,7 @@ from robosat_pink.checkpoint import RESUME_FILE
 from test_processes import EXPERIMENT, assert_identical, children, clear, results, train, until
 
 SETTINGS = ("runtime.processes=1", "checkpoint.every_minutes=0.0001")
+UNET = ("model.name=unet", "model.encoder=null", "model.num_filters=null", "model.pixel_steps=50")
 MOMENTS = int(os.environ.get("ROBOSAT_PINK_MOMENTS", 0))  # to try more of them than there is time for each time
 
 
@@ -40,7 +41,7 @@ def newest(job: Path) -> Path | None:
         (signal.SIGKILL, 1, 10, ("model.recipe=strong", "sampling.tiles_per_epoch=8")),
         (signal.SIGTERM, 1, 3, ()),
         (signal.SIGKILL, 2, 3, ()),
-        (signal.SIGTERM, 2, 3, ("model.recipe=strong", "sampling.tiles_per_epoch=8")),
+        (signal.SIGTERM, 2, 3, ("model.recipe=strong", "sampling.tiles_per_epoch=8", *UNET)),
     ],
 )
 def test_run_that_is_interrupted_at_random_moments_ends_to_the_last_bit_as_if_it_had_not_been(

@@ -13,6 +13,9 @@ import numpy as np
 from conftest import pattern, write_tile
 from robosat_pink.config import ChannelConfig, ClassConfig, DatasetConfig
 from robosat_pink.datasets import TilePairs
+from robosat_pink.datasets.images import ImageTiles
+from robosat_pink.datasets.sides import Side
+from robosat_pink.storage import Location
 
 TWO_BANDS = (ChannelConfig(bands=(1, 2)),)
 FIVE_CLASSES = tuple(ClassConfig(name=f"class {number}") for number in range(5))
@@ -61,3 +64,9 @@ def pairs_in(
     where = {"image_bucket": f"{folder}/imagery", "mask_bucket": f"{folder}/mask"}
     sizes = {"tile_size": 8, "size_multiple": 8}
     return TilePairs(DatasetConfig(**(where | (dataset or {}))), channels, classes, **(sizes | options))
+
+
+def images_in(where: str | Path, expression: str = ".*", endpoint_url: str | None = None, **options: Any) -> ImageTiles:
+    """The images without masks of a folder or bucket, two bands of each."""
+    location = Location.parse(str(where), endpoint_url=endpoint_url)
+    return ImageTiles(Side(location, expression, "predict.images", "predict.images_regex"), TWO_BANDS, **options)

@@ -25,9 +25,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "datasets": {"config", "container", "distributed", "losses", "storage"},
     "training": {"checkpoint", "config", "container", "datasets", "distributed", "losses", "models"},
     "report": {"config", "container", "datasets", "distributed", "losses", "training"},
+    "prediction": {
+        *("checkpoint", "config", "container", "datasets", "distributed", "losses", "models", "report", "storage"),
+        "training",
+    },
     "survey": {"config", "datasets", "losses"},
     "check": {"config", "container", "datasets", "distributed", "losses", "report", "survey", "training"},
-    "train": {"check", "checkpoint", "config", "container", "datasets", "distributed", "report", "training"},
+    "command": {"config", "container", "distributed"},
+    "train": {"check", "command", "config", "container", "distributed", "report", "training"},
+    "predict": {"command", "config", "container", "distributed", "prediction"},
     "trained": {"checkpoint", "config", "datasets", "export", "models"},
     "export": {"config", "container", "datasets", "models"},
     "sagemaker": {"config", "training"},
@@ -40,7 +46,7 @@ BELONGS_TO = {
     "obstore": {"storage"},
     "boto3": {"storage.credentials", "storage.refused_keys"},
     "botocore": {"storage.credentials", "storage.refused_keys"},
-    "rasterio": {"datasets.rasters", "sample"},
+    "rasterio": {"datasets.rasters", "prediction.mosaic", "prediction.rasters", "sample"},
     "matplotlib": {"report.plots"},
     "jinja2": {"report"},
     "markupsafe": {"report.templating"},
@@ -48,7 +54,7 @@ BELONGS_TO = {
     "imagecodecs": {"datasets.rasters.geotiff"},
     "yaml": {"config.formats", "training.outputs"},
     "tomllib": {"config.formats"},
-    "argparse": {"train", "trained", "sample", "sagemaker", "reference"},
+    "argparse": {"command", "trained", "sample", "sagemaker", "reference"},
 }
 
 WITHOUT_TORCH = (
@@ -58,11 +64,13 @@ WITHOUT_TORCH = (
     ".container.contract",
     ".storage",
     ".datasets",
+    ".datasets.neighbours",
     ".datasets.rasters.decode",
     ".datasets.split",
     ".datasets.worker",
     ".sample",
     ".train",
+    ".predict",
 )
 
 

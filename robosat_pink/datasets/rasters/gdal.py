@@ -24,13 +24,17 @@ MAX_BYTES = 1 << 30
 MAX_CHUNKS = 1 << 18  # strips or internal tiles
 
 
+class Damaged(DataError):
+    """A tile's file is empty, cut short or otherwise unreadable; its neighbours may be whole."""
+
+
 class Opened:
-    """A context with a dataset on bytes in memory. Raises DataError if no driver can open it, or if it is too large."""
+    """A context with a dataset on bytes in memory. Raises Damaged if no driver can open it, DataError if too large."""
 
     def __init__(self, data: bytes, name: str, drivers: Sequence[str]) -> None:
         enter_environment()
         if not data:
-            raise DataError(f"{name}: an empty file, 0 bytes")
+            raise Damaged(f"{name}: an empty file, 0 bytes")
         self.memory = MemoryFile(data)
         self.name = name
         self.drivers = list(drivers)
@@ -41,7 +45,7 @@ class Opened:
         except RasterioError as error:
             self.memory.close()
             cause = MEMORY_NAME.sub("", str(error))
-            raise DataError(f"{self.name}: not a readable tile ({', '.join(self.drivers)}): {cause}") from error
+            raise Damaged(f"{self.name}: not a readable tile ({', '.join(self.drivers)}): {cause}") from error
         if excess := _excess(self.dataset):
             self.__exit__()
             raise DataError(f"{self.name}: {excess}; write it again as smaller tiles (gdal_translate)")
@@ -75,7 +79,7 @@ def call(read: Callable[..., np.ndarray], indexes: int | list[int], name: str) -
         return read(indexes)
     except RasterioError as error:
         cause = MEMORY_NAME.sub("", str(error.__cause__ or error))
-        raise DataError(f"{name}: damaged, opens but cannot be read: {cause}") from error
+        raise Damaged(f"{name}: damaged, opens but cannot be read: {cause}") from error
 
 
 _of_thread = threading.local()

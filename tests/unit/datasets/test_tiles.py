@@ -11,7 +11,7 @@ from robosat_pink import datasets
 from robosat_pink.datasets.file_names import parse_names, version_of
 from robosat_pink.datasets.pairing import Pairs, pair, seeming_cause
 from robosat_pink.datasets.split import Split, refuse_crossings, split_pairs
-from robosat_pink.datasets.tiles import Tile, TileFiles, parents, tile_id
+from robosat_pink.datasets.tiles import Tile, TileFiles, around, parents, tile_id
 from robosat_pink.errors import DataError
 
 
@@ -579,3 +579,31 @@ def test_tile_arithmetic_imports_neither_torch_nor_anything_that_reads(module: s
     }
     assert found <= allowed
     assert "open" not in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+def test_neighbours_are_of_the_same_directory_and_minus_1_where_there_is_none() -> None:
+    listed = files(a=["3/1/1.tif", "3/1/2.tif", "3/2/1.tif", "3/2/3.tif"], b=["3/2/2.tif", "3/1/1.tif"])
+    # Rows of a, by x and y: (1, 1) 0, (1, 2) 1, (2, 1) 2, (2, 3) 3; of b: (1, 1) 4, (2, 2) 5.
+    assert around(listed, np.array([1, 3])).tolist() == [
+        [[-1, 0, 2], [-1, 1, -1], [-1, -1, 3]],
+        [[1, -1, -1], [-1, 3, -1], [-1, -1, -1]],
+    ]
+    assert around(listed, np.array([4])).tolist() == [[[-1, -1, -1], [-1, 4, -1], [-1, -1, 5]]]
+
+
+def test_neighbour_across_the_antimeridian_is_the_first_or_last_column() -> None:
+    listed = files(a=["2/0/1.tif", "2/3/0.tif", "2/3/1.tif"])
+    assert around(listed, np.array([0, 2])).tolist() == [
+        [[1, -1, -1], [2, 0, -1], [-1, -1, -1]],
+        [[-1, 1, -1], [-1, 2, 0], [-1, -1, -1]],
+    ]
+    world = files(a=["0/0/0.tif"])
+    assert around(world, np.array([0])).tolist() == [[[-1, -1, -1], [0, 0, 0], [-1, -1, -1]]]
+
+
+def test_neighbours_at_the_poles_end_there() -> None:
+    listed = files(a=[f"1/{x}/{y}.tif" for x in (0, 1) for y in (0, 1)])  # rows 2 x + y
+    assert around(listed, np.array([0, 1])).tolist() == [
+        [[-1, -1, -1], [2, 0, 2], [3, 1, 3]],
+        [[2, 0, 2], [3, 1, 3], [-1, -1, -1]],
+    ]

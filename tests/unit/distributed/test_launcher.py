@@ -90,7 +90,13 @@ def test_exit_code_is_that_of_the_process_with_a_cause_of_its_own(
     monkeypatch.setattr(launcher, "GRACE_S", 1.0)
     container = Container(opt_ml)
     assert (
-        launcher.run_ranks(ranks_of_this_host(container, RuntimeConfig(processes=2)), [], StopRequest(), container)
+        launcher.run_ranks(
+            "robosat_pink.train",
+            ranks_of_this_host(container, RuntimeConfig(processes=2)),
+            [],
+            StopRequest(),
+            container,
+        )
         == code
     )
 

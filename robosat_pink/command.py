@@ -1,0 +1,128 @@
+"""What the verbs share: arguments, log, failure file, exit codes, ranks. Called by `train`, `predict` and `evaluate`.
+
+Modules that load torch are imported after the experiment file is checked, so that a misspelt key is reported within a
+second, and a broken installation leaves a failure file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+from robosat_pink.container.contract import Container
+from robosat_pink.container.failure_file import user_message
+from robosat_pink.container.pid1 import run_as_init
+from robosat_pink.container.redaction import SECRET_NAME, RedactingFormatter
+from robosat_pink.container.stop_request import Stopped, StopRequest
+from robosat_pink.distributed import launcher
+from robosat_pink.errors import ConfigError, RobosatError
+
+if TYPE_CHECKING:
+    from robosat_pink.config import Config
+    from robosat_pink.distributed.launcher import ProcessRank
+
+log = logging.getLogger("robosat_pink")
+
+
+@dataclass(frozen=True)
+class Verb:
+    name: str
+    purpose: str  # one line for --help
+    checks: str  # what --check does, for --help
+    resumes: str  # how to go on after a stop, for the log
+    run: Callable[[ProcessRank, Config, Container, StopRequest], None]  # in each rank
+    check: Callable[[Config, Container, StopRequest], None]
+
+
+def main(verb: Verb, argv: Sequence[str] | None = None) -> int:
+    """Do as the container's experiment file says. Returns the exit code; on failure, writes the failure file."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(RedactingFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    container = Container.here()
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = None
+    try:
+        with StopRequest() as stop:
+            arguments = parse_arguments(verb, argv)
+            return run_or_check(verb, arguments, argv, container, stop)
+    except Stopped as stopped:
+        log.info("stopped %s; %s", stopped.reason, verb.resumes)
+        return 0
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # including obstore's panics, which do not derive from Exception
+        log.error("error: %s", user_message(error), exc_info=not isinstance(error, RobosatError))  # noqa: TRY400
+        if arguments is None or arguments.check is None:
+            container.write_failure(error)
+        return getattr(error, "exit_code", 1)
+
+
+def run_or_check(
+    verb: Verb, arguments: argparse.Namespace, argv: Sequence[str], container: Container, stop: StopRequest
+) -> int:
+    if arguments.check is None:
+        container.prepare()
+    with stop.postponed():  # a stop inside an import of C++ code would abort the process
+        from robosat_pink.config import load_config
+    path = arguments.check or arguments.config or container.experiment_file()
+    config = load_config(path, container.hyperparameters(), arguments.overrides)
+    if arguments.check is not None:
+        verb.check(config, container, stop)
+        return 0
+    launcher.end_with_parent(os.environ)
+    process = launcher.rank_from_environment(os.environ)
+    ranks = [process] if process else launcher.ranks_of_this_host(container, config.runtime)
+    if len(ranks) > 1:
+        return launcher.run_ranks(f"robosat_pink.{verb.name}", ranks, argv, stop, container)
+    verb.run(ranks[0], config, container, stop)
+    return 0
+
+
+def log_as(process: ProcessRank) -> None:
+    """Rank 0 logs for all; the others log only warnings and errors."""
+    if process.rank:
+        (handler,) = log.root.handlers
+        handler.setFormatter(RedactingFormatter(f"rank {process.rank}: %(message)s"))
+        log.root.setLevel(logging.WARNING)
+
+
+def parse_arguments(verb: Verb, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line; raises ConfigError. The verb, which SageMaker may pass, is ignored."""
+    parser = _Parser(prog=f"robosat_pink.{verb.name}", description=verb.purpose)
+    parser.add_argument("--config", metavar="FILE", help="an experiment file instead of the config channel's")
+    parser.add_argument("--check", metavar="FILE", nargs="?", const="", help=verb.checks)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override a key, such as model.lr=0.001")
+    arguments = parser.parse_intermixed_args([argument for argument in argv if argument != verb.name])
+    if "=" in (arguments.check or ""):  # an override that followed --check without a file
+        arguments.overrides.append(arguments.check)
+        arguments.check = ""
+    for before, override in itertools.pairwise(["", *arguments.overrides]):
+        if "=" not in override:  # show only one word: people also type `password abc` and `password=ab c`
+            shown = "***" if SECRET_NAME.search(before.partition("=")[0]) else override.partition(" ")[0]
+            raise ConfigError(f"command line: {shown}: accepted: KEY=VALUE, such as model.epochs=1")
+    arguments.overrides = dict(override.split("=", 1) for override in arguments.overrides)
+    return arguments
+
+
+def leave(work: Callable[[], int]) -> NoReturn:
+    """Do it as a container's first process would, and end without waiting for threads.
+
+    A thread that retries a silent store takes another minute.
+    """
+    code = run_as_init(work)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"command line: {message}; accepted: [--config FILE] [--check [FILE]] [KEY=VALUE ...]")

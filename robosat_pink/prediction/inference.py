@@ -1,0 +1,39 @@
+"""Probabilities of a batch of tiles with the border of their neighbours, by a trained network. Called by `run`."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from robosat_pink.container import device as devices
+from robosat_pink.prediction.model import Model
+from robosat_pink.prediction.rasters import NO_DATA
+
+
+class Predictor:
+    """A model on a device."""
+
+    def __init__(self, model: Model, device: torch.device, precision: torch.dtype | None) -> None:
+        self._device, self._precision = device, precision
+        self._layout = devices.choose_layout(device, precision)
+        self._network, self._transform = model.network(device, self._layout), model.transform(device)
+        self._threshold = model.threshold if model.config.num_classes == 1 else None
+
+    @torch.inference_mode()
+    def probabilities(self, image: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """(N, K, H, W) float32 of images (N, C, H, W) in digital numbers, with the divisors (N, C) of their bands."""
+        pixels = torch.from_numpy(image).to(self._device)
+        scales = torch.from_numpy(scale).to(self._device)
+        pixels, _ = self._transform(pixels, torch.empty(0), scales, ())
+        with devices.autocast(self._device, self._precision):
+            logits = self._network(pixels.contiguous(memory_format=self._layout))
+        logits = logits.float()
+        probabilities = logits.sigmoid() if self._threshold is not None else logits.softmax(dim=1)
+        array: np.ndarray = probabilities.cpu().numpy()
+        return array
+
+    def classes(self, probabilities: np.ndarray, missing: np.ndarray) -> np.ndarray:
+        """Class numbers (H, W) uint8 from probabilities (K, H, W); 255 where pixels (H, W) are missing."""
+        is_binary = self._threshold is not None
+        found = probabilities[0] > self._threshold if is_binary else probabilities.argmax(axis=0)
+        return np.where(missing, NO_DATA, found).astype(np.uint8)

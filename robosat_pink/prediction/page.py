@@ -1,0 +1,90 @@
+"""The page of a map: pictures, areas by class, what the model's card says. Called by `run`, on rank 0.
+
+It makes no requests: its pictures are embedded, and its content policy forbids any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from robosat_pink.container.redaction import redacted
+from robosat_pink.errors import RobosatError
+from robosat_pink.prediction.model import Model
+from robosat_pink.prediction.rasters import Legend
+from robosat_pink.report import maps
+from robosat_pink.report import page as report_page
+
+NAME = "map.html"  # below the folder of results
+CARD = "MODEL_CARD.md"
+MOST_SCENES, MOST_PICTURES = 200, 20
+
+
+@dataclass(frozen=True)
+class SceneOnPage:
+    name: str
+    tiles: int
+    km2: Sequence[float]  # by class, as in the legend
+    share_missing: float  # of the area of all tiles
+    bounds: str
+    files: str  # a sentence
+    picture: str  # a data URI
+    words: str  # the picture, for those who do not see it
+
+
+@dataclass(frozen=True)
+class MapPage:
+    class_names: Sequence[str]
+    legend: Sequence[Mapping[str, str]]  # name and color of each class number
+    model: str
+    how: str  # a sentence
+    scenes: Sequence[SceneOnPage]
+    card: str  # empty if there is none
+    version: str
+    most_scenes: int = MOST_SCENES
+    most_pictures: int = MOST_PICTURES
+
+
+def render(manifests: Sequence[Mapping[str, Any]], zxy: Sequence[np.ndarray], legend: Legend, model: Model) -> str:
+    """The page of these scenes, given their manifests and the positions (N, 3) of their tiles."""
+    settings = model.config.predict
+    symmetries = "averaged over the eight flips and rotations of a tile" if settings.symmetries else "once"
+    names = [class_.name for class_ in model.config.classes]
+    limit = f" A pixel is {names[0]} above a probability of {model.threshold:g}." if len(names) == 1 else ""
+    page = MapPage(
+        class_names=names,
+        legend=[{"name": name, "color": color} for name, color in zip(legend.names, legend.colors, strict=True)],
+        model=redacted(model.files.name),
+        how=f"Each tile was predicted {symmetries}, with {settings.buffer} pixels of its neighbours.{limit}",
+        scenes=[_scene(manifest, tiles) for manifest, tiles in zip(manifests, zxy, strict=True)],
+        card=_card(model),
+        version=version("robosat_pink"),
+    )
+    return report_page.environment().get_template("map.html.j2").render(map=page)
+
+
+def _scene(manifest: Mapping[str, Any], zxy: np.ndarray) -> SceneOnPage:
+    km2 = manifest["km2"]
+    whole = sum(km2.values()) + manifest["km2_without_data"]
+    has_mosaic = f"predictions/{manifest['scene']}.tif is the map as one file. " if manifest["mosaic"] else ""
+    return SceneOnPage(
+        name=manifest["scene"],
+        tiles=len(zxy),
+        km2=list(km2.values()),
+        share_missing=manifest["km2_without_data"] / whole,
+        bounds=str(maps.bounds(zxy)),
+        files=f"{has_mosaic}Its tiles are below predictions/{manifest['scene']}.",
+        picture=f"data:image/png;base64,{manifest['picture']}",
+        words=", ".join(f"{area / whole:.1%} {name}" for name, area in km2.items()),
+    )
+
+
+def _card(model: Model) -> str:
+    try:
+        return redacted(model.files.read(CARD).decode("utf-8", errors="replace"))
+    except RobosatError:
+        return ""
