@@ -1,7 +1,7 @@
 """The numbers with which `transforms` normalises an image: (number / scale - mean) / std, band by band.
 
-Called by `reader` for the scale of each tile, by `coverage` and `survey` for the bands' statistics, and by `setup`,
-`check` and `trained` for mean and std.
+Called by `reader`, `trained` and `export` for the scale of an image, by `coverage` and `survey` for the bands'
+statistics, and by `setup`, `check` and `probabilities` for mean and std.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A network whose predictions are averages over the eight symmetries of the square. For `training` and `trained`."""
+"""A network that averages its predictions over the eight symmetries of the square. For `training`, `probabilities`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Transforms of a batch on the device: scaling, normalisation, and in training a symmetry of the square.
 
-Called by `step` and `trained`. One function transforms the last two axes of image and mask, so that they stay aligned.
+Called by `step` and `probabilities`. One function transforms the last two axes of image and mask, so that they stay
+aligned.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ class EvaluationTransform(nn.Module):
 
     def forward(self, image: Tensor, mask: Tensor, scale: Tensor, symmetry: Sequence[int]) -> tuple[Tensor, Tensor]:
         """`scale` is (N, C) float32. `symmetry` is ignored: it is for training."""
-        return (image.float() / scale[:, :, None, None] - self.mean) / self.std, mask
+        return self.normalised(image, scale), mask
+
+    def normalised(self, image: Tensor, scale: Tensor) -> Tensor:
+        """`scale` is (N, C) or (1, C) float32."""
+        return (image.float() / scale[:, :, None, None] - self.mean) / self.std
 
 
 class TrainingTransform(EvaluationTransform):

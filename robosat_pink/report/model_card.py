@@ -58,6 +58,7 @@ def render(card: ModelCard) -> str:
         mask_values=", ".join(f"{value} {label}" for value, label in enumerate(confusion_labels(class_names))),
         bands=bands,
         reading_code=_reading_code(config, bands),
+        needs_dtype=any(channel.scale in ("auto", None) for channel in config.channels),
         scales="; ".join(map(_scale, config.channels)),
         zooms=sorted({int(zoom) for zoom in card.zxy[:, 0]}),
         resolution_m=maps.metres_per_pixel(card.zxy, card.tile_pixels),

@@ -34,7 +34,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "command": {"config", "container", "distributed"},
     "train": {"check", "command", "config", "container", "distributed", "report", "training"},
     "predict": {"command", "config", "container", "distributed", "prediction"},
-    "trained": {"checkpoint", "config", "datasets", "models"},
+    "trained": {"checkpoint", "config", "datasets", "export", "models"},
+    "export": {"config", "container", "datasets", "models"},
     "sagemaker": {"config", "training"},
     "reference": {"config", "models", "sagemaker"},
     "sample": set(),
@@ -53,7 +54,7 @@ BELONGS_TO = {
     "imagecodecs": {"datasets.rasters.geotiff"},
     "yaml": {"config.formats", "training.outputs"},
     "tomllib": {"config.formats"},
-    "argparse": {"command", "sample", "sagemaker", "reference"},
+    "argparse": {"command", "trained", "sample", "sagemaker", "reference"},
 }
 
 WITHOUT_TORCH = (

@@ -72,6 +72,12 @@ def test_card_has_intervals_and_the_numbers_above_the_threshold_of_a_single_clas
     assert "threshold" not in several
 
 
+def test_card_exports_for_the_dtype_of_images_where_the_scale_depends_on_it(tmp_path: Path) -> None:
+    command = "`python -m robosat_pink.trained export best.pth --to model.pt2{}` writes"
+    assert command.format("") in card(tmp_path, ["snow"], {"bands": [1], "scale": 255}, ["scene"])
+    assert command.format(" --dtype DTYPE_OF_IMAGES") in card(tmp_path, ["snow"], {"bands": [1]}, ["scene"])
+
+
 def test_head_of_the_card_is_yaml_whatever_the_names(tmp_path: Path) -> None:
     names = ["ground", f"{HOSTILE}\n---\nlicense: mit", 'a "b": [c]']
     head = yaml.safe_load(card(tmp_path, names, {"bands": [1]}, ["scene"]).split("---\n")[1])
@@ -82,10 +88,11 @@ def test_head_of_the_card_is_yaml_whatever_the_names(tmp_path: Path) -> None:
 def test_code_of_the_card_is_python_whatever_the_names(tmp_path: Path) -> None:
     channel = {"bands": [1, "near'infrared\")\nimport os"], "scale": "tags"}
     text = card(tmp_path, [f"{HOSTILE}\nimport os"], channel, ["scene"])
-    code = text.partition("```python\n")[2].partition("\n```")[0]
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    code = "".join(blocks)
     lines = code.splitlines()
     assert [line for line in lines if line.startswith(("import", "from"))] == [
-        "import rasterio", "from robosat_pink.trained import load_model", "import numpy"
+        "import rasterio", "from robosat_pink.trained import load_model", "import numpy", "import torch"
     ]  # fmt: skip
     compile(code, "card", "exec")
 
