@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from robosat_pink.container import device as devices
+from robosat_pink.datasets.probabilities import probabilities_of
 from robosat_pink.prediction.model import Model
 from robosat_pink.prediction.rasters import NO_DATA
 
@@ -27,9 +28,7 @@ class Predictor:
         pixels, _ = self._transform(pixels, torch.empty(0), scales, ())
         with devices.autocast(self._device, self._precision):
             logits = self._network(pixels.contiguous(memory_format=self._layout))
-        logits = logits.float()
-        probabilities = logits.sigmoid() if self._threshold is not None else logits.softmax(dim=1)
-        array: np.ndarray = probabilities.cpu().numpy()
+        array: np.ndarray = probabilities_of(logits.float()).cpu().numpy()
         return array
 
     def classes(self, probabilities: np.ndarray, missing: np.ndarray) -> np.ndarray:
