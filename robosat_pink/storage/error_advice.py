@@ -20,6 +20,7 @@ from robosat_pink.storage.credentials import is_anonymous
 INSTANCE_METADATA = "/latest/api/token"  # the client requests credentials there if it has no others
 FOLDER_DENIED = "Permission denied"  # in the client's error if it cannot list a folder
 MAX_STORE_CHARACTERS = 300  # of the store's own message
+READING, WRITING = "s3:ListBucket and s3:GetObject", "s3:PutObject"  # permissions
 PERMANENT_ERRORS = (
     FileNotFoundError,
     PermissionError,
@@ -53,7 +54,7 @@ EXPIRED = "the credentials have expired; get new ones (aws sso login, AWS_* vari
 ADVICE = {
     "NoSuchBucket": "the bucket {bucket} does not exist; check its name (a folder begins with / or ./)",
     "NoSuchKey": "not found; check bucket, prefix and name",
-    "AccessDenied": "access denied (403); check that {identity} may s3:ListBucket and s3:GetObject in {bucket}{payer}",
+    "AccessDenied": "access denied (403); check that {identity} may {actions} in {bucket}{payer}",
     "InvalidAccessKeyId": "the access key does not exist; check AWS_ACCESS_KEY_ID, or the profile that holds it",
     "SignatureDoesNotMatch": "the secret key is not the access key's; check AWS_SECRET_ACCESS_KEY or the profile",
     "ExpiredToken": EXPIRED,
@@ -114,11 +115,16 @@ class StoreError(NamedTuple):
         return f"{text[:MAX_STORE_CHARACTERS]}…" if len(text) > MAX_STORE_CHARACTERS else text
 
 
-def data_error(error: Exception, where: str, bucket: str | None, profile: str | None, attempts: str = "") -> DataError:
-    """The error to raise for a client's error: where, what happened, what to check, and a note on the attempts."""
+def data_error(
+    error: Exception, where: str, bucket: str | None, profile: str | None, attempts: str = "", actions: str = READING
+) -> DataError:
+    """The error to raise for a client's error: where, what happened, what to check, and a note on the attempts.
+
+    `actions` are the permissions that the request takes.
+    """
     is_absent = isinstance(error, FileNotFoundError | exceptions.NotFoundError) or "404 Not Found" in str(error)
     error_class = NotFound if is_absent else DataError
-    return error_class(f"{where}: {_explanation(error, bucket, profile)}{attempts}")
+    return error_class(f"{where}: {_explanation(error, bucket, profile, actions)}{attempts}")
 
 
 def is_transient(error: Exception) -> bool:
@@ -138,7 +144,7 @@ def is_truncated(error: Exception) -> bool:
     return "response body" in str(error)
 
 
-def _explanation(error: BaseException, bucket: str | None, profile: str | None) -> str:
+def _explanation(error: BaseException, bucket: str | None, profile: str | None, actions: str) -> str:
     """The failure and what to check; without advice, the store's answer or the first line of the client's text."""
     text = str(error)
     if bucket is None and (isinstance(error, PermissionError) or FOLDER_DENIED in text):
@@ -151,7 +157,7 @@ def _explanation(error: BaseException, bucket: str | None, profile: str | None) 
     identity = "anybody" if is_anonymous() else f"profile {profile}" if profile else "the role or key in use"
     payer = "" if is_anonymous() or "AWS_REQUEST_PAYER" in os.environ else PAYER.format(bucket=bucket)
     flaw = re.search(r"InvalidCertificate\(\s*(\w+)", text)
-    ours = advice.format(bucket=bucket, identity=identity, payer=payer, flaw=flaw[1] if flaw else "")
+    ours = advice.format(bucket=bucket, identity=identity, payer=payer, actions=actions, flaw=flaw[1] if flaw else "")
     destination = _destination(text) if key in REDIRECTS or (key == "AccessDenied" and " http://" in text) else ""
     theirs = "; ".join(filter(None, (answer.text() if answer.status != 404 else "", destination)))
     if ours:

@@ -27,7 +27,7 @@ from robosat_pink.errors import ConfigError, DataError
 from robosat_pink.storage import backoff, listings, redirects, refused_keys
 from robosat_pink.storage.credentials import carries_token, identity
 from robosat_pink.storage.endpoints import endpoint
-from robosat_pink.storage.error_advice import NotFound, data_error, is_transient, is_truncated
+from robosat_pink.storage.error_advice import READING, WRITING, NotFound, data_error, is_transient, is_truncated
 from robosat_pink.storage.listings import Page
 from robosat_pink.storage.md5 import MD5Check
 from robosat_pink.storage.objects import MAX_TILE_BYTES, Fetched, Resized, StoredFile, decode_content, get_object
@@ -167,15 +167,19 @@ class Location:
             target.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(target, lambda file: _copy(content, file))
             return
-        self._retry(path, lambda: obstore.put(_client(self), path, content))
+        self._retry(path, lambda: obstore.put(_client(self), path, content), actions=WRITING)
 
     def _retry(
-        self, path: str, work: Callable[[], T], is_retried: Callable[[Exception], bool] = is_transient
+        self,
+        path: str,
+        work: Callable[[], T],
+        is_retried: Callable[[Exception], bool] = is_transient,
+        actions: str = READING,
     ) -> tuple[T, int]:
         """The result of `work`, and the number of retries. Raises DataError, with advice, for the client's errors."""
 
         def explain(error: Exception, attempts: str) -> DataError:
-            return data_error(error, f"{self}/{path}".rstrip("/"), self.bucket, self.profile, attempts)
+            return data_error(error, f"{self}/{path}".rstrip("/"), self.bucket, self.profile, attempts, actions)
 
         return backoff.retry_with_backoff(work, is_retried, explain)
 

@@ -71,8 +71,10 @@ class Store:
                 self.wfile.write(body)
 
             def do_PUT(self) -> None:
-                """An instance without a role, asked for a token."""
-                self.answer(404, b"", {})
+                """An object, or a token of an instance without a role."""
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                is_token = self.path.startswith("/latest/")
+                self.answer(404 if is_token else store.status, b"" if is_token else store.body(self.path), {})
 
             def log_message(self, *_: object) -> None:
                 pass

@@ -154,6 +154,15 @@ def test_each_refusal_has_its_own_words_for_lists_and_reads(
         assert (f"(the store says: {code}: No.)" in str(caught.value)) == (status not in (301, 404))
 
 
+def test_refused_write_asks_for_the_permission_to_write(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    give_keys(monkeypatch)
+    store.status, store.code = 403, "AccessDenied"
+    with pytest.raises(
+        DataError, match=r"^s3://refused-write.*/a\.tif: access denied .* may s3:PutObject in refused-write"
+    ):
+        bucket(store, "refused-write").write("a.tif", b"a tile")
+
+
 @pytest.mark.parametrize(
     ("status", "code", "words", "message"),
     [

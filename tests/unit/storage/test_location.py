@@ -379,3 +379,26 @@ def test_endpoint_in_the_environment_that_is_no_address_is_refused_and_an_empty_
 def test_folder_whose_name_is_too_long_is_an_error_that_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"x: cannot be read: File name too long; check"):
         Location.parse(f"{tmp_path}/{'x' * 3000}").directories()
+
+
+@pytest.mark.parametrize("content", [b"", b"a tile", b"0123456789" * 2_000_000])
+def test_what_is_written_is_read_again_from_a_folder_and_a_bucket(tmp_path: Path, s3: S3Server, content: bytes) -> None:
+    """The last one is sent in parts."""
+    s3.make_bucket("maps")
+    file = tmp_path / "file"
+    file.write_bytes(content)
+    for where in (f"{tmp_path}/maps", "s3://maps/2018"):
+        location = Location.parse(where)
+        if location.bucket is None:
+            Path(location.path).mkdir()
+        for name, given in (("a/b.tif", content), ("c/d.tif", file)):
+            location.write(name, b"something else")
+            location.write(name, given)
+            assert location.read(name) == content
+    assert sorted(path.name for path in (tmp_path / "maps").rglob("*")) == ["a", "b.tif", "c", "d.tif"]
+    assert not s3.client.list_multipart_uploads(Bucket="maps").get("Uploads")
+
+
+def test_bucket_that_cannot_be_written_to_is_named(s3: S3Server) -> None:
+    with pytest.raises(DataError, match=r"s3://absent/2018/a\.tif"):
+        Location.parse("s3://absent/2018").write("a.tif", b"a tile")
