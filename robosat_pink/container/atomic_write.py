@@ -36,12 +36,11 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its parents. Raises ContractError if it cannot be made, or if nothing can be written to it."""
+    """Make a folder and its parents, if they are missing. Raises ContractError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(folder, error) from error
-    check_writable(folder)
 
 
 def check_writable(folder: Path) -> None:

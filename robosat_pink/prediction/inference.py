@@ -7,6 +7,7 @@ import torch
 
 from robosat_pink.container import device as devices
 from robosat_pink.datasets.probabilities import probabilities_of
+from robosat_pink.errors import ContractError
 from robosat_pink.prediction.model import Model
 from robosat_pink.prediction.rasters import NO_DATA
 
@@ -22,12 +23,21 @@ class Predictor:
 
     @torch.inference_mode()
     def probabilities(self, image: np.ndarray, scale: np.ndarray) -> np.ndarray:
-        """(N, K, H, W) float32 of images (N, C, H, W) in digital numbers, with the divisors (N, C) of their bands."""
+        """(N, K, H, W) float32 of images (N, C, H, W) in digital numbers, with the divisors (N, C) of their bands.
+
+        Raises ContractError if the device runs out of memory.
+        """
         pixels = torch.from_numpy(image).to(self._device)
         scales = torch.from_numpy(scale).to(self._device)
         pixels, _ = self._transform(pixels, torch.empty(0), scales, ())
-        with devices.autocast(self._device, self._precision):
-            logits = self._network(pixels.contiguous(memory_format=self._layout))
+        try:
+            with devices.autocast(self._device, self._precision):
+                logits = self._network(pixels.contiguous(memory_format=self._layout))
+        except torch.OutOfMemoryError as error:
+            raise ContractError(
+                f"model.batch_size = {len(image)}: so many tiles of {image.shape[3]} x {image.shape[2]} pixels, borders "
+                f"included, do not fit into the memory of {self._device}; set a smaller one"
+            ) from error
         array: np.ndarray = probabilities_of(logits.float()).cpu().numpy()
         return array
 

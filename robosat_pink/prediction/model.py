@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +38,7 @@ class Model:
     content: Mapping[str, Any]  # of the checkpoint
     zooms: tuple[int, ...]  # of the tiles that it learnt from; empty if the checkpoint does not say
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """A digest of the checkpoint's bytes."""
         return hashlib.blake2b(self.files.weights, digest_size=DIGEST_BYTES).hexdigest()
@@ -82,7 +83,7 @@ class Model:
 def find_model(config: Config, store: Mapping[str, Any]) -> Model:
     """The model that `predict.model` names.
 
-    Bands, scale, mean, std, classes and network are those of the checkpoint. One without metadata, such as
+    Bands, scale, mean, std and network are those of the checkpoint, and the classes must be. One without metadata, such as
     planet-snowcover's, takes them from the experiment. Raises ConfigError for a key of the experiment that contradicts
     the checkpoint, DataError and CheckpointError for a model that cannot be read.
     """
@@ -105,7 +106,8 @@ def find_model(config: Config, store: Mapping[str, Any]) -> Model:
     if differences := list(contradictions(config, learnt)):
         advice = "take the experiment of the model's own run: config.yml beside it"
         raise ConfigError(f"the experiment contradicts {files.name}: {'; '.join(differences)}; {advice}")
-    config = dataclasses.replace(config, classes=learnt.classes, channels=learnt.channels, model=learnt.model)
+    network = dataclasses.replace(learnt.model, batch_size=config.model.batch_size)
+    config = dataclasses.replace(config, channels=learnt.channels, model=network)
     zooms = metadata.get("zooms", [])
     is_list = isinstance(zooms, list) and all(isinstance(zoom, int) for zoom in zooms)
     return Model(files, config, content, tuple(zooms) if is_list else ())
@@ -125,21 +127,30 @@ def contradictions(config: Config, learnt: Config) -> Iterator[str]:
         yield f"classes = {names[0]}, but the model knows {names[1]}"
     elif class_values(config.classes) != class_values(learnt.classes):
         yield f"classes[].values = {class_values(config.classes)}, but the model learnt {class_values(learnt.classes)}"
-    bands = [
-        [band for channel in channels for band in channel.bands] for channels in (config.channels, learnt.channels)
-    ]
-    if bands[0] != bands[1]:
-        yield f"channels[].bands = {bands[0]}, but the model learnt from {bands[1]}"
-    elif len(config.channels) == len(learnt.channels):
-        for number, (here, there) in enumerate(zip(config.channels, learnt.channels, strict=True)):
-            yield from _channel_contradictions(number, here, there)
+    bands = [_by_band(channels) for channels in (config.channels, learnt.channels)]
+    names = [[band["band"] for band in side] for side in bands]
+    if names[0] != names[1]:
+        yield f"channels[].bands = {names[0]}, but the model learnt from {names[1]}"
+        return
+    for here, there in zip(*bands, strict=True):
+        for name in ("scale", "mean", "std"):
+            is_open = here[name] is None or (here[name] == "auto" and name != "scale")
+            if not is_open and here[name] != there[name]:
+                value, learnt_with = _plain(here[name]), _plain(there[name])
+                yield f"band {here['band']}: channels[].{name} = {value}, but the model learnt with {learnt_with}"
 
 
-def _channel_contradictions(number: int, here: ChannelConfig, there: ChannelConfig) -> Iterator[str]:
-    for name in ("scale", "mean", "std"):
-        value, learnt = getattr(here, name), getattr(there, name)
-        if value not in (None, "auto" if name != "scale" else None) and value != learnt:
-            yield f"channels.{number}.{name} = {_plain(value)}, but the model learnt with {_plain(learnt)}"
+def _by_band(channels: Sequence[ChannelConfig]) -> list[dict[str, Any]]:
+    """Band, scale, mean and std of each selected band, in order."""
+    entries = []
+    for channel in channels:
+        for number, band in enumerate(channel.bands):
+            statistics = {
+                name: values[number] if isinstance(values, tuple) else values
+                for name, values in (("mean", channel.mean), ("std", channel.std))
+            }
+            entries.append({"band": band, "scale": channel.scale, **statistics})
+    return entries
 
 
 def _plain(value: Any) -> Any:

@@ -48,7 +48,7 @@ def find(text: str, store: Mapping[str, Any]) -> ModelFiles:
     A folder or prefix has best.pth or model.tar.gz. Raises DataError if nothing is there, CheckpointError for an
     archive that is damaged or has no best.pth.
     """
-    text = location.local_path_or(text).rstrip("/")
+    text = (os.path.abspath(text) if os.path.exists(text) else text).rstrip("/")
     if IS_ARCHIVE.search(text):
         return _in_archive(text, location.read_file(text, **store), store)
     if IS_WEIGHTS.search(text) or os.path.isfile(text):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,9 +11,12 @@ from typing import NamedTuple
 import numpy as np
 import rasterio
 import rasterio.shutil
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from robosat_pink.datasets.rasters.gdal import enter_environment
+from robosat_pink.errors import ContractError
 from robosat_pink.prediction.rasters import Legend, describe, geotransform, profile
 
 BLOCK = 512  # pixels, side of a block in the file
@@ -40,7 +44,7 @@ def write_mosaic(
     enter_environment()
     _, west, north = zxy.min(axis=0).tolist()
     _, east, south = zxy.max(axis=0).tolist()
-    plain = path.with_name(f"{path.name}.plain.tif")
+    plain = path.with_name(f"plain-{path.name}")
     tiles = iter(tiles)
     first = next(tiles)
     bands, height, width = first.pixels.shape
@@ -65,5 +69,11 @@ def write_mosaic(
                 BIGTIFF="IF_SAFER",
                 SPARSE_OK="YES",
             )
+    except (RasterioError, CPLE_BaseError, OSError) as error:
+        free_gb = shutil.disk_usage(path.parent).free / 1e9
+        raise ContractError(
+            f"{path.parent}: a mosaic could not be written there: {error}; {free_gb:.1f} GB are free; make room, or "
+            "set predict.mosaic: false"
+        ) from error
     finally:
         plain.unlink(missing_ok=True)

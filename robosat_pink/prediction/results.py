@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -15,12 +15,14 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from robosat_pink.container.atomic_write import TEMPORARY_SUFFIX
+from robosat_pink.container.stop_request import Stopped
 from robosat_pink.prediction import rasters
 from robosat_pink.prediction.rasters import Legend
 from robosat_pink.storage import Location
 
 CLASSES, PROBABILITIES = "predictions", "probability"  # folders of the results
 REQUESTS = 32  # tiles that are looked for or written at a time
+WAIT_S = 0.5  # between calls of `interrupt`
 MOST_WAITING = 64  # tiles that wait to be written: those of a few batches
 
 
@@ -44,12 +46,14 @@ class Results:
         self._threads = ThreadPoolExecutor(REQUESTS, "results")
         self._room = threading.Semaphore(MOST_WAITING)
         self._failures: list[BaseException] = []
+        self.interrupt: Callable[[], None] = lambda: None  # called during a wait, and may raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._threads.shutdown(cancel_futures=kind is not None)
+        is_failure = kind is not None and not issubclass(kind, Stopped)
+        self._threads.shutdown(cancel_futures=is_failure)
         if kind is None:
             self._raise_failure()
 
@@ -76,7 +80,8 @@ class Results:
 
     def write(self, tile: TileResult) -> None:
         """Write a tile in the background. Waits if many tiles are not written yet."""
-        self._room.acquire()
+        while not self._room.acquire(timeout=WAIT_S):
+            self.interrupt()
         self._threads.submit(self._write, tile).add_done_callback(self._done)
         self._raise_failure()
 
@@ -94,7 +99,7 @@ class Results:
 
     def _write(self, tile: TileResult) -> None:
         path = tile_path(tile.scene, tile.zxy)
-        if tile.probabilities is not None:  # first: the class tile is looked for first, and stands for both
+        if tile.probabilities is not None:
             missing = tile.classes == rasters.NO_DATA
             content = rasters.probability_tile(tile.probabilities, missing, tile.zxy, self._class_names, tile.made_from)
             self.destination.write(f"{PROBABILITIES}/{path}", content)

@@ -69,7 +69,7 @@ ADVICE = {
     "Unreachable": "the store cannot be reached; check dataset.endpoint_url, AWS_ENDPOINT_URL, network and proxy",
     "InvalidObjectState": "archived; restore it (aws s3api restore-object) or copy it to a class that is read at once",
     "KMS": "its KMS key cannot be used; check that the key is enabled and not about to be deleted",
-    "KMSDenied": "access denied (403) to its KMS key; check that {identity} may kms:Decrypt with it",
+    "KMSDenied": "access denied (403) to its KMS key; check that {identity} may {kms} with it",
     "CustomerKey": "encrypted by a key of its owner (SSE-C); set AWS_SERVER_SIDE_ENCRYPTION=sse-c and "
     "AWS_SSE_CUSTOMER_KEY_BASE64, or copy it without",
     "AllAccessDisabled": "all access to it is disabled; ask {bucket}'s owner",
@@ -157,7 +157,9 @@ def _explanation(error: BaseException, bucket: str | None, profile: str | None, 
     identity = "anybody" if is_anonymous() else f"profile {profile}" if profile else "the role or key in use"
     payer = "" if is_anonymous() or "AWS_REQUEST_PAYER" in os.environ else PAYER.format(bucket=bucket)
     flaw = re.search(r"InvalidCertificate\(\s*(\w+)", text)
-    ours = advice.format(bucket=bucket, identity=identity, payer=payer, actions=actions, flaw=flaw[1] if flaw else "")
+    kms = "kms:GenerateDataKey" if actions == WRITING else "kms:Decrypt"
+    values = {"bucket": bucket, "identity": identity, "payer": payer, "actions": actions, "kms": kms}
+    ours = advice.format(**values, flaw=flaw[1] if flaw else "")
     destination = _destination(text) if key in REDIRECTS or (key == "AccessDenied" and " http://" in text) else ""
     theirs = "; ".join(filter(None, (answer.text() if answer.status != 404 else "", destination)))
     if ours:

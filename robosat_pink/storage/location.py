@@ -21,7 +21,7 @@ import obstore
 from obstore import exceptions
 from obstore.store import LocalStore, S3Store
 
-from robosat_pink.container.atomic_write import write_atomically
+from robosat_pink.container.atomic_write import make_folder, write_atomically
 from robosat_pink.container.interruptible import interruptibly
 from robosat_pink.errors import ConfigError, DataError
 from robosat_pink.storage import backoff, listings, redirects, refused_keys
@@ -164,7 +164,7 @@ class Location:
         """
         if self.bucket is None:
             target = Path(self.path) / path
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             write_atomically(target, lambda file: _copy(content, file))
             return
         self._retry(path, lambda: obstore.put(_client(self), path, content), actions=WRITING)
