@@ -97,7 +97,7 @@ class Outputs(NoOutputs):
         if not state.is_resumed:
             earlier_results.move_away(self.container, self.config)
         self._write_ids()
-        self._write("config.yml", yaml.safe_dump(self.metadata["config"], sort_keys=False, allow_unicode=True))
+        self._write("config.yml", as_yaml(self.config))
 
     def replace_tiles(self, tiles: TilePairs, split: Split) -> None:
         """Use the tiles and split of a new listing from now on."""
@@ -232,6 +232,12 @@ class Outputs(NoOutputs):
 
     def _write(self, name: str, text: str) -> None:
         write_atomically(self.model / name, lambda file: file.write(text.encode()))
+
+
+def as_yaml(config: Config) -> str:
+    """The experiment as config.yml has it, without secrets."""
+    text: str = yaml.safe_dump(redacted_tree(to_tree(config)), sort_keys=False, allow_unicode=True)
+    return text
 
 
 def add_best(model: Path, epoch: int, threshold: Threshold | None, numbers: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from jinja2 import UndefinedError
 
 from robosat_pink.report import page
-from robosat_pink.report.page import Report, SplitResult, TilePreview
+from robosat_pink.report.page import History, Report, SplitResult, TilePreview
 from robosat_pink.report.scenes import Scene
 from robosat_pink.training import metrics
 from robosat_pink.training.intervals import INTERVAL_METRICS
@@ -51,14 +51,13 @@ def report(text: str, classes: int = 1) -> Report:
         title=text,
         source=f"Images of {text}",
         ended=f"Stopped {text}",
-        epochs=3,
-        best_epoch=2,
+        history=History(epochs=3, best_epoch=2, curves={"loss": image}, has_symmetries=False),
+        about={},
         class_names=names,
         class_colors=["#ffffff"] * size,
         metrics={"validation tiles": scores, "training, last epoch": undefined},
         baseline=f"Calling every pixel {text}.",
         splits={"val": SplitResult(numbers, confusion.tolist(), scenes, 1e-7)},
-        curves={"loss": image},
         threshold_curve=image if classes == 1 else None,
         threshold_sentences="Above 0.5.",
         threshold=0.35 if classes == 1 else None,
@@ -69,7 +68,6 @@ def report(text: str, classes: int = 1) -> Report:
         bounds="1° N",
         dataset={"scenes": 3, "of them": text},
         remarks=[f"warning: {text}", f"note: {text}"],
-        has_symmetries=False,
         split_sizes={"train": 12345, "val": 3, "holdout": 0},
         seconds={"training": 59.94, "waiting for tiles": 0.06},
         hardware=[text, "2 CPU cores"],
