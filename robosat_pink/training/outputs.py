@@ -24,7 +24,7 @@ from robosat_pink.container.atomic_write import write_atomically
 from robosat_pink.container.contract import Container
 from robosat_pink.container.redaction import redacted_tree
 from robosat_pink.datasets import TilePairs
-from robosat_pink.datasets.earlier_split import HOLDOUT_IDS, VAL_IDS
+from robosat_pink.datasets.earlier_split import HOLDOUT_IDS, TRAIN_IDS, VAL_IDS
 from robosat_pink.datasets.split import Split
 from robosat_pink.training import earlier_results, metrics, tile_ids
 from robosat_pink.training.background_writer import BackgroundWriter, snapshot
@@ -33,7 +33,7 @@ from robosat_pink.training.thresholds import Threshold
 
 log = logging.getLogger(__name__)
 
-ID_FILES = {"train": "train_ids.txt", "val": VAL_IDS, "holdout": HOLDOUT_IDS}
+ID_FILES = {"train": TRAIN_IDS, "val": VAL_IDS, "holdout": HOLDOUT_IDS}
 
 
 class NoOutputs:

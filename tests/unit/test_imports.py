@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "command": {"config", "container", "distributed"},
     "train": {"check", "command", "config", "container", "distributed", "report", "training"},
     "predict": {"command", "config", "container", "distributed", "prediction"},
+    "evaluate": {"command", "config", "container", "distributed", "prediction"},
     "trained": {"checkpoint", "config", "datasets", "models"},
     "sagemaker": {"config", "training"},
     "reference": {"config", "models", "sagemaker"},
@@ -69,6 +70,7 @@ WITHOUT_TORCH = (
     ".sample",
     ".train",
     ".predict",
+    ".evaluate",
 )
 
 

@@ -1,5 +1,6 @@
 """The page of the report, made from plain data without a run."""
 
+import dataclasses
 import math
 import re
 from html.parser import HTMLParser
@@ -73,6 +74,30 @@ def report(text: str, classes: int = 1) -> Report:
         hardware=[text, "2 CPU cores"],
         config_yaml=f"classes:\n- name: {text}\n",
     )
+
+
+def test_page_without_a_training_has_no_curves_and_says_what_was_evaluated() -> None:
+    whole = report("snow")
+    of_training = page.render(whole)
+    scores = whole.splits["val"]
+    html = page.render(
+        dataclasses.replace(
+            whole,
+            history=None,
+            about={"model": "a/best.pth"},
+            metrics={"evaluated tiles": scores.scores},
+            splits={"evaluated": scores},
+            split_sizes={"evaluated": 3},
+            threshold=None,
+            meanings=dict.fromkeys(("interval", "boundary_f1", "ece"), "It means."),
+        )
+    )
+    for words in ("Curves", "best epoch 2 of 3", "The validation tiles chose", "history.csv", "classify("):
+        assert words in of_training
+        assert words not in html
+    for words in ("<td>a/best.pth</td>", "What was evaluated", "No threshold was chosen on these tiles."):
+        assert words in html
+        assert words not in of_training
 
 
 class Structure(HTMLParser):
