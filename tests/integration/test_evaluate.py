@@ -19,7 +19,7 @@ from robosat_pink import evaluate, predict, train
 from robosat_pink.models import build_model
 from robosat_pink.sample import write_tiles
 from robosat_pink.training import metrics
-from test_legacy import original_checkpoint
+from test_legacy import EXPERIMENTS, original_checkpoint
 
 EPOCHS = 3
 EXPERIMENT = {
@@ -244,6 +244,28 @@ def test_masks_of_other_tiles_are_an_error_that_says_where_they_were_looked_for(
     assert "channel:mask, expression '.*': 4 tiles in the directories 20180528_sierra" in shown
 
 
+def test_time_that_runs_out_leaves_nothing(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main(["runtime.max_seconds=0.000001"]) == 0
+    assert "stopped at runtime.max_seconds = 1e-06; the same command starts again" in capsys.readouterr().out
+    assert list((job / "output/data").iterdir()) == []
+
+
+def test_several_classes_have_no_threshold(opt_ml: Path, tmp_path: Path) -> None:
+    write_tiles(opt_ml / "input/data", tiles=2, size=64)
+    torch.manual_seed(0)
+    network = build_model("albunet", num_classes=2, num_channels=3, encoder="resnet18", num_filters=4)
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    classes = [{"name": "rock", "color": "gray"}, {"name": "snow"}]
+    several = {"classes": classes, "channels": [{"bands": [4, 3, 1]}], "predict": {"model": f"{tmp_path}/weights.pth"}}
+    write_experiment(opt_ml, EXPERIMENT | several)
+    assert evaluate.main([]) == 0
+    content = written(opt_ml)
+    assert list(content["evaluated"]["per_class"]) == ["rock", "snow"]
+    assert content["evaluated"]["at_threshold"] is content["threshold"] is content["model"]["epoch"] is None
+    assert (opt_ml / "output/data/report.html").exists()
+    assert evaluate.main(["predict.threshold=chosen"]) == 2
+
+
 def test_check_evaluates_nothing(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate.main(["--check"]) == 0
     assert "nothing was evaluated" in capsys.readouterr().out
@@ -262,21 +284,24 @@ def test_other_ranks_leave_the_evaluation_to_rank_0(
     assert written(job)["tiles"]["evaluated"] > 0
 
 
-# planet-snowcover compared three scenes with the airborne survey of their days, by one model.
+# By experiments/tuolumne-N.yml: the directories of images and masks, as planet-snowcover's buckets name them.
 SCENES = {
-    "20180528_181110_1025_3B_AnalyticMS_SR_clip_tiled": "ASO_3M_SD_USCATE_20180528_binary",
-    "20180601_181447_0f52_3B_AnalyticMS_SR_tiled": "ASO_3M_SD_USCASJ_20180601_tiles_02",
-    "20180423_181409_0f31_3B_AnalyticMS_SR_tiled": "ASO_3M_SD_USCAJW_20180423-MASK_02-COG",
+    1: ("20180528_181110_1025_3B_AnalyticMS_SR_clip_tiled", "ASO_3M_SD_USCATE_20180528_binary"),
+    2: ("20180601_181447_0f52_3B_AnalyticMS_SR_tiled", "ASO_3M_SD_USCASJ_20180601_tiles_02"),
+    3: (
+        "20180423_181409_0f31_3B_AnalyticMS_SR_tiled",
+        "ASO_3M_SD_USCAJW_20180423/ASO_3M_SD_USCAJW_20180423-MASK_02-COG",
+    ),
 }
 
 
-@pytest.mark.parametrize("buffer", [0, 16])
 def test_three_scenes_in_buckets_are_one_command_each_with_a_checkpoint_of_planet_snowcover(
-    s3: S3Server, opt_ml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], buffer: int
+    s3: S3Server, opt_ml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """As planet-snowcover compared them with the airborne survey of their days, by one model."""
     for bucket in ("planet-snowcover-imagery", "planet-snowcover-snow", "planet-snowcover-models"):
         s3.make_bucket(bucket)
-    for seed, (images, masks) in enumerate(SCENES.items()):
+    for seed, (images, masks) in SCENES.items():
         write_tiles(tmp_path / images, tiles=2, size=64, seed=seed)
         s3.upload(tmp_path / images / "imagery/20180528_sierra", "planet-snowcover-imagery", f"{images}/")
         s3.upload(tmp_path / images / "mask/20180528_sierra", "planet-snowcover-snow", f"{masks}/")
@@ -284,24 +309,19 @@ def test_three_scenes_in_buckets_are_one_command_each_with_a_checkpoint_of_plane
     network = build_model("albunet", num_classes=1, num_channels=4, encoder="resnet50", num_filters=4)
     torch.save(original_checkpoint(network, 50), tmp_path / "old.pth")
     s3.client.put_object(Bucket="planet-snowcover-models", Key="old.pth", Body=(tmp_path / "old.pth").read_bytes())
-    experiment = {
-        "dataset": {"image_bucket": "planet-snowcover-imagery", "mask_bucket": "planet-snowcover-snow"},
-        "classes": [{"name": "snow"}],
-        "channels": [{"bands": [1, 2, 3, 4], "scale": "raw"}],
-        "model": {"name": "albunet", "encoder": "resnet50", "num_filters": 4, "batch_size": 2, "tile_size": 64},
-        "predict": {"model": "s3://planet-snowcover-models/old.pth", "buffer": buffer},
-        "runtime": {"workers": 0},
-    }
-    write_experiment(opt_ml, experiment)
+    arguments = [
+        *("predict.model=s3://planet-snowcover-models/old.pth", "channels.0.scale=raw", "predict.buffer=16"),
+        *("model.num_filters=4", "runtime.workers=0"),  # small and quick
+    ]
     losses = []
-    for images, masks in SCENES.items():
-        scene = [f"dataset.imagery_directory_regex={images}", f"dataset.mask_directory_regex={masks}"]
-        assert evaluate.main(scene) == 0, capsys.readouterr().out
+    for number, (images, masks) in SCENES.items():
+        code = evaluate.main(["--config", str(EXPERIMENTS / f"tuolumne-{number}.yml"), *arguments])
+        assert code == 0, capsys.readouterr().out
         (row,) = rows_of(opt_ml / "output/data/scenes.csv")
         content = written(opt_ml)
         assert (row["scene"], int(row["tiles"]) + int(row["empty"])) == (images, 4)
         assert float(row["iou"]) == content["evaluated"]["iou"]
-        assert content["masks"] == {"location": "planet-snowcover-snow", "expression": masks}
+        assert content["masks"]["expression"].rstrip("$") == masks.rpartition("/")[2]
         assert content["model"]["epoch"] == 50
         assert content["threshold"] is None
         losses.append(content["evaluated"]["loss"])
