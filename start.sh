@@ -118,6 +118,24 @@ prepare() {
     fi
 }
 
+# wait_for COMMAND [ARGUMENT ...]: runs it, and hands on a signal that asks to stop. Exits where it failed or was stopped.
+wait_for() {
+    local child code=0 stopped=
+    trap 'stopped=yes; kill -TERM "$child" 2>/dev/null || true' INT TERM
+    "$@" &
+    child=$!
+    wait "$child" || code=$?
+    if [ -n "$stopped" ]; then # which ended the first wait, not the command
+        code=0
+        wait "$child" || code=$?
+        exit "$code"
+    fi
+    trap - INT TERM
+    if [ "$code" != 0 ]; then
+        exit "$code"
+    fi
+}
+
 verb=${1:-}
 shift || true
 case $verb in
@@ -151,7 +169,7 @@ demo)
     echo "If it is stopped, this resumes it: SAGEMAKER_BASE_DIR=$folder bash start.sh train"
     export SAGEMAKER_BASE_DIR=$folder
     prepare
-    "$python" -m robosat_pink.train "$@"
+    wait_for "$python" -m robosat_pink.train "$@"
     exec "$python" -m robosat_pink.predict "$@" "predict.model=$folder/model"
     ;;
 test)

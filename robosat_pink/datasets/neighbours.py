@@ -1,6 +1,6 @@
 """Reads image tiles with a border of their neighbours, in batches, while the network computes. Called by `predict`.
 
-Each tile is fetched and decoded once, and kept while later batches need it (`reading_order`).
+Each tile is fetched and decoded once, and kept while later batches need it (`reading_order`). Loads no torch.
 """
 
 from __future__ import annotations
@@ -103,7 +103,6 @@ def read_with_neighbours(
                 if (batch := next(beginning, None)) is None:
                     break
                 begun.append(batch)
-            batch = None  # the only reference is in `begun`, so that its tiles are freed with it
             if not begun:
                 return
             while wait([tile.reading for tile in begun[0].tiles.values()], INTERRUPT_S).not_done:

@@ -89,7 +89,7 @@ class Reading:
     slot: int  # position among the requests that were begun together
     on_sample: OnSample
     cache_key: str  # empty for a pair that is not cached
-    sides: tuple[Side, ...]  # its files
+    num_files: int  # 2 for a pair, 1 for an image alone
     done: Future[None] = field(default_factory=Future)
     files: dict[Side, TileFile] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -98,7 +98,7 @@ class Reading:
         """Add a file. Returns whether all files have arrived."""
         with self.lock:
             self.files[side] = file
-            return len(self.files) == len(self.sides)
+            return len(self.files) == self.num_files
 
     def fail(self, error: BaseException) -> None:
         with contextlib.suppress(InvalidStateError):  # the pair's other file may have failed, too; or it was cancelled
@@ -178,7 +178,7 @@ class TileReader:
     def _begin(self, slot: int, request: ReadRequest, on_sample: OnSample) -> Future[None]:
         has_sidecars = request.image_sidecars or request.mask_sidecars  # these may change without their tile
         cache_key = self._cache_key(request) if self.cache and not has_sidecars else ""
-        reading = Reading(request, slot, on_sample, cache_key, ("image", "mask") if self.masks else ("image",))
+        reading = Reading(request, slot, on_sample, cache_key, 2 if self.masks else 1)
         if self.cache and cache_key and self.cache.has(cache_key):
             self._submit(self._decoders, reading, self._deliver_cached)
         else:

@@ -155,4 +155,6 @@ def _channel_contradictions(number: int, here: ChannelConfig, there: ChannelConf
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return f"{value:g}" if isinstance(value, float) else value

@@ -13,7 +13,6 @@ import numpy as np
 import rasterio
 from affine import Affine
 from PIL import ImageColor
-from rasterio.enums import ColorInterp
 from rasterio.io import MemoryFile
 
 from robosat_pink.datasets.rasters.gdal import enter_environment
@@ -86,18 +85,17 @@ def _tile(
     bands, height, width = pixels.shape
     with MemoryFile() as memory:
         with memory.open(**profile(height, width, bands, geotransform(*zxy, height, width))) as dataset:
-            dataset.write(pixels)
             describe(dataset, tags, legend, names)
+            dataset.write(pixels)
         content: bytes = memory.read()
         return content
 
 
 def describe(dataset: Any, tags: Mapping[str, str], legend: Legend | None, names: Sequence[str]) -> None:
-    """Write tags, color table and band names into a dataset that is open for writing."""
+    """Write tags, color table and band names into a new dataset, before its pixels."""
     dataset.update_tags(**tags)
     if legend:
         dataset.write_colormap(1, legend.color_table)
-        dataset.colorinterp = [ColorInterp.palette]
     for band, name in enumerate(names, 1):
         dataset.set_band_description(band, name)
         dataset.update_tags(band, unit=f"0 to {PROBABILITY_STEPS} for probabilities of 0 to 1")

@@ -5,13 +5,16 @@ Each file is whole or absent. A tile's file says what it was made from, so that 
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
 
+from robosat_pink.container.atomic_write import TEMPORARY_SUFFIX
 from robosat_pink.prediction import rasters
 from robosat_pink.prediction.rasters import Legend
 from robosat_pink.storage import Location
@@ -49,6 +52,16 @@ class Results:
         self._threads.shutdown(cancel_futures=kind is not None)
         if kind is None:
             self._raise_failure()
+
+    def remove_half_written(self) -> None:
+        """Remove what a killed run has left half written in a folder; a bucket shows no such objects."""
+        if self.destination.bucket is None:
+            base = Path(self.destination.path)
+            folders = [base / folder for folder in self.folders]
+            found = (path for folder in folders for path in folder.rglob(f"*{TEMPORARY_SUFFIX}"))
+            for path in itertools.chain(base.glob(f"*{TEMPORARY_SUFFIX}"), found):
+                if path.is_file():
+                    path.unlink(missing_ok=True)
 
     def names(self, scene: str) -> set[str]:
         """The names of the files of a scene's tiles that are there."""

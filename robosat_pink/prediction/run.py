@@ -216,6 +216,7 @@ def legend_of(config: Config) -> Legend:
 
 def batches_to_do(found: Plan, results: Results) -> list[list[int]]:
     """The batches of which a tile is not there, or was made from something else."""
+    results.remove_half_written()
     files = found.tiles.files
     present: set[str] = set()
     for number in np.unique(files.directory[found.rows]).tolist():

@@ -74,7 +74,7 @@ class Totals:
         self._picture[row : row + self._side, column : column + self._side] = small
 
     def picture(self) -> bytes:
-        """The scene as a PNG, without data transparent."""
+        """The scene as a PNG; pixels without data are transparent."""
         image = Image.fromarray(self._picture, mode="P")
         palette = np.zeros((256, 3), dtype=np.uint8)
         palette[: len(self._legend.colors)] = [ImageColor.getrgb(color)[:3] for color in self._legend.colors]

@@ -37,6 +37,7 @@ FOLDER = EXPERIMENTS / "sagemaker"
 OPERATIONS = {
     "training-job.json": "CreateTrainingJob",
     "training-job-spot.json": "CreateTrainingJob",
+    "predict-job.json": "CreateTrainingJob",
     "algorithm.json": "CreateAlgorithm",
 }
 POLICIES = ("iam-policy.json", "trust-policy.json")
@@ -190,6 +191,7 @@ def test_job_supports_what_the_algorithm_lists() -> None:
     channels = {channel["Name"]: channel for channel in training["TrainingChannels"]}
     assert {name: channel["IsRequired"] for name, channel in channels.items()} == {
         "config": True,
+        "model": False,
         "imagery": False,
         "mask": False,
     }
@@ -411,6 +413,7 @@ def test_policy_allows_what_a_job_does_and_no_more() -> None:
         *(("s3:ListBucket", bucket) for bucket in buckets),
         *(("s3:GetObject", f"{bucket}/*") for bucket in buckets),
         ("s3:PutObject", "planet-snowcover-models/*"),
+        ("s3:AbortMultipartUpload", "planet-snowcover-models/*"),
         ("s3:DeleteObject", "planet-snowcover-models/checkpoints/*"),
     }
     services = {action.split(":")[0] for statement in statements() for action in arguments_of(statement, "Action")}

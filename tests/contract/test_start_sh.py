@@ -264,13 +264,15 @@ def test_exit_code_of_the_training_is_the_scripts(machine: Machine) -> None:
 
 def test_where_the_package_is_installed_no_environment_is_made(machine: Machine) -> None:
     machine.say("installed")
-    for verb in ("train", "check", "demo", "test"):
+    for verb in ("train", "predict", "check", "demo", "test"):
         assert machine.run(verb).returncode == 0
     assert machine.take_programs() == [
         "system python3 -m robosat_pink.train",
+        "system python3 -m robosat_pink.predict",
         "system python3 -m robosat_pink.train",
         "system python3 -m robosat_pink.sample",
         "system python3 -m robosat_pink.train",
+        "system python3 -m robosat_pink.predict",
         "system python3 -m pytest",
     ]
     assert not machine.venv.exists()
@@ -311,15 +313,17 @@ def test_whoever_says_how_many_processes_test_has_so_many(machine: Machine, choi
     assert machine.take_calls()[-1].arguments == ["-m", "pytest", *choice.split(), "tests/unit"]
 
 
-def test_demo_writes_tiles_trains_on_them_and_says_where_to_look(machine: Machine) -> None:
+def test_demo_writes_tiles_trains_on_them_makes_a_map_and_says_where_to_look(machine: Machine) -> None:
     demo = machine.clone / "demo"
     (demo / "model").mkdir(parents=True)
     shown = machine.run("demo", "model.epochs=1")
     assert shown.returncode == 0
-    *_, sample, train = machine.take_calls()
+    *_, sample, train, predict = machine.take_calls()
     assert sample.arguments[:3] == ["-m", "robosat_pink.sample", str(demo)]
     assert (train.arguments, train.base_dir) == (["-m", "robosat_pink.train", "model.epochs=1"], str(demo))
-    assert train.process == shown.process  # so that signals reach it
+    with_model = ["-m", "robosat_pink.predict", "model.epochs=1", f"predict.model={demo}/model"]
+    assert (predict.arguments, predict.base_dir) == (with_model, str(demo))
+    assert predict.process == shown.process  # so that signals reach it
     assert f"look into {demo}/model for the network and its numbers" in shown.stdout
     assert not (demo / "model").exists()
     assert (machine.clone / "demo-1/model").is_dir()  # an earlier one's network may be worth something
@@ -337,6 +341,15 @@ def test_demo_that_fails_to_train_exits_with_its_code(machine: Machine) -> None:
     assert machine.run("demo").returncode == 4
 
 
+def test_demo_that_is_stopped_hands_the_signal_on_and_makes_no_map(machine: Machine) -> None:
+    script = """eval "$(sed -n '/^wait_for()/,/^}/p' start.sh)"
+        (sleep 0.5; kill -TERM $$) &
+        wait_for bash -c 'trap "echo asked; exit 0" TERM; echo began; while true; do sleep 0.1; done'
+        echo "went on" """
+    stopped = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (stopped.returncode, stopped.stdout) == (0, "began\nasked\n")
+
+
 def test_tests_are_refused_where_there_are_none(machine: Machine) -> None:
     (machine.clone / "tests").rmdir()
     refused = machine.run("test")
@@ -350,7 +363,12 @@ def test_second_call_reuses_the_environment(machine: Machine) -> None:
     assert machine.take_programs() == [*SET_UP, TRAIN]
     machine.run("train")
     machine.run("demo")
-    assert machine.take_programs() == [TRAIN, "venv python -m robosat_pink.sample", TRAIN]
+    assert machine.take_programs() == [
+        TRAIN,
+        "venv python -m robosat_pink.sample",
+        TRAIN,
+        "venv python -m robosat_pink.predict",
+    ]
 
 
 def test_tests_add_what_they_need_once_and_training_uses_their_environment(machine: Machine) -> None:

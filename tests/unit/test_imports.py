@@ -64,6 +64,7 @@ WITHOUT_TORCH = (
     ".container.contract",
     ".storage",
     ".datasets",
+    ".datasets.neighbours",
     ".datasets.rasters.decode",
     ".datasets.split",
     ".datasets.worker",
