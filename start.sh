@@ -4,7 +4,7 @@ set -euo pipefail
 
 # What asks a container's first process to stop, the kernel drops where nobody listens yet. So it waits till Python does.
 case $$-${ROBOSAT_PINK_BLOCKED:-}-${1:-} in
-1--train | 1--check | 1--predict)
+1--train | 1--check | 1--predict | 1--evaluate)
     if env --block-signal=TERM true 2>/dev/null; then # of coreutils 8.31 and later
         exec env --block-signal=TERM --block-signal=INT ROBOSAT_PINK_BLOCKED=1 bash "${BASH_SOURCE[0]}" "$@"
     fi
@@ -18,15 +18,17 @@ usage() {
     cat <<'TEXT'
 usage: start.sh VERB [ARGUMENT ...]
 
-  train   train what the experiment file in /opt/ml/input/data/config says (SAGEMAKER_BASE_DIR moves /opt/ml);
-          arguments: KEY=VALUE overrides such as model.epochs=1, or --config FILE
-  check   say what `train` would find and take, and train nothing; arguments: FILE, an experiment file, and overrides
-  predict make the map that the experiment file's section predict says: class tiles, one file a scene, a page;
-          arguments as for train; --check says what there is to predict
-  demo    write sample tiles into ./demo, train on them for some minutes on a CPU, make a map of them, and say where
-          to look; an earlier one becomes ./demo-1 and so on
-  test    run the tests but the slow ones, on all cores; --all runs every test; other arguments go to pytest
-  help    this text
+  train     train what the experiment file in /opt/ml/input/data/config says (SAGEMAKER_BASE_DIR moves /opt/ml);
+            arguments: KEY=VALUE overrides such as model.epochs=1, or --config FILE
+  check     say what `train` would find and take, and train nothing; arguments: FILE, an experiment file, and overrides
+  predict   make the map that the experiment file's section predict says: class tiles, one file a scene, a page;
+            arguments as for train; --check says what there is to predict
+  evaluate  say how good the model of the section predict is on tiles that have masks: numbers, scenes, a page;
+            arguments as for predict; or --summary FOLDER ..., mean and spread of several evaluations
+  demo      write sample tiles into ./demo, train on them for some minutes on a CPU, make a map of them, and say where
+            to look; an earlier one becomes ./demo-1 and so on
+  test      run the tests but the slow ones, on all cores; --all runs every test; other arguments go to pytest
+  help      this text
 
 Where robosat_pink is not installed (a clone), the verbs make ./.venv first: some minutes and 8 GB, once.
 TEXT
@@ -105,7 +107,7 @@ put_aside() {
     echo "start.sh: the earlier $1 is now $1-$number" >&2
 }
 
-# prepare: the environment of a training or a prediction.
+# prepare: the environment of a training, a prediction or an evaluation.
 prepare() {
     export PYTHONUNBUFFERED=1
     # Without an NVIDIA driver a CPU computes. glibc then keeps small freed blocks at hand for each thread; they come to
@@ -137,7 +139,7 @@ wait_for() {
 verb=${1:-}
 shift || true
 case $verb in
-train | predict)
+train | predict | evaluate)
     choose_python
     prepare
     exec "$python" -m "robosat_pink.$verb" "$@" # so that a container's first process takes its signals itself
@@ -186,9 +188,9 @@ help | -h | --help)
     usage
     ;;
 serve)
-    fail 64 "this image does not serve; there are: train, check, predict, demo, test, help"
+    fail 64 "this image does not serve; there are: train, check, predict, evaluate, demo, test, help"
     ;;
 *)
-    fail 64 "there is no verb '$verb'; there are: train, check, predict, demo, test, help"
+    fail 64 "there is no verb '$verb'; there are: train, check, predict, evaluate, demo, test, help"
     ;;
 esac

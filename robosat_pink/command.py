@@ -38,6 +38,7 @@ class Verb:
     resumes: str  # how to go on after a stop, for the log
     run: Callable[[ProcessRank, Config, Container, StopRequest], None]  # in each rank
     check: Callable[[Config, Container, StopRequest], None]
+    summarise: Callable[[Sequence[str], Container, StopRequest], None] | None = None  # of results in these folders
 
 
 def main(verb: Verb, argv: Sequence[str] | None = None) -> int:
@@ -69,6 +70,9 @@ def run_or_check(
 ) -> int:
     if arguments.check is None:
         container.prepare()
+    if verb.summarise and arguments.summary:
+        verb.summarise(arguments.summary, container, stop)
+        return 0
     with stop.postponed():  # a stop inside an import of C++ code would abort the process
         from robosat_pink.config import load_config
     path = arguments.check or arguments.config or container.experiment_file()
@@ -98,6 +102,9 @@ def parse_arguments(verb: Verb, argv: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(prog=f"robosat_pink.{verb.name}", description=verb.purpose)
     parser.add_argument("--config", metavar="FILE", help="an experiment file instead of the config channel's")
     parser.add_argument("--check", metavar="FILE", nargs="?", const="", help=verb.checks)
+    if verb.summarise:
+        summary = "instead, put the metrics.json of these folders together, such as those of k folds"
+        parser.add_argument("--summary", metavar="FOLDER", nargs="+", help=summary)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override a key, such as model.lr=0.001")
     arguments = parser.parse_intermixed_args([argument for argument in argv if argument != verb.name])
     if "=" in (arguments.check or ""):  # an override that followed --check without a file

@@ -32,12 +32,13 @@ class Batch:
     scale: Tensor  # (N, C) float32, divisor of each band's numbers
     symmetry: tuple[int, ...]  # (N,) 0 to 7, to be applied to image and mask
     rows: tuple[int, ...]  # (N,) rows of the pairs
-    sizes: tuple[tuple[int, int], ...]  # (N,) heights and widths before padding to H and W
+    sizes: tuple[tuple[int, int], ...]  # (N,) heights and widths of the tiles, before padding to H and W
     empty: int = 0  # samples left out because they have no valid pixel
     cached: int = 0  # samples from the cache, empty ones included; every other sample took two requests
     fetched_bytes: int = 0
     retries: int = 0  # sum over all requests
     kinds: Mapping[str, int] = field(default_factory=dict)  # the row of one tile for each `Notes.kind` in the batch
+    border: int = 0  # pixels of the neighbours above and to the left of each tile, which begins at (border, border)
 
     def __post_init__(self) -> None:
         lengths: dict[str, int] = {}  # by axis
@@ -55,10 +56,10 @@ class Batch:
             if getattr(self, name).dtype != dtype:
                 raise ValueError(f"batch: {name} is of type {getattr(self, name).dtype}, not {dtype}; {ACCEPTED}")
         for row, (height, width) in zip(self.rows, self.sizes, strict=True):
-            if height > lengths["H"] or width > lengths["W"]:
+            if self.border + height > lengths["H"] or self.border + width > lengths["W"]:
                 raise ValueError(
                     f"batch: row {row} is {height} high and {width} wide, more than H = {lengths['H']} or "
-                    f"W = {lengths['W']}; {ACCEPTED}"
+                    f"W = {lengths['W']} less the border, {self.border}; {ACCEPTED}"
                 )
 
     def __len__(self) -> int:

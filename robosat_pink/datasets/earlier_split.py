@@ -16,7 +16,8 @@ from robosat_pink.storage.location import MAX_IDS_BYTES
 
 log = logging.getLogger(__name__)
 
-VAL_IDS, HOLDOUT_IDS = "test_ids.txt", "holdout_ids.txt"  # "test" is planet-snowcover's name for the validation tiles
+# "test" is planet-snowcover's name for the validation tiles.
+TRAIN_IDS, VAL_IDS, HOLDOUT_IDS = "train_ids.txt", "test_ids.txt", "holdout_ids.txt"
 
 
 def split_from(path: str, ids: Sequence[str], options: Mapping[str, Any]) -> Split:

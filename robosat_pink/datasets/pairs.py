@@ -33,6 +33,16 @@ from robosat_pink.storage import Location, location
 log = logging.getLogger(__name__)
 
 
+class ImageKeys(NamedTuple):
+    """The keys of the experiment file that define where the images are."""
+
+    bucket: str
+    expression: str
+
+
+IMAGE_KEYS = ImageKeys("dataset.image_bucket", "dataset.imagery_directory_regex")
+
+
 class TrainingCrop(NamedTuple):
     """A training sample: a row of the pairs, and what its crop and symmetry are drawn from."""
 
@@ -61,12 +71,15 @@ class TilePairs(ListedImages, Dataset[Sample]):
         input_channels: Mapping[str, Path] | None = None,
         on_rank_zero: Callable[[Callable[[], Pairs]], Pairs] = lambda list_pairs: list_pairs(),
         is_listed_here: bool = True,
+        image_keys: ImageKeys = IMAGE_KEYS,
     ) -> None:
         """`on_rank_zero` runs the given listing on rank 0, and returns its result on all ranks.
 
         `is_listed_here`: whether this host lists the tiles, so that its folders contain the listed files, not copies.
+        `image_keys` are named in errors on where the images are.
         """
         self.config = dataset
+        self._image_keys = image_keys
         self.seed = seed
         self.input_channels = dict(input_channels or {})
         self.kinds = ImageKinds()
@@ -161,8 +174,8 @@ class TilePairs(ListedImages, Dataset[Sample]):
         images_side = Side(
             location=self.image_location,
             expression=config.imagery_directory_regex,
-            bucket_key="dataset.image_bucket",
-            expression_key="dataset.imagery_directory_regex",
+            bucket_key=self._image_keys.bucket,
+            expression_key=self._image_keys.expression,
         )
         masks_side = Side(
             location=self.mask_location,

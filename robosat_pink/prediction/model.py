@@ -44,22 +44,34 @@ class Model:
         return hashlib.blake2b(self.files.weights, digest_size=DIGEST_BYTES).hexdigest()
 
     @property
+    def epoch(self) -> int | None:
+        """The epoch after which the weights were saved, if the checkpoint says so."""
+        epoch = self.content.get("epoch")
+        return epoch if isinstance(epoch, int) else None
+
+    @property
     def threshold(self) -> float:
         """The probability above which a pixel is of a single class. Raises ConfigError if none was chosen."""
         if self.config.predict.threshold != "chosen":
             return self.config.predict.threshold
-        chosen = self.content.get("threshold")
-        value = chosen.get("value") if isinstance(chosen, dict) else None
+        value = self.chosen_threshold
         if self.config.num_classes > 1:
             raise ConfigError(
                 "predict.threshold = chosen: of several classes, the most probable is taken; leave it out"
             )
-        if not isinstance(value, float):
+        if value is None:
             raise ConfigError(
                 f"predict.threshold = chosen: {self.files.name} has none, unlike best.pth of a finished run; accepted: "
                 "a number from 0 to 1"
             )
         return value
+
+    @property
+    def chosen_threshold(self) -> float | None:
+        """The threshold in the checkpoint, chosen on the validation tiles of its run; None if it has none."""
+        chosen = self.content.get("threshold")
+        value = chosen.get("value") if isinstance(chosen, dict) else None
+        return value if isinstance(value, float) else None
 
     def network(self, device: torch.device, memory_format: torch.memory_format) -> nn.Module:
         """The network on a device, as it predicts: with symmetries, if the experiment says so."""

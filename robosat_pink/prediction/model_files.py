@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robosat_pink.datasets.earlier_split import HOLDOUT_IDS, VAL_IDS
+from robosat_pink.datasets.earlier_split import HOLDOUT_IDS, TRAIN_IDS, VAL_IDS
 from robosat_pink.errors import CheckpointError, DataError
 from robosat_pink.storage import location
 from robosat_pink.storage.error_advice import NotFound
 from robosat_pink.storage.location import MAX_FILE_BYTES
 
 WEIGHTS, ARCHIVE = "best.pth", "model.tar.gz"
-READ_FROM_ARCHIVE = (WEIGHTS, VAL_IDS, HOLDOUT_IDS, "MODEL_CARD.md")
+READ_FROM_ARCHIVE = (WEIGHTS, TRAIN_IDS, VAL_IDS, HOLDOUT_IDS, "MODEL_CARD.md")
 IS_ARCHIVE = re.compile(r"\.(tar\.gz|tgz|tar)$")
 IS_WEIGHTS = re.compile(r"\.pth?$")
 

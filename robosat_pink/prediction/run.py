@@ -21,7 +21,7 @@ from robosat_pink.container.redaction import redacted_tree
 from robosat_pink.container.some_names import some_names
 from robosat_pink.container.stop_request import Stopped, StopRequest
 from robosat_pink.datasets import coverage
-from robosat_pink.datasets.images import ImageTiles
+from robosat_pink.datasets.images import ImageTiles, ListedImages
 from robosat_pink.datasets.neighbours import BorderedBatch, read_with_neighbours
 from robosat_pink.datasets.reading_order import batches_in_order, share
 from robosat_pink.datasets.sides import Side
@@ -97,26 +97,11 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
 
 def plan(config: Config, container: Container, world: World) -> Plan:
     """Find model and tiles, and cut these into batches. Raises DataError for tiles of a zoom not learnt from."""
-    store = store_options(config.dataset, container.channels())
-    model = find_model(config, store)
+    model = find_model(config, store_options(config.dataset, container.channels()))
     config = model.config
-    settings = config.predict
-    side = Side(
-        location=Location.parse(settings.images or config.dataset.image_bucket, **store),
-        expression=settings.images_regex or config.dataset.imagery_directory_regex,
-        bucket_key="predict.images" if settings.images else "dataset.image_bucket",
-        expression_key="predict.images_regex" if settings.images_regex else "dataset.imagery_directory_regex",
-    )
-    tiles = ImageTiles(
-        side,
-        config.channels,
-        missing=config.dataset.missing,
-        cache=config.dataset.cache,
-        on_rank_zero=world.on_rank_zero,
-        is_listed_here=world.process.size == world.process.local_size,
-    )
+    tiles = list_images(config, container, world)
     refuse_other_zooms(model, tiles)
-    rows = selected_rows(settings.tiles, tiles.ids, model.files)
+    rows = selected_rows(config.predict.tiles, tiles.ids, model.files)
     batches = batches_in_order(tiles.files, rows, config.model.batch_size, config.num_channels)
     common = made_from(model)
     digests: dict[int, str] = {}
@@ -124,11 +109,33 @@ def plan(config: Config, container: Container, world: World) -> Plan:
         made = (digest(common, entry) for entry in entries(model, tiles, of_scene))
         digests |= dict(zip(of_scene.tolist(), made, strict=True))
     scenes_count = len(by_scene(tiles, rows))
-    log.info("%s: %d of %d tiles are wanted, of %d scene(s)", side.location, len(rows), len(tiles), scenes_count)
+    where = tiles.image_location
+    log.info("%s: %d of %d tiles are wanted, of %d scene(s)", where, len(rows), len(tiles), scenes_count)
     return Plan(model, tiles, rows, batches, digests)
 
 
-def refuse_other_zooms(model: Model, tiles: ImageTiles) -> None:
+def list_images(config: Config, container: Container, world: World) -> ImageTiles:
+    """List the images that the section `predict` names, by default those of `dataset`."""
+    settings = config.predict
+    store = store_options(config.dataset, container.channels())
+    side = Side(
+        location=Location.parse(settings.images or config.dataset.image_bucket, **store),
+        expression=settings.images_regex or config.dataset.imagery_directory_regex,
+        bucket_key="predict.images" if settings.images else "dataset.image_bucket",
+        expression_key="predict.images_regex" if settings.images_regex else "dataset.imagery_directory_regex",
+    )
+    return ImageTiles(
+        side,
+        config.channels,
+        missing=config.dataset.missing,
+        cache=config.dataset.cache,
+        on_rank_zero=world.on_rank_zero,
+        is_listed_here=world.process.size == world.process.local_size,
+    )
+
+
+def refuse_other_zooms(model: Model, tiles: ListedImages) -> None:
+    """Raises DataError for tiles of a zoom that the model has not learnt from."""
     if not model.zooms:
         return
     other = np.flatnonzero(~np.isin(tiles.files.zxy[:, 0], model.zooms))

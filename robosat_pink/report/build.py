@@ -1,6 +1,6 @@
-"""Writes the files to read after a run: report.html, scenes.csv, pictures, model card. Called by `train`, on rank 0.
+"""Writes the files to read: report.html, scenes.csv, pictures and, after a training, the model card; on rank 0.
 
-`make_report` converts the results of the best weights to plain data, and renders the pages from these data.
+Called by `train` and `prediction.evaluation`. It converts results to plain data, and renders the pages from these data.
 """
 
 from __future__ import annotations
@@ -8,8 +8,11 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+
+import numpy as np
 
 from robosat_pink.container import hardware
 from robosat_pink.container.atomic_write import write_atomically
@@ -21,43 +24,91 @@ from robosat_pink.report.summary import (
     Summary,
     dataset_rows,
     remarks_after_training,
-    seconds_by_activity,
-    summarise,
+    seconds_of_evaluation,
+    seconds_of_run,
+    summarise_evaluation,
+    summarise_run,
 )
-from robosat_pink.training.final_evaluation import BestEvaluation
+from robosat_pink.training.final_evaluation import Evaluation
+from robosat_pink.training.outputs import as_yaml
 from robosat_pink.training.run import RunOutcome
 from robosat_pink.training.thresholds import threshold_curve
 
 log = logging.getLogger(__name__)
 
+CHOSEN_ON_VAL = "the threshold was chosen on validation tiles, which it flatters, and acts only if asked for"
 
-def make_report(outcome: RunOutcome, best: BestEvaluation, container: Container) -> None:
-    """Write the report of a run and its best weights."""
-    seconds = seconds_by_activity(outcome, best)
+
+def make_report(outcome: RunOutcome, best: Evaluation, container: Container) -> None:
+    """Write the report of a training run and its best weights."""
+    seconds = seconds_of_run(outcome, best)
     outcome = outcome._replace(task=best.task)
     shown = examples.find_examples(best)
     started = time.monotonic()
-    _write_all(outcome, best, shown, seconds, container)
+    summary = summarise_run(outcome, best)
+    _log_baseline(summary)
+    meanings = trust.sentences(best, CHOSEN_ON_VAL)
+    card = model_card.render(_model_card(outcome, best, summary, meanings))
+    _write(container.model / "MODEL_CARD.md", redacted(card).encode())
+    state, config = outcome.state, outcome.task.config
+    report = _report(
+        best,
+        shown,
+        summary,
+        container,
+        ended=f"Stopped {summary.time} {outcome.stopped.reason}" if outcome.stopped else f"Finished {summary.time}",
+        history=page.History(
+            epochs=state.epoch,
+            best_epoch=state.best_epoch,
+            curves=_draw_curves(outcome, container.output_data),
+            has_symmetries=config.model.symmetries,
+        ),
+        about={},
+        meanings=meanings,
+        split_rows=outcome.task.data.split._asdict(),
+        remarks=remarks_after_training(outcome.task.data.remarks, state),
+        seconds=seconds,
+        config_yaml=(container.model / "config.yml").read_text(),
+    )
+    _write(container.output_data / "report.html", page.render(report).encode())
     log.info("report in %s, made in %.1f s", container.output_data / "report.html", time.monotonic() - started)
 
 
-def _write_all(
-    outcome: RunOutcome, best: BestEvaluation, shown: Examples, seconds: dict[str, float], container: Container
+def report_evaluation(
+    evaluation: Evaluation, about: Mapping[str, str], threshold_origin: str, container: Container
 ) -> None:
-    summary = summarise(outcome, best)
-    if summary.baseline:
-        first_split, first_result = next(iter(summary.splits.items()))
-        iou = first_result.scores["iou"]
-        log.info("best weights, %s tiles: IoU %.4f. %s", first_split, iou, summary.baseline)
-    card = model_card.render(_model_card(outcome, best, summary))
-    _write(container.model / "MODEL_CARD.md", redacted(card).encode())
-    all_scenes = [scene for result in summary.splits.values() for scene in result.scenes]
-    _write(container.output_data / "scenes.csv", scenes.to_csv(all_scenes, summary.class_names).encode())
-    report = _report(outcome, best, shown, summary, seconds, container)
+    """Write the report of an evaluation without training. `about` says what was evaluated, by name."""
+    seconds = seconds_of_evaluation(evaluation)
+    shown = examples.find_examples(evaluation)
+    summary = summarise_evaluation(evaluation)
+    _log_baseline(summary)
+    report = _report(
+        evaluation,
+        shown,
+        summary,
+        container,
+        ended=f"Finished {summary.time}",
+        history=None,
+        about={name: redacted(value) for name, value in about.items()},
+        meanings=trust.sentences(evaluation, threshold_origin),
+        split_rows={split: results.listed for split, results in evaluation.results.items()},
+        remarks=evaluation.task.data.remarks,
+        seconds=seconds,
+        config_yaml=as_yaml(evaluation.task.config),
+    )
     _write(container.output_data / "report.html", page.render(report).encode())
+    log.info("report in %s", container.output_data / "report.html")
 
 
-def _model_card(outcome: RunOutcome, best: BestEvaluation, summary: Summary) -> model_card.ModelCard:
+def _log_baseline(summary: Summary) -> None:
+    if summary.baseline:
+        column, scores = next(iter(summary.metrics.items()))
+        log.info("%s: IoU %.4f. %s", column, scores["iou"], summary.baseline)
+
+
+def _model_card(
+    outcome: RunOutcome, best: Evaluation, summary: Summary, meanings: Mapping[str, str]
+) -> model_card.ModelCard:
     task, state = outcome.task, outcome.state
     images = task.data.loader.tiles.pairs.images
     return model_card.ModelCard(
@@ -70,8 +121,8 @@ def _model_card(outcome: RunOutcome, best: BestEvaluation, summary: Summary) -> 
         best_epoch=state.best_epoch,
         metrics=summary.metrics,
         best=next(iter(best.numbers.values())),
-        threshold=best.threshold and best.threshold.value,
-        meanings=list(trust.sentences(best).values()),
+        threshold=best.threshold,
+        meanings=list(meanings.values()),
         baseline=summary.baseline,
         tile_pixels=summary.tile_pixels,
         finished=summary.time,
@@ -79,46 +130,50 @@ def _model_card(outcome: RunOutcome, best: BestEvaluation, summary: Summary) -> 
 
 
 def _report(
-    outcome: RunOutcome,
-    best: BestEvaluation,
+    evaluation: Evaluation,
     shown: Examples,
     summary: Summary,
-    seconds: dict[str, float],
     container: Container,
+    *,
+    ended: str,
+    history: page.History | None,
+    about: Mapping[str, str],
+    meanings: Mapping[str, str],
+    split_rows: Mapping[str, np.ndarray],
+    remarks: Sequence[str],
+    seconds: Mapping[str, float],
+    config_yaml: str,
 ) -> page.Report:
-    """The data of the page. Also writes the pictures that are separate files."""
-    state, task, config = outcome.state, outcome.task, outcome.task.config
-    zxy = task.data.loader.tiles.pairs.images.zxy
-    source = f"Images of {config.dataset.image_bucket}, masks of {config.dataset.mask_bucket}"
-    stopped = outcome.stopped
-    meanings = trust.sentences(best)
+    """The data of the page. Also writes scenes.csv, and the pictures that are separate files."""
+    config = evaluation.task.config
+    zxy = evaluation.task.data.loader.tiles.pairs.images.zxy
+    all_scenes = [scene for result in summary.splits.values() for scene in result.scenes]
+    _write(container.output_data / "scenes.csv", scenes.to_csv(all_scenes, summary.class_names).encode())
     return page.Report(
         title=f"{', '.join(summary.class_names)} by {config.model.name}",
-        source=redacted(source),
-        ended=f"Stopped {summary.time} {stopped.reason}" if stopped else f"Finished {summary.time}",
-        epochs=state.epoch,
-        best_epoch=state.best_epoch,
+        source=redacted(f"Images of {config.dataset.image_bucket}, masks of {config.dataset.mask_bucket}"),
+        ended=ended,
+        history=history,
+        about=about,
         class_names=summary.class_names,
         class_colors=previews.class_colors([class_.color for class_ in config.classes]),
         metrics=summary.metrics,
         baseline=summary.baseline,
         splits=summary.splits,
-        curves=_draw_curves(outcome, container.output_data),
-        threshold_curve=_draw_threshold_curve(best, summary, container.output_data),
-        threshold_sentences=trust.curve_sentence(best) if best.results["val"].histogram is not None else "",
-        threshold=best.threshold and best.threshold.value,
-        reliability_curve=_draw_reliability(best, container.output_data),
+        threshold_curve=_draw_threshold_curve(evaluation, summary, container.output_data),
+        threshold_sentences=trust.curve_sentence(evaluation) if evaluation.shown.histogram is not None else "",
+        threshold=evaluation.threshold,
+        reliability_curve=_draw_reliability(evaluation, container.output_data),
         meanings=meanings,
-        tiles=_draw_tiles(best, shown, container.output_data / "tiles"),
-        split_map=maps.split_map(zxy, task.data.split._asdict(), page.SPLIT_COLORS),
+        tiles=_draw_tiles(evaluation, shown, container.output_data / "tiles"),
+        split_map=maps.split_map(zxy, split_rows, page.SPLIT_COLORS),
         bounds=str(maps.bounds(zxy)),
-        dataset=dataset_rows(task, best.results["val"], summary),
-        remarks=[redacted(remark) for remark in remarks_after_training(task.data.remarks, state)],
-        has_symmetries=config.model.symmetries,
+        dataset=dataset_rows(evaluation, summary),
+        remarks=[redacted(remark) for remark in remarks],
         split_sizes=summary.split_sizes,
         seconds=seconds,
         hardware=[redacted(line) for line in hardware.report(container)],
-        config_yaml=redacted((container.model / "config.yml").read_text()),
+        config_yaml=redacted(config_yaml),
     )
 
 
@@ -128,9 +183,9 @@ def _draw_curves(outcome: RunOutcome, folder: Path) -> dict[str, str]:
     return curves
 
 
-def _draw_threshold_curve(best: BestEvaluation, summary: Summary, folder: Path) -> str | None:
+def _draw_threshold_curve(evaluation: Evaluation, summary: Summary, folder: Path) -> str | None:
     """The precision-recall curve of a single class as a picture. None for several classes."""
-    histogram = best.results["val"].histogram
+    histogram = evaluation.shown.histogram
     if histogram is None:
         return None
     picture, png = plots.precision_recall(threshold_curve(histogram), summary.class_names[0])
@@ -138,24 +193,26 @@ def _draw_threshold_curve(best: BestEvaluation, summary: Summary, folder: Path) 
     return picture
 
 
-def _draw_reliability(best: BestEvaluation, folder: Path) -> str:
-    picture, png = plots.reliability({split: numbers["reliability"] for split, numbers in best.numbers.items()})
+def _draw_reliability(evaluation: Evaluation, folder: Path) -> str:
+    bins = {page.SPLIT_NAMES[split]: numbers["reliability"] for split, numbers in evaluation.numbers.items()}
+    picture, png = plots.reliability(bins)
     _write(folder / "reliability.png", png)
     return picture
 
 
-def _draw_tiles(best: BestEvaluation, shown: Examples, folder: Path) -> dict[str, list[page.TilePreview]]:
+def _draw_tiles(evaluation: Evaluation, shown: Examples, folder: Path) -> dict[str, list[page.TilePreview]]:
     """The example tiles for the page, by kind. Also writes each as a PNG, after removing those of an earlier run."""
     folder.mkdir(parents=True, exist_ok=True)
     for earlier_png in folder.glob("*.png"):
         earlier_png.unlink()
-    config, tiles, val = best.task.config, best.task.data.loader.tiles, best.results["val"]
-    ious = examples.tile_ious(val.confusions, is_single=config.num_classes == 1)
+    task, results = evaluation.task, evaluation.shown
+    config, tiles = task.config, task.data.loader.tiles
+    ious = examples.tile_ious(results.confusions, is_single=config.num_classes == 1)
     bands, colors = tiles.reader.bands, [class_.color for class_ in config.classes]
     by_kind: dict[str, list[page.TilePreview]] = {}
     for kind, positions in shown.positions.items():
         for number, position in enumerate(positions, 1):
-            row = int(val.rows[position])
+            row = int(results.rows[position])
             tile, pixels = tiles.pairs.images.tile(row), shown.pixels[row]
             panels = previews.panels(pixels.image, pixels.mask, pixels.predicted, bands, colors)
             name = re.sub(r"[^\w.-]", "_", f"{kind}-{number}-{tiles.id(row)}.png")

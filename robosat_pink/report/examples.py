@@ -1,4 +1,4 @@
-"""Chooses example tiles among the validation tiles, and predicts their pixels. Called by `build`."""
+"""Chooses example tiles, after training among the validation tiles, and predicts their pixels. Called by `build`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robosat_pink.training.final_evaluation import BestEvaluation, TileResults
+from robosat_pink.training.final_evaluation import Evaluation, TileResults
 from robosat_pink.training.loop import evaluated_batches
 from robosat_pink.training.metrics import predicted_classes
 
@@ -24,28 +24,29 @@ class TilePixels(NamedTuple):
 
 
 class Examples(NamedTuple):
-    positions: Mapping[str, list[int]]  # best, median, worst: positions in the results of val tiles
+    positions: Mapping[str, list[int]]  # best, median, worst: positions in the results that are shown
     pixels: Mapping[int, TilePixels]  # by row of the pairs
 
 
-def find_examples(best: BestEvaluation) -> Examples:
-    """Choose examples among the val tiles, and predict them."""
-    val = best.results["val"]
-    examples = choose_examples(val, is_single=best.task.config.num_classes == 1)
+def find_examples(evaluation: Evaluation) -> Examples:
+    """Choose examples among the tiles whose results are shown, and predict them."""
+    shown = evaluation.shown
+    examples = choose_examples(shown, is_single=evaluation.task.config.num_classes == 1)
     positions = [position for kind in examples.values() for position in kind]
-    return Examples(examples, predict_tiles(best, val.rows[positions]))
+    return Examples(examples, predict_tiles(evaluation, shown.rows[positions]))
 
 
-def predict_tiles(best: BestEvaluation, rows: np.ndarray) -> dict[int, TilePixels]:
+def predict_tiles(evaluation: Evaluation, rows: np.ndarray) -> dict[int, TilePixels]:
     """The pixels and predictions of tiles, by row."""
     tiles = {}
-    for batch, result in evaluated_batches(best.model, best.task, rows, "report"):
+    for batch, result in evaluated_batches(evaluation.model, evaluation.task, rows, "report"):
         if not result:
             continue
         predicted = predicted_classes(result.logits).byte().cpu()
         for number, (row, (height, width)) in enumerate(zip(batch.rows, batch.sizes, strict=True)):
+            inner = ..., slice(batch.border, batch.border + height), slice(batch.border, batch.border + width)
             padded = (batch.image[number], batch.mask[number], predicted[number])
-            tiles[row] = TilePixels(*(pixels[..., :height, :width].numpy().copy() for pixels in padded))
+            tiles[row] = TilePixels(*(pixels[inner].numpy().copy() for pixels in padded))
     return tiles
 
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 MAX_SCENES = 200  # scenes in the page's tables; scenes.csv contains all
-SPLIT_COLORS = {"train": "#a6bddb", "val": "#d55e00", "holdout": "#1d2127"}
-SPLIT_NAMES = {"train": "trained on", "val": "validation", "holdout": "held-out"}
+SPLIT_COLORS = {"train": "#a6bddb", "val": "#d55e00", "holdout": "#1d2127", "evaluated": "#d55e00"}
+SPLIT_NAMES = {"train": "trained on", "val": "validation", "holdout": "held-out", "evaluated": "evaluated"}
 DESCRIPTIONS = {
     "loss": "what training minimises; mean over tiles",
     "iou": "intersection over union of the class; several classes: their mean",
@@ -52,7 +52,7 @@ class TilePreview:
 
 @dataclass(frozen=True)
 class SplitResult:
-    """The results of the best weights on the tiles of one split."""
+    """The results of the model on the tiles of one split."""
 
     scores: Mapping[str, Any]  # as in metrics.json, below `best`, with NaN where it has null
     confusion: Sequence[Sequence[int]]  # (K, K) pixels, truth by prediction
@@ -65,31 +65,39 @@ class SplitResult:
 
 
 @dataclass(frozen=True)
+class History:
+    """What a training run adds to the page."""
+
+    epochs: int
+    best_epoch: int
+    curves: Mapping[str, str]  # data URIs by metric
+    has_symmetries: bool  # predictions on held-out and val tiles are averages over the symmetries of the square
+
+
+@dataclass(frozen=True)
 class Report:
     """The content of the page. Secrets are redacted; nothing is escaped."""
 
     title: str
     source: str
     ended: str  # when, and why if it was stopped
-    epochs: int
-    best_epoch: int
+    history: History | None  # None for an evaluation without training
+    about: Mapping[str, str]  # what was evaluated and how, by name; empty after a training
     class_names: Sequence[str]
     class_colors: Sequence[str]
     metrics: Mapping[str, Mapping[str, Any]]  # by column title, held-out tiles first
     baseline: str  # a sentence about the first column, or empty
-    splits: Mapping[str, SplitResult]  # holdout, if it was evaluated, and val
-    curves: Mapping[str, str]  # data URIs by metric
+    splits: Mapping[str, SplitResult]  # holdout, if it was evaluated, and val; or `evaluated`. The last one is shown
     threshold_curve: str | None  # a data URI; None for several classes
     threshold_sentences: str
-    threshold: float | None  # chosen on val tiles; None for several classes
+    threshold: float | None  # to compare with 0.5; None without one, and for several classes
     reliability_curve: str  # a data URI
     meanings: Mapping[str, str]  # a sentence by name, as `trust.sentences` writes them
-    tiles: Mapping[str, Sequence[TilePreview]]  # best, median and worst val tiles; a kind without tiles has no key
+    tiles: Mapping[str, Sequence[TilePreview]]  # best, median and worst tiles; a kind without tiles has no key
     split_map: str  # SVG
     bounds: str
     dataset: Mapping[str, int | str]
     remarks: Sequence[str]  # remarks on the tiles, as in the log
-    has_symmetries: bool  # predictions on held-out and val tiles are averages over the symmetries of the square
     split_sizes: Mapping[str, int]
     seconds: Mapping[str, float]  # by activity
     hardware: Sequence[str]

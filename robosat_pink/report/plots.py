@@ -89,9 +89,10 @@ def precision_recall(curve: ThresholdCurve, name: str) -> tuple[str, bytes]:
 
 
 def reliability(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> tuple[str, bytes]:
-    """Plot how often predictions came true over their probability, by split, as the data URI of an SVG and as PNG.
+    """Plot how often predictions came true over their probability, as the data URI of an SVG and as PNG.
 
-    The grey diagonal is where both are equal. The larger a dot, the more pixels.
+    `bins` are by the name of a split, the main one last. The grey diagonal is where both are equal. The larger a dot,
+    the more pixels.
     """
     with _style():
         figure = _figure((4.6, 3.4))
@@ -99,13 +100,12 @@ def reliability(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> tuple[str,
         axes = figure.subplots()
         axes.plot((0, 1), (0, 1), color=FAINT, linewidth=1, zorder=0)
         for split, points in bins.items():
-            color, dashes, marker = LINES["val" if split == "val" else "train"]
+            color, dashes, marker = LINES["val" if split == list(bins)[-1] else "train"]
             probabilities, observed = ([point[name] for point in points] for name in ("probability", "observed"))
             most = max((point["pixels"] for point in points), default=1)
             sizes = [8 + 52 * point["pixels"] / most for point in points]
-            label = {"val": "validation", "holdout": "held-out"}[split]
             axes.plot(probabilities, observed, color=color, linestyle=dashes, linewidth=1.4)
-            axes.scatter(probabilities, observed, s=sizes, color=color, marker=marker, label=label)
+            axes.scatter(probabilities, observed, s=sizes, color=color, marker=marker, label=split)
         axes.set(xlabel="predicted probability", ylabel="share that came true", title="Probabilities and truth")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axes.grid(visible=True)

@@ -18,7 +18,7 @@ SCENE_METRICS = tuple(name for name in metrics.NAMES if name != "loss")  # a los
 
 
 class Scene(NamedTuple):
-    split: str  # holdout or val
+    split: str  # holdout, val or evaluated
     name: str
     tiles: int  # tiles with a valid pixel
     empty: int  # tiles without a valid pixel
@@ -30,11 +30,9 @@ class Scene(NamedTuple):
         return int(self.confusion.sum())
 
 
-def by_scene(
-    split: str, rows: np.ndarray, results: TileResults, images: TileFiles, class_names: Sequence[str]
-) -> list[Scene]:
-    """The scenes of the tiles in `rows`, sorted by name. Their confusion matrices sum to the split's."""
-    evaluated, listed = images.directory[results.rows], images.directory[rows]
+def by_scene(split: str, results: TileResults, images: TileFiles, class_names: Sequence[str]) -> list[Scene]:
+    """The scenes of the results' tiles, sorted by name. Their confusion matrices sum to the split's."""
+    evaluated, listed = images.directory[results.rows], images.directory[results.listed]
     scenes = []
     for number in np.unique(listed).tolist():
         is_inside = evaluated == number

@@ -1,21 +1,22 @@
-"""Sentences on how far to trust the numbers of the best weights, for the page and the model card. Called by `build`."""
+"""Sentences on how far to trust the numbers of an evaluation, for the page and the model card. Called by `build`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from robosat_pink.report.page import SPLIT_NAMES
 from robosat_pink.training.boundaries import TOLERANCE
-from robosat_pink.training.final_evaluation import BestEvaluation
+from robosat_pink.training.final_evaluation import Evaluation
 from robosat_pink.training.intervals import PERCENT, RESAMPLES
 from robosat_pink.training.thresholds import HALF, threshold_curve
 
 
-def sentences(best: BestEvaluation) -> dict[str, str]:
-    """What each number means, by name: interval, boundary F1, calibration error, threshold (of a single class)."""
-    split, numbers = next(iter(best.numbers.items()))
+def sentences(evaluation: Evaluation, threshold_origin: str) -> dict[str, str]:
+    """What each number means, by name: interval, boundary F1, calibration error, threshold (of a single class).
+
+    `threshold_origin` says where the threshold is from.
+    """
+    split, numbers = next(iter(evaluation.numbers.items()))
     where = f"{SPLIT_NAMES[split]} tiles"
     meanings = {
         "interval": interval_sentence(numbers["ground_tiles"], where),
@@ -30,7 +31,9 @@ def sentences(best: BestEvaluation) -> dict[str, str]:
             "for which it comes true."
         ),
     }
-    return meanings | ({"threshold": threshold_sentence(best)} if best.threshold else {})
+    if not evaluation.threshold:
+        return meanings
+    return meanings | {"threshold": f"{threshold_sentence(evaluation)}; {threshold_origin}."}
 
 
 def interval_sentence(ground_tiles: int, where: str) -> str:
@@ -42,33 +45,25 @@ def interval_sentence(ground_tiles: int, where: str) -> str:
     )
 
 
-def threshold_sentence(best: BestEvaluation) -> str:
-    """The chosen threshold, and the IoU above it beside that above 0.5."""
-    assert best.threshold is not None
-    value, iou, iou_at_half = best.threshold
-    text = (
-        f"Above a probability of {value:g} instead of 0.5, the IoU on validation tiles is {iou:.4f} instead of "
-        f"{iou_at_half:.4f}"
-    )
-    if "holdout" in best.numbers:
-        above, half = _ious(best.numbers["holdout"])
-        text += f", and on held-out tiles {above} instead of {half}"
-    return f"{text}; the threshold was chosen on validation tiles, which it flatters, and acts only if asked for."
+def threshold_sentence(evaluation: Evaluation) -> str:
+    """The threshold, and the IoU of each split above it beside that above 0.5, without a full stop."""
+    ious = []
+    for split, numbers in evaluation.numbers.items():
+        above, half = _number(numbers["at_threshold"]["iou"]), _number(numbers["iou"])
+        ious.append(f"{above} instead of {half} on {SPLIT_NAMES[split]} tiles")
+    return f"Above a probability of {evaluation.threshold:g} instead of 0.5, the IoU is {', and '.join(ious)}"
 
 
-def curve_sentence(best: BestEvaluation) -> str:
+def curve_sentence(evaluation: Evaluation) -> str:
     """The scores of a single class above 0.5."""
-    histogram = best.results["val"].histogram
+    histogram = evaluation.shown.histogram
     assert histogram is not None
     curve = threshold_curve(histogram)
     return (
-        "On the validation tiles. A pixel is of the class above a probability of 0.5, which gives a precision of "
-        f"{curve.precision[HALF]:.4f}, a recall of {curve.recall[HALF]:.4f} and an IoU of {curve.iou[HALF]:.4f}."
+        f"On the {SPLIT_NAMES[evaluation.shown_split]} tiles. A pixel is of the class above a probability of 0.5, "
+        f"which gives a precision of {curve.precision[HALF]:.4f}, a recall of {curve.recall[HALF]:.4f} and an IoU of "
+        f"{curve.iou[HALF]:.4f}."
     )
-
-
-def _ious(numbers: Mapping[str, Any]) -> tuple[str, str]:
-    return _number(numbers["at_threshold"]["iou"]), _number(numbers["iou"])
 
 
 def _number(value: float) -> str:

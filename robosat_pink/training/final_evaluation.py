@@ -1,6 +1,6 @@
-"""Evaluates the best weights tile by tile, after training, on one rank: the numbers of `best` in metrics.json.
+"""Evaluates a model tile by tile, on one rank: the numbers of `best` in a training's metrics.json, and of `evaluate`.
 
-Called by `train`. The report shows these results, so that no tile is evaluated for it again.
+Called by `train` and `prediction.evaluation`. The report shows these results: no tile is evaluated for it again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from robosat_pink.training.run import RunOutcome
 from robosat_pink.training.task import Task
 from robosat_pink.training.thresholds import (
     ProbabilityHistogram,
-    Threshold,
     choose_threshold,
     confusion_above,
     threshold_curve,
@@ -37,7 +36,8 @@ from robosat_pink.training.thresholds import (
 class TileResults(NamedTuple):
     """Results of the tiles of one split, one row for each tile that has a valid pixel."""
 
-    rows: np.ndarray  # (N,) rows of the pairs
+    listed: np.ndarray  # (M,) rows of the pairs that were read, with a valid pixel or without
+    rows: np.ndarray  # (N,) those of them with a valid pixel
     confusions: np.ndarray  # (N, K, K) int64 pixels, truth by prediction, as `metrics.Confusion` counts them
     pixels: np.ndarray  # (N,) int64, all pixels of each tile, valid or not
     histogram: np.ndarray | None  # (2, BINS) int64 pixels, truth by probability; None for several classes
@@ -54,17 +54,26 @@ class TileResults(NamedTuple):
         return confusion
 
 
-class BestEvaluation(NamedTuple):
-    """The best weights and their results."""
+class Evaluation(NamedTuple):
+    """A model and its results by split: after training holdout, if it was evaluated, and val; or just `evaluated`."""
 
-    model: nn.Module  # as it predicts: with these weights and, if set, symmetries
+    model: nn.Module  # as it predicts: with its weights and, if set, symmetries
     task: Task  # without the other ranks
-    results: Mapping[str, TileResults]  # by split: holdout, if it was evaluated, and val
-    threshold: Threshold | None  # chosen on val tiles; None for several classes
+    results: Mapping[str, TileResults]
+    threshold: float | None  # of probability, to compare with 0.5; None without one, and for several classes
     numbers: Mapping[str, Any]  # by split: as in metrics.json, with NaN where it has null
 
+    @property
+    def shown_split(self) -> str:
+        """The split whose tiles and thresholds the report shows: the last one."""
+        return list(self.results)[-1]
 
-def evaluate_best(outcome: RunOutcome, container: Container, stop: StopRequest) -> BestEvaluation:
+    @property
+    def shown(self) -> TileResults:
+        return self.results[self.shown_split]
+
+
+def evaluate_best(outcome: RunOutcome, container: Container, stop: StopRequest) -> Evaluation:
     """Evaluate the best weights on val and held-out tiles, and add the numbers to metrics.json and best.pth.
 
     Leaves the model with these weights. Held-out tiles are left out if the run stopped before it evaluated them.
@@ -74,16 +83,17 @@ def evaluate_best(outcome: RunOutcome, container: Container, stop: StopRequest) 
     model = predictor(state.evaluated_model, task.config.model.symmetries)
     splits = {"holdout": task.data.split.holdout} if outcome.holdout else {}
     splits |= {"val": task.data.split.val}
-    results = {split: evaluate_tiles(model, task, rows) for split, rows in splits.items()}
+    results = {split: evaluate_tiles(model, task, rows, "best weights") for split, rows in splits.items()}
     histogram = results["val"].histogram
-    threshold = None if histogram is None else choose_threshold(threshold_curve(histogram))
-    numbers = {split: _numbers(tiles, threshold, task) for split, tiles in results.items()}
-    outputs.add_best(container.model, state.best_epoch, threshold, numbers)
-    return BestEvaluation(model, task, results, threshold, numbers)
+    chosen = None if histogram is None else choose_threshold(threshold_curve(histogram))
+    threshold = chosen and chosen.value
+    numbers = {split: numbers_of(tiles, threshold, task) for split, tiles in results.items()}
+    outputs.add_best(container.model, state.best_epoch, chosen, numbers)
+    return Evaluation(model, task, results, threshold, numbers)
 
 
-def evaluate_tiles(model: nn.Module, task: Task, rows: np.ndarray) -> TileResults:
-    """Evaluate the tiles in `rows`. Counts stay on the device until the end."""
+def evaluate_tiles(model: nn.Module, task: Task, rows: np.ndarray, title: str) -> TileResults:
+    """Evaluate the tiles in `rows`; progress has the title. Counts stay on the device until the end."""
     started = time.monotonic()
     num_classes, device = task.config.num_classes, task.compute.device
     confusions: list[torch.Tensor] = []
@@ -93,7 +103,7 @@ def evaluate_tiles(model: nn.Module, task: Task, rows: np.ndarray) -> TileResult
     valid_rows: list[int] = []
     pixels: list[int] = []
     empty = 0
-    for batch, result in evaluated_batches(model, task, rows, "best weights"):
+    for batch, result in evaluated_batches(model, task, rows, title):
         empty += batch.empty
         valid_rows += batch.rows
         pixels += [height * width for height, width in batch.sizes]
@@ -111,6 +121,7 @@ def evaluate_tiles(model: nn.Module, task: Task, rows: np.ndarray) -> TileResult
     size = max(num_classes, 2)
     no_tile = np.zeros((0, size, size), dtype=np.int64)
     return TileResults(
+        listed=rows,
         rows=np.array(valid_rows, dtype=np.int64),
         confusions=torch.stack(confusions).cpu().numpy() if confusions else no_tile,
         pixels=np.array(pixels, dtype=np.int64),
@@ -123,7 +134,7 @@ def evaluate_tiles(model: nn.Module, task: Task, rows: np.ndarray) -> TileResult
     )
 
 
-def _numbers(results: TileResults, threshold: Threshold | None, task: Task) -> dict[str, Any]:
+def numbers_of(results: TileResults, threshold: float | None, task: Task) -> dict[str, Any]:
     """The numbers of one split in metrics.json, with NaN where it has null."""
     class_names = [class_.name for class_ in task.config.classes]
     ground = task.data.loader.tiles.pairs.images.zxy[results.rows]
@@ -133,7 +144,7 @@ def _numbers(results: TileResults, threshold: Threshold | None, task: Task) -> d
         scores["per_class"][name]["boundary_f1"] = value
     above = None
     if threshold and results.histogram is not None:
-        confusion = confusion_above(results.histogram, threshold.value)
+        confusion = confusion_above(results.histogram, threshold)
         above = metrics.scores(confusion, class_names, math.nan)
     return scores | {
         "boundary_f1": metrics.mean_of_defined(boundaries),

@@ -24,7 +24,7 @@ from robosat_pink.container.atomic_write import write_atomically
 from robosat_pink.container.contract import Container
 from robosat_pink.container.redaction import redacted_tree
 from robosat_pink.datasets import TilePairs
-from robosat_pink.datasets.earlier_split import HOLDOUT_IDS, VAL_IDS
+from robosat_pink.datasets.earlier_split import HOLDOUT_IDS, TRAIN_IDS, VAL_IDS
 from robosat_pink.datasets.split import Split
 from robosat_pink.training import earlier_results, metrics, tile_ids
 from robosat_pink.training.background_writer import BackgroundWriter, snapshot
@@ -33,7 +33,7 @@ from robosat_pink.training.thresholds import Threshold
 
 log = logging.getLogger(__name__)
 
-ID_FILES = {"train": "train_ids.txt", "val": VAL_IDS, "holdout": HOLDOUT_IDS}
+ID_FILES = {"train": TRAIN_IDS, "val": VAL_IDS, "holdout": HOLDOUT_IDS}
 
 
 class NoOutputs:
@@ -97,7 +97,7 @@ class Outputs(NoOutputs):
         if not state.is_resumed:
             earlier_results.move_away(self.container, self.config)
         self._write_ids()
-        self._write("config.yml", yaml.safe_dump(self.metadata["config"], sort_keys=False, allow_unicode=True))
+        self._write("config.yml", as_yaml(self.config))
 
     def replace_tiles(self, tiles: TilePairs, split: Split) -> None:
         """Use the tiles and split of a new listing from now on."""
@@ -232,6 +232,12 @@ class Outputs(NoOutputs):
 
     def _write(self, name: str, text: str) -> None:
         write_atomically(self.model / name, lambda file: file.write(text.encode()))
+
+
+def as_yaml(config: Config) -> str:
+    """The experiment as config.yml has it, without secrets."""
+    text: str = yaml.safe_dump(redacted_tree(to_tree(config)), sort_keys=False, allow_unicode=True)
+    return text
 
 
 def add_best(model: Path, epoch: int, threshold: Threshold | None, numbers: Mapping[str, Any]) -> None:

@@ -27,6 +27,17 @@ log = logging.getLogger(__name__)
 MOST = 2**53  # exclusive limit of COUNTS and seconds in a resume point
 
 
+ONE_CLASS = (
+    "every valid pixel of the {} tiles is of one class, so their metrics mean nothing; do the masks declare another "
+    "class's value as nodata?"
+)
+
+
+def has_one_class(counts: np.ndarray) -> bool:
+    """Whether the pixels that a confusion matrix (K, K) counts are all of one class."""
+    return int((counts.sum(axis=1) > 0).sum()) == 1
+
+
 class PhaseMetrics:
     """The sums of one rank. Those of losses and pixels stay on the device until they are asked for."""
 
@@ -167,12 +178,8 @@ class PhaseMetrics:
 
     def _warn_of_absent_classes(self, counts: np.ndarray) -> None:
         pixels = counts.sum(axis=1)
-        if (pixels > 0).sum() == 1:
-            log.warning(
-                "warning: every valid pixel of the %s tiles is of one class, so their metrics mean nothing; do the "
-                "masks declare another class's value as nodata?",
-                self.phase,
-            )
+        if has_one_class(counts):
+            log.warning("warning: %s", ONE_CLASS.format(self.phase))
         elif self.phase == "train" and self.epoch == 1 and not pixels.all():
             # Only with several classes: for a single class, a row without pixels is the case above.
             absent = [name for name, count in zip(self.class_names, pixels, strict=True) if not count]

@@ -18,6 +18,7 @@ from robosat_pink.container.contract import Container
 from robosat_pink.datasets import TilePairs, coverage
 from robosat_pink.datasets.loader import TileLoader, bytes_of_a_batch, worker_count
 from robosat_pink.datasets.normalisation import normalisation
+from robosat_pink.datasets.pairs import IMAGE_KEYS, ImageKeys
 from robosat_pink.datasets.split import Split
 from robosat_pink.datasets.transforms import EvaluationTransform, TrainingTransform
 from robosat_pink.distributed.launcher import ProcessRank
@@ -61,9 +62,9 @@ def choose_compute(config: Config, world: World) -> Compute:
     return Compute(device, precision, devices.choose_layout(device, precision), world)
 
 
-def find_tiles(config: Config, container: Container, world: World) -> tuple[TilePairs, Split]:
-    """List both buckets, pair images with masks, and split the pairs."""
-    tiles = TilePairs(
+def list_tiles(config: Config, container: Container, world: World, image_keys: ImageKeys = IMAGE_KEYS) -> TilePairs:
+    """List both buckets, and pair images with masks. Errors name the `image_keys`, which the images are from."""
+    return TilePairs(
         config.dataset,
         config.channels,
         config.classes,
@@ -74,7 +75,13 @@ def find_tiles(config: Config, container: Container, world: World) -> tuple[Tile
         input_channels=container.channels(),
         on_rank_zero=world.on_rank_zero,
         is_listed_here=world.process.size == world.process.local_size,
+        image_keys=image_keys,
     )
+
+
+def find_tiles(config: Config, container: Container, world: World) -> tuple[TilePairs, Split]:
+    """List and split the pairs of image and mask."""
+    tiles = list_tiles(config, container, world)
     split = tiles.split()
     log.info(
         "pairs: %d (train %d, val %d, holdout %d); without partner: %d images, %d masks",
@@ -151,9 +158,12 @@ def make_objective(model: nn.Module, config: Config, compute: Compute) -> Object
         wrapped_model = torch.compile(model, dynamic=False)
         log.info("the network is compiled in the first step: a minute or more on a GPU, some on a CPU, of silence")
     wrapped_model = compute.world.data_parallel(wrapped_model, compute.device, config.runtime.accumulation)
+    return Objective(wrapped_model, make_loss(config, compute.device))
+
+
+def make_loss(config: Config, device: torch.device) -> nn.Module:
     class_weights = [class_.weight for class_ in config.classes]
-    loss = build_loss(config.model.loss, num_classes=config.num_classes, class_weights=class_weights)
-    return Objective(wrapped_model, loss.to(compute.device))
+    return build_loss(config.model.loss, num_classes=config.num_classes, class_weights=class_weights).to(device)
 
 
 def make_data(config: Config, split: Split, loader: TileLoader, device: torch.device, remarks: list[str]) -> Data:

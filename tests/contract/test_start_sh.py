@@ -19,7 +19,7 @@ import yaml
 from robosat_pink.container.hardware import NVIDIA_DRIVER, TUNABLES
 
 ROOT = Path(__file__).parents[2]
-VERBS = ["train", "check", "demo", "test", "help"]
+VERBS = ["train", "check", "predict", "evaluate", "demo", "test", "help"]
 
 # Stands for python3, and for bin/python and bin/pip of the environments that it makes. MACHINE holds the notes, and the
 # files by which a test says how it behaves.
@@ -162,7 +162,7 @@ def test_help_lists_the_verbs_and_nothing_else(machine: Machine, verb: str) -> N
 def test_verbs_are_frozen() -> None:
     body = (ROOT / "start.sh").read_text().split("case $verb in")[1]
     labels = re.findall(r"^(\S[^()]*)\)$", body, flags=re.MULTILINE)
-    assert labels == ["train | predict", "check", "demo", "test", "help | -h | --help", "serve", "*"]
+    assert labels == ["train | predict | evaluate", "check", "demo", "test", "help | -h | --help", "serve", "*"]
 
 
 @pytest.mark.parametrize("arguments", [[], [""], ["serve"], ["serve", "train"], ["deploy"], ["Train"], ["--verbose"]])
@@ -173,7 +173,7 @@ def test_anything_else_is_answered_by_one_sentence_that_names_what_there_is(
     assert (refused.returncode, refused.stdout) == (64, "")
     assert refused.stderr.count("\n") == 1
     assert refused.stderr.startswith("start.sh: ")
-    assert refused.stderr.endswith("there are: train, check, predict, demo, test, help\n")
+    assert refused.stderr.endswith("there are: train, check, predict, evaluate, demo, test, help\n")
     assert not arguments or arguments[0] in refused.stderr
     assert machine.take_calls() == []
     assert not machine.venv.exists()
@@ -206,15 +206,16 @@ AWKWARD = [
 ]
 
 
+@pytest.mark.parametrize("verb", ["train", "predict", "evaluate"])
 @pytest.mark.parametrize("installed", [True, False])
-def test_train_becomes_the_training_with_its_arguments_unchanged(machine: Machine, installed: bool) -> None:
+def test_verb_becomes_its_module_with_its_arguments_unchanged(machine: Machine, verb: str, installed: bool) -> None:
     if installed:
         machine.say("installed")
-    started = machine.run("train", *AWKWARD)
+    started = machine.run(verb, *AWKWARD)
     assert started.returncode == 0, started.stderr
     call = machine.take_calls()[-1]
     assert call.program == str(machine.bin / "python3" if installed else machine.venv / "bin/python")
-    assert call.arguments == ["-m", "robosat_pink.train", *AWKWARD]
+    assert call.arguments == ["-m", f"robosat_pink.{verb}", *AWKWARD]
     assert call.process == started.process
     assert call.folder == str(machine.elsewhere)
     assert call.unbuffered == "1"
@@ -229,7 +230,7 @@ def test_check_is_the_training_s_check_with_its_arguments_unchanged(machine: Mac
     assert (call.process, call.folder) == (started.process, str(machine.elsewhere))
 
 
-@pytest.mark.parametrize("verb", ["train", "demo"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "demo"])
 @pytest.mark.parametrize(
     ("has_driver", "chosen", "expected"),
     [

@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "command": {"config", "container", "distributed"},
     "train": {"check", "command", "config", "container", "distributed", "report", "training"},
     "predict": {"command", "config", "container", "distributed", "prediction"},
+    "evaluate": {"command", "config", "container", "distributed", "prediction"},
     "trained": {"checkpoint", "config", "datasets", "export", "models"},
     "export": {"config", "container", "datasets", "models"},
     "sagemaker": {"config", "training"},
@@ -71,6 +72,7 @@ WITHOUT_TORCH = (
     ".sample",
     ".train",
     ".predict",
+    ".evaluate",
 )
 
 

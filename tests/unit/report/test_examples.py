@@ -13,7 +13,8 @@ def confusions(*tiles: tuple[int, int, int, int]) -> np.ndarray:
 
 def results(tiles: np.ndarray, pixels: int = 100) -> TileResults:
     none = np.zeros((0, 0))
-    return TileResults(np.arange(len(tiles)) + 10, tiles, np.full(len(tiles), pixels), None, none, none, 0.5, 0, 0.0)
+    rows = np.arange(len(tiles)) + 10
+    return TileResults(rows, rows, tiles, np.full(len(tiles), pixels), None, none, none, 0.5, 0, 0.0)
 
 
 def test_score_of_a_tile_is_the_iou_of_the_only_class() -> None:

@@ -1,5 +1,6 @@
 """The page of the report, made from plain data without a run."""
 
+import dataclasses
 import math
 import re
 from html.parser import HTMLParser
@@ -10,7 +11,7 @@ import pytest
 from jinja2 import UndefinedError
 
 from robosat_pink.report import page
-from robosat_pink.report.page import Report, SplitResult, TilePreview
+from robosat_pink.report.page import History, Report, SplitResult, TilePreview
 from robosat_pink.report.scenes import Scene
 from robosat_pink.training import metrics
 from robosat_pink.training.intervals import INTERVAL_METRICS
@@ -51,14 +52,13 @@ def report(text: str, classes: int = 1) -> Report:
         title=text,
         source=f"Images of {text}",
         ended=f"Stopped {text}",
-        epochs=3,
-        best_epoch=2,
+        history=History(epochs=3, best_epoch=2, curves={"loss": image}, has_symmetries=False),
+        about={},
         class_names=names,
         class_colors=["#ffffff"] * size,
         metrics={"validation tiles": scores, "training, last epoch": undefined},
         baseline=f"Calling every pixel {text}.",
         splits={"val": SplitResult(numbers, confusion.tolist(), scenes, 1e-7)},
-        curves={"loss": image},
         threshold_curve=image if classes == 1 else None,
         threshold_sentences="Above 0.5.",
         threshold=0.35 if classes == 1 else None,
@@ -69,12 +69,35 @@ def report(text: str, classes: int = 1) -> Report:
         bounds="1° N",
         dataset={"scenes": 3, "of them": text},
         remarks=[f"warning: {text}", f"note: {text}"],
-        has_symmetries=False,
         split_sizes={"train": 12345, "val": 3, "holdout": 0},
         seconds={"training": 59.94, "waiting for tiles": 0.06},
         hardware=[text, "2 CPU cores"],
         config_yaml=f"classes:\n- name: {text}\n",
     )
+
+
+def test_page_without_a_training_has_no_curves_and_says_what_was_evaluated() -> None:
+    whole = report("snow")
+    of_training = page.render(whole)
+    scores = whole.splits["val"]
+    html = page.render(
+        dataclasses.replace(
+            whole,
+            history=None,
+            about={"model": "a/best.pth"},
+            metrics={"evaluated tiles": scores.scores},
+            splits={"evaluated": scores},
+            split_sizes={"evaluated": 3},
+            threshold=None,
+            meanings=dict.fromkeys(("interval", "boundary_f1", "ece"), "It means."),
+        )
+    )
+    for words in ("Curves", "best epoch 2 of 3", "The validation tiles chose", "history.csv", "classify("):
+        assert words in of_training
+        assert words not in html
+    for words in ("<td>a/best.pth</td>", "What was evaluated", "No threshold was chosen on these tiles."):
+        assert words in html
+        assert words not in of_training
 
 
 class Structure(HTMLParser):
