@@ -33,7 +33,7 @@ from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import ConfigError, DataError, RobosatError
 from robosat_pink.prediction.model import Model, find_model
 from robosat_pink.prediction.model_files import ModelFiles
-from robosat_pink.prediction.run import list_images, refuse_other_zooms
+from robosat_pink.prediction.plan import list_images, refuse_other_zooms
 from robosat_pink.prediction.selection import selected_rows
 from robosat_pink.training import final_evaluation, metrics, progress, setup
 from robosat_pink.training.background_writer import BackgroundWriter
@@ -104,9 +104,9 @@ def plan(config: Config, container: Container) -> Plan:
         "predict.images_regex" if settings.images_regex else IMAGE_KEYS.expression,
     )
     tiles = setup.list_tiles(model.config, container, World(), keys)
-    refuse_other_zooms(model, tiles)
     ids = tiles.ids
     rows = selected_rows(settings.tiles, ids, model.files)
+    refuse_other_zooms(model, tiles, rows)
     log.info(
         "pairs: %d, to be evaluated: %d; without partner: %d images, %d masks",
         len(tiles),

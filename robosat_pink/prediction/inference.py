@@ -35,8 +35,8 @@ class Predictor:
                 logits = self._network(pixels.contiguous(memory_format=self._layout))
         except torch.OutOfMemoryError as error:
             raise ContractError(
-                f"model.batch_size = {len(image)}: so many tiles of {image.shape[3]} x {image.shape[2]} pixels, borders "
-                f"included, do not fit into the memory of {self._device}; set a smaller one"
+                f"model.batch_size = {len(image)}: so many tiles of {image.shape[3]} x {image.shape[2]} pixels, with "
+                f"their borders, do not fit into the memory of {self._device}; set a smaller one"
             ) from error
         array: np.ndarray = probabilities_of(logits.float()).cpu().numpy()
         return array

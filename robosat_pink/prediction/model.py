@@ -16,7 +16,7 @@ from robosat_pink import checkpoint
 from robosat_pink.config import ChannelConfig, Config, class_values
 from robosat_pink.config.parsing import build
 from robosat_pink.config.problems import Problems
-from robosat_pink.datasets.normalisation import normalisation
+from robosat_pink.datasets.normalisation import is_measured, normalisation
 from robosat_pink.datasets.symmetry_average import predictor
 from robosat_pink.datasets.transforms import EvaluationTransform
 from robosat_pink.errors import CheckpointError, ConfigError
@@ -95,9 +95,9 @@ class Model:
 def find_model(config: Config, store: Mapping[str, Any]) -> Model:
     """The model that `predict.model` names.
 
-    Bands, scale, mean, std and network are those of the checkpoint, and the classes must be. One without metadata, such as
-    planet-snowcover's, takes them from the experiment. Raises ConfigError for a key of the experiment that contradicts
-    the checkpoint, DataError and CheckpointError for a model that cannot be read.
+    Bands, scale, mean, std and network are those of the checkpoint, and the classes must be. One without metadata, such
+    as planet-snowcover's, takes them from the experiment. Raises ConfigError for a key of the experiment that
+    contradicts the checkpoint, DataError and CheckpointError for a model that cannot be read.
     """
     if config.predict.model is None:
         raise ConfigError(
@@ -109,7 +109,13 @@ def find_model(config: Config, store: Mapping[str, Any]) -> Model:
     metadata = checkpoint.metadata_of(content)
     if not metadata:
         initial = InitialCheckpoint(files.name, content, is_resumed=False)
-        return Model(files, resolve_scales(config, initial), content, zooms=())
+        config = resolve_scales(config, initial)
+        if is_measured(config.channels):
+            raise ConfigError(
+                f"channels[].mean and std: auto: {files.name} does not say what it learnt with; accepted: numbers, or "
+                "scale: raw"
+            )
+        return Model(files, config, content, zooms=())
     problems = Problems(files.name)
     learnt = build(Config, metadata.get("config"), problems)
     if learnt is None or problems.lines:

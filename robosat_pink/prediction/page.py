@@ -68,18 +68,18 @@ def render(manifests: Sequence[Mapping[str, Any]], zxy: Sequence[np.ndarray], le
 
 
 def _scene(manifest: Mapping[str, Any], zxy: np.ndarray) -> SceneOnPage:
-    km2 = manifest["km2"]
-    whole = sum(km2.values()) + manifest["km2_without_data"]
-    has_mosaic = f"predictions/{manifest['scene']}.tif is the map as one file. " if manifest["mosaic"] else ""
+    areas = [entry["km2"] for entry in manifest["km2"]]
+    whole = sum(areas) + manifest["km2_without_data"]
+    has_mosaic = f"predictions/{manifest['scene']}.tif is the map as one file. " if manifest["mosaics"] else ""
     return SceneOnPage(
         name=manifest["scene"],
         tiles=len(zxy),
-        km2=list(km2.values()),
+        km2=areas,
         share_missing=manifest["km2_without_data"] / whole,
         bounds=str(maps.bounds(zxy)),
         files=f"{has_mosaic}Its tiles are below predictions/{manifest['scene']}.",
         picture=f"data:image/png;base64,{manifest['picture']}",
-        words=", ".join(f"{area / whole:.1%} {name}" for name, area in km2.items()),
+        words=", ".join(f"{entry['km2'] / whole:.1%} {entry['class']}" for entry in manifest["km2"]),
     )
 
 

@@ -85,6 +85,12 @@ class Results:
         self._threads.submit(self._write, tile).add_done_callback(self._done)
         self._raise_failure()
 
+    def may_have(self, names: Sequence[str]) -> bool:
+        """Whether the files are there, or in a bucket, which is not asked."""
+        return self.destination.bucket is not None or all(
+            (Path(self.destination.path) / name).is_file() for name in names
+        )
+
     def in_order(self, folder: str, paths: Sequence[str]) -> Iterator[np.ndarray]:
         """The pixels (bands, H, W) of tiles that are there, in order; some are read ahead."""
         for first in range(0, len(paths), MOST_WAITING):

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor
 
+from robosat_pink.container.atomic_write import TEMPORARY_SUFFIX
+from robosat_pink.container.redaction import redacted
 from robosat_pink.errors import DataError
 from robosat_pink.prediction.mosaic import MosaicTile, write_mosaic
 from robosat_pink.prediction.rasters import HALF_WORLD_M, MADE_FROM, NO_DATA, Legend
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 
 PICTURE_PIXELS = 1024  # the longest side of a scene's picture, or a pixel for each tile of a larger scene
 DIGEST_BYTES = 16
+SMALL_CELLS, EMPTY_CELLS = 10_000, 100  # tiles of a mosaic's rectangle: in any scene, and for each tile of it
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Scene:
     zxy: np.ndarray  # (N, 3)
     tiles: Sequence[Mapping[str, Any]]  # what each was made from, as in the manifest
     made_from: Mapping[str, Any]  # what all were made from, as in the manifest
+    model: str  # where it was found
 
     @property
     def paths(self) -> list[str]:
@@ -52,9 +56,11 @@ class Scene:
 class Totals:
     """Areas and a picture of a scene, added up tile by tile."""
 
-    def __init__(self, zxy: np.ndarray, legend: Legend) -> None:
+    def __init__(self, zxy: np.ndarray, legend: Legend, with_picture: bool = True) -> None:
         self._corner = zxy[:, 1:].min(axis=0)
-        self._columns, self._rows = (zxy[:, 1:].max(axis=0) - self._corner + 1).tolist()
+        size: list[int] = (zxy[:, 1:].max(axis=0) - self._corner + 1).tolist()
+        self._columns, self._rows = size if with_picture else (1, 1)
+        self._with_picture = with_picture
         self._legend = legend
         self._side = max(1, PICTURE_PIXELS // max(self._columns, self._rows))
         self._picture = np.full((self._rows * self._side, self._columns * self._side), NO_DATA, dtype=np.uint8)
@@ -68,6 +74,8 @@ class Totals:
         for number in range(len(self.km2)):
             self.km2[number] += float(areas @ (classes == number).sum(axis=1))
         self.missing_km2 += float(areas @ (classes == NO_DATA).sum(axis=1))
+        if not self._with_picture:
+            return
         column, row = ((np.array(zxy[1:]) - self._corner) * self._side).tolist()
         rows, columns = ((np.arange(self._side) + 0.5) * side // self._side for side in (height, width))
         small = classes[np.ix_(rows.astype(int), columns.astype(int))]
@@ -96,21 +104,40 @@ def pixel_area_km2(zxy: tuple[int, int, int], height: int, width: int) -> np.nda
     return area_m2 / 1e6
 
 
+def is_compact(scene: Scene) -> bool:
+    """Whether one file may hold the scene: not if its tiles lie so far apart that nearly all of it were empty."""
+    columns, rows = (scene.zxy[:, 1:].max(axis=0) - scene.zxy[:, 1:].min(axis=0) + 1).tolist()
+    if columns * rows <= max(SMALL_CELLS, EMPTY_CELLS * len(scene.zxy)):
+        return True
+    log.warning(
+        "warning: scene %s: no mosaic and no picture: its %d tiles lie in %d columns and %d rows of tiles, far apart "
+        "or on both sides of the antimeridian",
+        scene.name,
+        len(scene.zxy),
+        columns,
+        rows,
+    )
+    return False
+
+
 def finish(
     scene: Scene, results: Results, legend: Legend, class_names: Sequence[str], with_mosaic: bool, folder: Path
 ) -> dict[str, Any]:
     """Write a scene's mosaics and manifest, and return the manifest. `folder` is for temporary files."""
     manifest_name = f"{CLASSES}/{scene.name}.json"
     earlier = _earlier(results, manifest_name)
-    if earlier.get("digest") == scene.digest and earlier.get("mosaic") == with_mosaic:
+    compact = is_compact(scene)
+    mosaics = [f"{name}/{scene.name}.tif" for name in results.folders if with_mosaic and compact]
+    if (earlier.get("digest"), earlier.get("mosaics")) == (scene.digest, mosaics) and results.may_have(mosaics):
         return earlier
-    totals = Totals(scene.zxy, legend)
-    for name in results.folders:
+    totals = Totals(scene.zxy, legend, compact)
+    for name in results.folders if mosaics else (CLASSES,):
         tiles = _tiles(scene, results, name, totals if name == CLASSES else None)
-        if not with_mosaic:
-            list(tiles)
+        if not mosaics:
+            for _ in tiles:
+                pass
             continue
-        path = folder / f"{name}.tif"
+        path = folder / f"{name}.tif{TEMPORARY_SUFFIX}"
         if name == PROBABILITIES:
             write_mosaic(path, scene.zxy, tiles, {MADE_FROM: scene.digest}, names=class_names)
         else:
@@ -120,15 +147,16 @@ def finish(
     manifest = {
         "scene": scene.name,
         "digest": scene.digest,
-        "mosaic": with_mosaic,
+        "mosaics": mosaics,
+        "model": redacted(scene.model),
         "made_from": scene.made_from,
-        "km2": dict(zip(legend.names, totals.km2.tolist(), strict=True)),
+        "km2": [{"class": name, "km2": area} for name, area in zip(legend.names, totals.km2.tolist(), strict=True)],
         "km2_without_data": totals.missing_km2,
         "picture": base64.b64encode(totals.picture()).decode(),
         "tiles": list(scene.tiles),
     }
     results.destination.write(manifest_name, json.dumps(manifest, indent=1).encode())
-    log.info("scene %s: %d tiles%s", scene.name, len(scene.zxy), ", one mosaic" if with_mosaic else "")
+    log.info("scene %s: %d tiles%s", scene.name, len(scene.zxy), ", one mosaic" if mosaics else "")
     return manifest
 
 

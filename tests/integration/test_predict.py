@@ -208,7 +208,11 @@ def test_tiles_are_chosen_by_id_files(
             2,
             "channels[].bands = [1, 2], but the model learnt from [4, 1]",
         ),
-        ({"channels": [{"bands": [4, 1], "scale": 255}]}, 2, "channels.0.scale = 255, but the model learnt with 10000"),
+        (
+            {"channels": [{"bands": [4, 1], "scale": 255}]},
+            2,
+            "band 4: channels[].scale = 255, but the model learnt with 10000",
+        ),
         ({"classes": [{"name": "ice"}]}, 2, "classes = ['ice'], but the model knows ['snow']"),
         ({"model": {"num_filters": 4}}, 2, "model.num_filters = 4, but the model has 2"),
         ({"predict": {"threshold": "chosen"}}, 2, "predict.threshold = chosen: "),
@@ -246,6 +250,61 @@ def test_corrupt_tile_is_an_error_or_left_out(job: Path, capsys: pytest.CaptureF
     assert (neighbour != 255).mean() > 0.5
     with rasterio.open(job / f"output/data/predictions/{SCENE}.tif") as dataset:
         assert (dataset.read(1)[SIDE : 2 * SIDE, SIDE : 2 * SIDE] == 255).all()
+
+
+def test_damaged_tile_is_left_out_where_an_earlier_map_has_it(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    path = job / f"input/data/imagery/{SCENE}/{ZOOM}/{FIRST_X + 1}/{FIRST_Y + 1}.tif"
+    path.write_bytes(path.read_bytes()[:200])
+    assert main(["predict.if_damaged=skip"]) == 0
+    with rasterio.open(job / f"output/data/predictions/{SCENE}.tif") as dataset:
+        assert (dataset.read(1)[SIDE : 2 * SIDE, SIDE : 2 * SIDE] == 255).all()
+    assert len(json.loads((job / f"output/data/predictions/{SCENE}.json").read_text())["tiles"]) == 15
+    assert f"2 files of {SCENE} are not of this map" in capsys.readouterr().out
+
+
+def test_what_is_wanted_later_and_what_was_removed_is_made(job: Path) -> None:
+    assert main(["predict.probability=false", "predict.mosaic=false"]) == 0
+    out = job / "output/data"
+    assert not list(out.rglob("probability*"))
+    assert main([]) == 0
+    for folder in ("predictions", "probability"):
+        (out / f"{folder}/{SCENE}.tif").unlink()
+        assert main([]) == 0
+        assert (out / f"{folder}/{SCENE}.tif").is_file()
+
+
+def test_batch_size_and_colors_are_the_experiment_s_own(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change = {"model": {"batch_size": 16}, "classes": [{"name": "snow", "color": "red"}]}
+    (job / "input/data/config/experiment.yml").write_text(yaml.safe_dump(experiment(change)))
+    assert main([]) == 0
+    assert "1 of 1 batches are to be predicted" in capsys.readouterr().out
+    with rasterio.open(job / f"output/data/predictions/{SCENE}.tif") as dataset:
+        assert dataset.colormap(1)[1] == (255, 0, 0, 255)
+
+
+def test_tiles_that_lie_far_apart_make_no_mosaic_of_the_space_between(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    far = job / f"input/data/imagery/{SCENE}/{ZOOM}/0"
+    shutil.copytree(job / f"input/data/imagery/{SCENE}/{ZOOM}/{FIRST_X}", far)
+    assert main([]) == 0
+    assert "no mosaic and no picture: its 20 tiles lie in 5528 columns" in capsys.readouterr().out
+    out = job / "output/data"
+    assert not (out / f"predictions/{SCENE}.tif").exists()
+    assert len(list((out / f"predictions/{SCENE}").rglob("*.tif"))) == 20
+    assert (out / "map.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [("predict.threshold=chosen", 2), ("predict.buffer=65", 3), ("predict.output={job}/a file/maps", 5)],
+)
+def test_check_refuses_what_a_run_refuses(job: Path, change: str, code: int) -> None:
+    (job / "a file").write_text("")
+    change = change.format(job=job)
+    assert main(["--check", str(job / "input/data/config/experiment.yml"), change]) == code
+    assert main([change]) == code
 
 
 def test_several_classes(job: Path) -> None:
