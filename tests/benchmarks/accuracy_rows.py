@@ -22,6 +22,7 @@ NOT_MEASURED = "-"
 
 # What an ablation takes away from `strong`, one at a time.
 INGREDIENTS: dict[str, tuple[str, ...]] = {
+    "single pixels first": ("model.pixel_steps=0",),
     "averaged weights": ("model.ema=null",),
     "symmetries in evaluation": ("model.symmetries=false",),
     "cosine schedule": ("model.schedule=constant",),
