@@ -69,6 +69,7 @@ def test_a_prefix_in_a_bucket(s3: S3Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [(b"no archive", "not an archive"), (archive()[:-30], "not an archive"), (archive("", {}), "holds no best.pth")],
+    ids=["text", "half", "empty"],  # an archive's bytes have the time
 )
 def test_archive_that_holds_no_model_is_refused_by_name(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "model.tar.gz").write_bytes(content)
