@@ -29,7 +29,7 @@ from robosat_pink.models import build_model
 log = logging.getLogger(__name__)
 
 # The pixels that are predicted at once: a window, or several small images. With twice as many, unet took twice the
-# memory and the same time per pixel (a CPU core with AVX-512, November 2026).
+# memory and the same time per pixel (a CPU core with AVX2, November 2026).
 BATCH_PIXELS = SIDE * SIDE
 
 
