@@ -31,6 +31,9 @@ EPOCH_FILE = re.compile(r"checkpoint-(\d{5})-of-(\d{5})\.pth")
 RESUME_FILE = re.compile(r"resume-(\d{5})-(\d{6,})(?:-(\d+))?\.pth")
 KEPT_RESUME_POINTS = 2
 FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# unet's path of single pixels in files of November 2026, whose weights there are 10 times smaller than those used.
+SMALLER_WEIGHTS = re.compile(r"\bpixel\.(?:convs\.([0-2])|conv([1-3]))\.(weight|bias)$")
+PIXEL_CONVS = ("conv_in", "conv_hidden", "conv_out")
 UPLOADING_SUFFIX = ".sagemaker-uploading"  # suffix of the marker that SageMaker keeps while it copies a file to S3
 
 
@@ -247,8 +250,23 @@ def is_plain_tensor(value: object) -> TypeGuard[torch.Tensor]:
 
 def _without_wrapper_names(weights: Mapping[str, Any]) -> dict[str, Any]:
     """Remove the prefixes of DataParallel and torch.compile from the names, and the `.bn` of activated batch norms."""
+    weights = _with_weights_as_used(weights)
     plain = {key.removeprefix("_orig_mod.").removeprefix("module."): value for key, value in weights.items()}
     return {re.sub(r"(\bbn\d)\.bn\.", r"\1.", key): value for key, value in plain.items()}
+
+
+def _with_weights_as_used(weights: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The entries of a file, with the SMALLER_WEIGHTS among them multiplied by 10, under today's names."""
+    used = {}
+    for key, value in weights.items():
+        match = SMALLER_WEIGHTS.search(key) if isinstance(key, str) and is_plain_tensor(value) else None
+        if match:
+            number, counted, kind = match.groups()
+            position = int(number) if number else int(counted) - 1
+            used[f"{key[: match.start()]}pixel.{PIXEL_CONVS[position]}.{kind}"] = 10 * value
+        else:
+            used[key] = value
+    return used
 
 
 def _check_fit(weights: Mapping[str, Any], expected: Mapping[str, Any], name: str) -> None:
@@ -283,7 +301,10 @@ def unpack(data: bytes, name: str) -> dict[str, Any]:
         raise CheckpointError(f"{name}: not a checkpoint that can be loaded: {reason}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{name}: holds {type(content).__name__}, not a checkpoint or a state dict")
-    return content
+    return {
+        key: _with_weights_as_used(value) if isinstance(value, dict) else value
+        for key, value in _with_weights_as_used(content).items()
+    }
 
 
 def _shortened(names: list[str]) -> str:

@@ -239,6 +239,9 @@ class Config:
         self._check_channels(problems)
         self._check_ignored_values(problems)
         self._check_weights(problems)
+        if self.num_classes > 1 and self.predict.threshold != 0.5:
+            advice = "acts with a single class; of several, the most probable is taken, so leave it out"
+            problems.add("predict.threshold", self.predict.threshold, advice)
 
     def _check_classes(self, problems: Problems) -> None:
         names = [mask_class.name for mask_class in self.classes]

@@ -81,17 +81,17 @@ class PixelPath(Block):
 
     def __init__(self, num_in: int, num_out: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(num_in, PIXEL_FILTERS, kernel_size=1)
-        self.conv2 = nn.Conv2d(PIXEL_FILTERS, PIXEL_FILTERS, kernel_size=1)
-        self.conv3 = nn.Conv2d(PIXEL_FILTERS, num_out, kernel_size=1)
+        self.conv_in = nn.Conv2d(num_in, PIXEL_FILTERS, kernel_size=1)
+        self.conv_hidden = nn.Conv2d(PIXEL_FILTERS, PIXEL_FILTERS, kernel_size=1)
+        self.conv_out = nn.Conv2d(PIXEL_FILTERS, num_out, kernel_size=1)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.execution.cheap(self._forward, image)
 
     def _forward(self, image: Tensor) -> Tensor:
-        features = functional.relu(self.conv1(image), inplace=True)
-        features = functional.relu(self.conv2(features), inplace=True)
-        logits: Tensor = self.conv3(features)
+        features = functional.relu(self.conv_in(image), inplace=True)
+        features = functional.relu(self.conv_hidden(features), inplace=True)
+        logits: Tensor = self.conv_out(features)
         return logits
 
 

@@ -55,10 +55,6 @@ class Model:
         if self.config.predict.threshold != "chosen":
             return self.config.predict.threshold
         value = self.chosen_threshold
-        if self.config.num_classes > 1:
-            raise ConfigError(
-                "predict.threshold = chosen: of several classes, the most probable is taken; leave it out"
-            )
         if value is None:
             raise ConfigError(
                 f"predict.threshold = chosen: {self.files.name} has none, unlike best.pth of a finished run; accepted: "

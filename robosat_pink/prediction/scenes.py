@@ -6,7 +6,6 @@ The manifest of a scene is written last. Where it agrees with what is wanted, th
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
 import logging
@@ -23,13 +22,13 @@ from robosat_pink.container.atomic_write import TEMPORARY_SUFFIX
 from robosat_pink.container.redaction import redacted
 from robosat_pink.errors import DataError
 from robosat_pink.prediction.mosaic import MosaicTile, write_mosaic
+from robosat_pink.prediction.plan import digest
 from robosat_pink.prediction.rasters import HALF_WORLD_M, MADE_FROM, NO_DATA, Legend
 from robosat_pink.prediction.results import CLASSES, PROBABILITIES, Results, tile_path
 
 log = logging.getLogger(__name__)
 
 PICTURE_PIXELS = 1024  # the longest side of a scene's picture, or a pixel for each tile of a larger scene
-DIGEST_BYTES = 16
 SMALL_CELLS, EMPTY_CELLS = 10_000, 100  # tiles of a mosaic's rectangle: in any scene, and for each tile of it
 
 
@@ -49,8 +48,7 @@ class Scene:
 
     @property
     def digest(self) -> str:
-        content = json.dumps([self.made_from, list(self.tiles)], sort_keys=True)
-        return hashlib.blake2b(content.encode(), digest_size=DIGEST_BYTES).hexdigest()
+        return digest(self.made_from, *self.tiles)
 
 
 class Totals:

@@ -216,6 +216,11 @@ def test_tiles_are_chosen_by_id_files(
         ({"classes": [{"name": "ice"}]}, 2, "classes = ['ice'], but the model knows ['snow']"),
         ({"model": {"num_filters": 4}}, 2, "model.num_filters = 4, but the model has 2"),
         ({"predict": {"threshold": "chosen"}}, 2, "predict.threshold = chosen: "),
+        (
+            {"classes": [{"name": "ice"}, {"name": "snow"}], "predict": {"threshold": 0.7}},
+            2,
+            "predict.threshold = 0.7: acts with a single class",
+        ),
         ({"predict": {"images_regex": "nothing"}}, 3, "predict.images_regex = 'nothing' matches no directory"),
         ({"predict": {"buffer": 65}}, 3, "predict.buffer = 65"),
     ],

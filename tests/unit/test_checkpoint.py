@@ -16,6 +16,7 @@ from conftest import S3Server
 from robosat_pink import checkpoint
 from robosat_pink.checkpoint import ResumePoints
 from robosat_pink.errors import CheckpointError, DataError
+from robosat_pink.models import build_model
 
 ARITHMETIC = {"weight": torch.tensor([[1.0, 2.0]]), "bias": torch.tensor([3.0])}
 
@@ -340,3 +341,29 @@ def test_thousand_saves_beside_an_uploader_never_leave_fewer_than_two_whole_poin
     assert touched == []
     points.save(200, 0, {})
     assert len([path for path in tmp_path.iterdir() if checkpoint.RESUME_FILE.fullmatch(path.name)]) == 2
+
+
+@pytest.mark.parametrize("old", ["pixel.convs.{0}.", "pixel.conv{1}."])
+def test_unet_of_november_2026_computes_what_it_did(tmp_path: Path, old: str) -> None:
+    """Its path of single pixels stored weights 10 times smaller than those used, under other names."""
+    torch.manual_seed(0)
+    network = build_model("unet", num_classes=1, num_channels=2, num_filters=2).eval()
+    names = {
+        f"pixel.{name}.": old.format(number, number + 1)
+        for number, name in enumerate(("conv_in", "conv_hidden", "conv_out"))
+    }
+    stored = {}
+    for key, value in network.state_dict().items():
+        now = next((now for now in names if key.startswith(now)), None)
+        stored[key.replace(now, names[now]) if now else key] = value / 10 if now else value
+    assert stored.keys() != network.state_dict().keys()
+    content = {"state_dict": stored, "trained_state_dict": dict(stored)}
+    torch.save(content, tmp_path / "best.pth")
+    image = torch.randn(1, 2, 16, 16)
+    for given in (tmp_path / "best.pth", content, stored):
+        other = build_model("unet", num_classes=1, num_channels=2, num_filters=2).eval()
+        checkpoint.load_weights(other, given)
+        assert torch.allclose(other(image), network(image), atol=1e-6)
+    resumed = checkpoint.load(tmp_path / "best.pth")["trained_state_dict"]
+    assert resumed.keys() == network.state_dict().keys()
+    assert all(torch.allclose(resumed[key], value) for key, value in network.state_dict().items())
