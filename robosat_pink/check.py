@@ -33,13 +33,16 @@ from robosat_pink.distributed import launcher
 from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.distributed.process_group import World
 from robosat_pink.losses import LOSSES, build_loss
+from robosat_pink.models.blocks import Execution
 from robosat_pink.report.scenes import confusion_labels
 from robosat_pink.survey import Survey, suggested_classes, survey
 from robosat_pink.training import initial_checkpoint, out_of_memory, resume
 from robosat_pink.training.channel_scales import resolve_scales
 from robosat_pink.training.progress import duration
+from robosat_pink.training.recomputation import choose_recompute
 from robosat_pink.training.setup import check_world_size, find_tiles, make_model
 from robosat_pink.training.state import State
+from robosat_pink.training.task import Compute
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +73,7 @@ def check(config: Config, container: Container) -> None:
     if config.model.pretrained is True:
         log.info("the encoder's ImageNet weights are not downloaded for a check")
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=False))
-    model, _ = make_model(config, initial, torch.device("cpu"), store)
+    model, execution = make_model(config, initial, torch.device("cpu"), store)
     if initial:
         state = State(model, torch.optim.Adam(model.parameters()), GradScaler("cpu", enabled=False))
         resume.restore(state, initial, config, tiles, split)
@@ -83,7 +86,7 @@ def check(config: Config, container: Container) -> None:
     config = dataclasses.replace(config, channels=channels)
     for line in (*class_lines(config, tiles, surveyed), *channel_lines(config, surveyed)):
         log.info(line)
-    log.info(time_line(config, split, surveyed, model, process))
+    log.info(time_line(config, split, surveyed, model, execution, process))
     for line in disk_lines(container, tiles, surveyed, model, config.model.ema is not None):
         log.info(line)
     log.info("checked; nothing was trained")
@@ -173,14 +176,18 @@ def suggestion_lines(
     yield f"  suggested: {_as_yaml(channel, mean * factor, std * np.where(is_flat, 1, factor), scale)}"
 
 
-def time_line(config: Config, split: Split, surveyed: Survey, model: nn.Module, process: ProcessRank) -> str:
+def time_line(
+    config: Config, split: Split, surveyed: Survey, model: nn.Module, execution: Execution, process: ProcessRank
+) -> str:
     """The time of an epoch and of the run on machines like this one, with the world size of `process`."""
     device = devices.choose_device(config.runtime.device)
     precision = devices.choose_precision(config.runtime.precision, device)
     devices.prepare(device)
     if config.runtime.compile:
         devices.check_compiler(device)
-    tile_s = step_seconds(config, model, device, precision, process.size)
+    compute = Compute(device, precision, devices.choose_layout(device, precision), World(process))
+    choose_recompute(model, execution, config, compute)
+    tile_s = step_seconds(config, model, compute)
     # Ranks on a CPU share the cores of their host.
     parallel = process.size if device.type == "cuda" else process.size // process.local_size
     evaluated = len(split.val) * (surveyed.padded_side / config.model.tile_size) ** 2 * EVALUATION_SHARE
@@ -201,21 +208,19 @@ def time_line(config: Config, split: Split, surveyed: Survey, model: nn.Module, 
     )
 
 
-def step_seconds(
-    config: Config, model: nn.Module, device: torch.device, precision: torch.dtype | None, processes: int
-) -> float:
+def step_seconds(config: Config, model: nn.Module, compute: Compute) -> float:
     """Seconds of forward and backward per training tile, from the fastest of STEPS steps.
 
     A step has one rank's share of a batch. On a CPU it has smaller tiles, and the time is scaled up. Raises
     ContractError, with the settings that fit, if the device runs out of memory.
     """
+    device, processes = compute.device, compute.world.size
     is_gpu = device.type == "cuda"
     side = config.model.tile_size if is_gpu else min(config.model.tile_size, PROBE_PIXELS)
     share = math.ceil(config.model.batch_size / processes)
     share = share if is_gpu else min(share, max(1, 2 * (PROBE_PIXELS // side) ** 2))
     loss = build_loss(config.model.loss, num_classes=config.num_classes).to(device)
-    layout = devices.choose_layout(device, precision)
-    model.to(device).to(memory_format=layout).train()  # type: ignore[call-overload]
+    model.to(device).to(memory_format=compute.memory_format).train()  # type: ignore[call-overload]
 
     def step(micro_batches: int) -> float:
         """Seconds per tile."""
@@ -224,10 +229,12 @@ def step_seconds(
         # Takes the memory of Adam's moments, and of the average of the weights.
         copies = 3 if config.model.ema else 2
         moments = [torch.empty_like(parameter) for parameter in model.parameters() for _ in range(copies)]
-        image = torch.randn(size, config.num_channels, side, side, device=device).contiguous(memory_format=layout)
+        image = torch.randn(size, config.num_channels, side, side, device=device).contiguous(
+            memory_format=compute.memory_format
+        )
         mask = (torch.arange(side, device=device) * max(config.num_classes, 2) // side).byte().expand(size, side, side)
         started = time.monotonic()
-        with devices.autocast(device, precision):
+        with devices.autocast(device, compute.precision):
             logits = model(image)
         loss(logits, mask).backward()
         if is_gpu:

@@ -212,7 +212,7 @@ class RuntimeConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     upsampling: Literal["auto", "plain", "transposed"] = "auto"
-    recompute: Literal["none", "norms", "blocks"] = "norms"
+    recompute: Literal["auto", "none", "norms", "blocks"] = "auto"
     accumulation: int = key(1, between(1, 10_000))
     compile: bool = False
     max_seconds: float | None = key(None, between(0, YEAR_S, low_open=True))

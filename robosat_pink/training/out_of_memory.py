@@ -63,7 +63,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def _cheaper_settings(config: Config) -> str:
-    settings = "runtime.precision = bf16 or fp16 needs less; in training, so does runtime.recompute = blocks"
+    settings = "runtime.precision = bf16 or fp16 needs less; in training, so does runtime.recompute = norms or blocks"
     return f"{settings} without runtime.compile" if config.runtime.compile else settings
 
 

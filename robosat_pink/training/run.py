@@ -22,10 +22,12 @@ from robosat_pink.datasets.split import Split
 from robosat_pink.datasets.store_options import store_options
 from robosat_pink.datasets.tile_file import START_AGAIN, Changed
 from robosat_pink.distributed.process_group import World
+from robosat_pink.models.synchronisation import synchronise
 from robosat_pink.training import initial_checkpoint, loop, pixel_start, progress, resume, setup
 from robosat_pink.training.background_writer import BackgroundWriter, snapshot
 from robosat_pink.training.channel_scales import resolve_scales
 from robosat_pink.training.outputs import NoOutputs, Outputs
+from robosat_pink.training.recomputation import choose_recompute
 from robosat_pink.training.state import State
 from robosat_pink.training.stopping import LoopControl
 from robosat_pink.training.task import Task
@@ -60,8 +62,10 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
     compute = setup.choose_compute(config, world)
     tiles, split, look = find_and_inspect_tiles(config, container, world)
     config = dataclasses.replace(config, channels=look.channels)
-    is_synchronised = config.model.batch_norm == "synchronised" and world.size > 1
-    model, upsampling = setup.make_model(config, initial, compute.device, store, is_synchronised)
+    model, execution = setup.make_model(config, initial, compute.device, store)
+    choose_recompute(model, execution, config, compute)
+    if config.model.batch_norm == "synchronised" and world.size > 1:
+        synchronise(model)
     if not initial:
         pixel_start.fit_single_pixels(model, look.pixels, config, world)
     state = setup.make_state(model, config, compute)
@@ -79,7 +83,7 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
         task = Task(config, objective, data, compute, control, show_progress)
         outputs = NoOutputs()
         if world.is_rank_zero:
-            outputs = Outputs(container, config, tiles, split, writer, points, upsampling)
+            outputs = Outputs(container, config, tiles, split, writer, points, execution.upsampling)
         log.info("training on %s in %s", compute.device, compute.precision or torch.float32)
         steps = loader.num_training_batches(split.train)
         log.info(progress.summary(model, steps, config.model.batch_size, config.model.epochs))

@@ -27,7 +27,6 @@ from robosat_pink.errors import ConfigError
 from robosat_pink.losses import build_loss
 from robosat_pink.models import MODELS, build_model
 from robosat_pink.models.blocks import Execution, choose_execution, settled_upsampling
-from robosat_pink.models.synchronisation import synchronise
 from robosat_pink.training.averaging import AveragedModel
 from robosat_pink.training.initial_checkpoint import InitialCheckpoint, saved_upsampling
 from robosat_pink.training.state import State
@@ -113,9 +112,8 @@ def make_model(
     initial: InitialCheckpoint | None,
     device: torch.device,
     store: dict[str, Any],
-    is_synchronised: bool = False,
-) -> tuple[nn.Module, str | int]:
-    """The model, on the CPU, with pretrained or random weights, and its form of upsampling.
+) -> tuple[nn.Module, Execution]:
+    """The model, on the CPU, with pretrained or random weights, and how it upsamples.
 
     A resumed run keeps its form, because the results of the forms differ in the last bits. Pretrained weights are read
     with the options `store`, unless the initial checkpoint replaces them.
@@ -136,10 +134,9 @@ def make_model(
     upsampling = settled_upsampling(config.runtime.upsampling, device.type)
     if initial and initial.is_resume_point and config.runtime.upsampling == "auto":
         upsampling = saved_upsampling(initial, upsampling)
-    choose_execution(model, Execution(upsampling, config.runtime.recompute))
-    if is_synchronised:
-        synchronise(model)
-    return model, upsampling
+    execution = Execution(upsampling)
+    choose_execution(model, execution)
+    return model, execution
 
 
 def make_state(model: nn.Module, config: Config, compute: Compute) -> State:

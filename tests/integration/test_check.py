@@ -17,10 +17,13 @@ from conftest import S3Server
 from robosat_pink import check
 from robosat_pink.config import ChannelConfig, ClassConfig, Config, DatasetConfig, ModelConfig, RuntimeConfig
 from robosat_pink.datasets.normalisation import Moments
+from robosat_pink.distributed.launcher import ProcessRank
+from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import ContractError
 from robosat_pink.sample import write_tiles
 from robosat_pink.survey import Survey, balancing_weights, suggested_classes
 from robosat_pink.train import main
+from robosat_pink.training.task import Compute
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 NAME = re.compile(r"(?P<scene>[^/]+)/(?P<z>\d+)/(?P<x>\d+)/(?P<y>\d+)\.tif")
@@ -427,7 +430,9 @@ def stepped_through(network: Network, processes: int, accumulation: int) -> None
         model=ModelConfig(name="albunet", tile_size=64, batch_size=12),
         runtime=RuntimeConfig(accumulation=accumulation),
     )
-    assert check.step_seconds(config, network, torch.device("cpu"), None, processes) > 0
+    world = World(ProcessRank(size=processes))
+    compute = Compute(torch.device("cpu"), None, torch.contiguous_format, world)
+    assert check.step_seconds(config, network, compute) > 0
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ KEYS: dict[str, tuple[Any, Any]] = {
     "runtime.precision": ("auto", "fp32"),
     "runtime.device": ("auto", "cpu"),
     "runtime.upsampling": ("auto", "plain"),
-    "runtime.recompute": ("norms", "blocks"),
+    "runtime.recompute": ("auto", "blocks"),
     "runtime.accumulation": (1, 2),
     "runtime.compile": (False, True),
     "runtime.max_seconds": (None, 3600.0),

@@ -125,7 +125,9 @@ def test_several_processes_are_told_of_what_they_may_do_where_memory_does_not_su
 
 def test_memory_that_does_not_suffice_for_one_tile_is_an_error_with_the_ways_out() -> None:
     state, task = setup(Small(0), accumulation=3)
-    with pytest.raises(ContractError, match=r"for 3 tile.* not even for one; .*recompute = blocks.* model\.tile_size"):
+    with pytest.raises(
+        ContractError, match=r"for 3 tile.* not even for one; .*recompute = norms or blocks.* model\.tile_size"
+    ):
         step.training_step(state, task, batch_of(*batch()), 7)
 
 
