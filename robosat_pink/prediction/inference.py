@@ -21,12 +21,20 @@ class Predictor:
         self._network, self._transform = model.network(device, self._layout), model.transform(device)
         self._threshold = model.threshold if model.config.num_classes == 1 else None
 
-    @torch.inference_mode()
     def probabilities(self, image: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """(N, K, H, W) float32 of images (N, C, H, W) in digital numbers, with the divisors (N, C) of their bands.
 
-        Raises ContractError if the device runs out of memory.
+        A GPU takes the batch at once. A CPU takes one image after the other: for four of 640 x 640, unet in float32
+        takes 0.5 GB instead of 2.0, AlbuNet on ResNet-50 0.6 instead of 1.7, in no more time, and the numbers are the
+        same to the last bit (two cores, November 2026). Raises ContractError if the device runs out of memory.
         """
+        at_a_time = 1 if self._device.type == "cpu" else len(image)
+        starts = range(0, len(image), at_a_time)
+        parts = [self._some(image[start:][:at_a_time], scale[start:][:at_a_time]) for start in starts]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    @torch.inference_mode()
+    def _some(self, image: np.ndarray, scale: np.ndarray) -> np.ndarray:
         pixels = torch.from_numpy(image).to(self._device)
         scales = torch.from_numpy(scale).to(self._device)
         pixels, _ = self._transform(pixels, torch.empty(0), scales, ())

@@ -64,7 +64,7 @@ def predict_missing(
 ) -> set[int]:
     """Predict this rank's share of what is not there. Returns the rows that were skipped, for they are damaged."""
     config = plan.model.config
-    to_do = world.on_rank_zero(lambda: batches_to_do(plan, results))
+    to_do, skipped = world.on_rank_zero(lambda: batches_to_do(plan, results))
     log.info("%d of %d batches are to be predicted", len(to_do), len(plan.batches))
     stop.is_polled = True
     control = LoopControl(world, stop, BackgroundWriter(), max_seconds=config.runtime.max_seconds)
@@ -81,7 +81,6 @@ def predict_missing(
         interrupt=control.interrupt,
     )
     show_progress = progress.bar if container.is_interactive() and world.is_rank_zero else progress.lines
-    skipped: set[int] = set()
     for rows in show_progress(rows_by_step, steps, "predict"):
         if rows:
             batch = next(batches)
@@ -93,15 +92,27 @@ def predict_missing(
     return skipped
 
 
-def batches_to_do(plan: Plan, results: Results) -> list[list[int]]:
-    """The batches of which a tile is not there, or was made from something else."""
+def batches_to_do(plan: Plan, results: Results) -> tuple[list[list[int]], set[int]]:
+    """The batches of which a tile is not there, or was made from something else; and the rows known to be damaged.
+
+    These were skipped by an earlier run, and neither their images nor what else decides a result has changed.
+    """
     results.remove_half_written()
     present: set[str] = set()
+    damage: dict[str, str] = {}
     for rows in by_scene(plan.tiles, plan.rows):
-        present |= results.names(scene_of(plan, int(rows[0])))
-    wanted = [(result_path(plan, row), plan.digests[row]) for row in plan.rows.tolist()]
+        scene = scene_of(plan, int(rows[0]))
+        present |= results.names(scene)
+        damage |= scenes.known_damage(results, scene)
+    damaged = {row for row in plan.rows.tolist() if damage.get(plan.tiles.files.path(row)) == plan.digests[row]}
+    wanted = [(result_path(plan, row), plan.digests[row]) for row in plan.rows.tolist() if row not in damaged]
     there = results.agreeing(wanted, present)
-    return [batch for batch in plan.batches if any(result_path(plan, row) not in there for row in batch)]
+    settled = damaged | {row for row in plan.rows.tolist() if result_path(plan, row) in there}
+    to_do = [batch for batch in plan.batches if not settled.issuperset(batch)]
+    known = damaged.difference(*to_do)  # the others are tried again with their batches
+    for row in sorted(known):
+        log.warning("warning: skipped, for it was damaged before and is the same: %s", plan.tiles.name(row))
+    return to_do, known
 
 
 def predict_batch(batch: BorderedBatch, predictor: Predictor, plan: Plan, results: Results) -> None:
@@ -147,6 +158,7 @@ def finish_scenes(plan: Plan, destination: Location, skipped: set[int], containe
                     name=scene_of(plan, int(rows[0])),
                     zxy=plan.tiles.files.zxy[rows],
                     tiles=list(entries(plan.model, plan.tiles, rows)),
+                    damaged=damaged_files(plan, scene_of(plan, int(rows[0])), skipped),
                     made_from=plan.made_from,
                     model=plan.model.files.name,
                 )
@@ -169,6 +181,12 @@ def finished_rows(plan: Plan, skipped: set[int], results: Results) -> Iterator[n
             log.warning("warning: %d files of %s are not of this map, such as %s; remove them", len(others), name, some)
         if len(left):
             yield left
+
+
+def damaged_files(plan: Plan, scene: str, skipped: set[int]) -> dict[str, str]:
+    """The files of a scene that were skipped, each with the digest of what its result would have been made from."""
+    rows = [row for row in sorted(skipped) if scene_of(plan, row) == scene]
+    return {plan.tiles.files.path(row): plan.digests[row] for row in rows}
 
 
 def scene_of(plan: Plan, row: int) -> str:

@@ -39,6 +39,7 @@ class Scene:
     name: str
     zxy: np.ndarray  # (N, 3)
     tiles: Sequence[Mapping[str, Any]]  # what each was made from, as in the manifest
+    damaged: Mapping[str, str]  # files that were skipped, with the digests of what they would have been made from
     made_from: Mapping[str, Any]  # what all were made from, as in the manifest
     model: str  # where it was found
 
@@ -126,7 +127,8 @@ def finish(
     earlier = _earlier(results, manifest_name)
     compact = is_compact(scene)
     mosaics = [f"{name}/{scene.name}.tif" for name in results.folders if with_mosaic and compact]
-    if (earlier.get("digest"), earlier.get("mosaics")) == (scene.digest, mosaics) and results.may_have(mosaics):
+    said = tuple(earlier.get(name) for name in ("digest", "mosaics", "damaged"))
+    if said == (scene.digest, mosaics, scene.damaged) and results.may_have(mosaics):
         return earlier
     totals = Totals(scene.zxy, legend, compact)
     for name in results.folders if mosaics else (CLASSES,):
@@ -152,10 +154,17 @@ def finish(
         "km2_without_data": totals.missing_km2,
         "picture": base64.b64encode(totals.picture()).decode(),
         "tiles": list(scene.tiles),
+        "damaged": dict(scene.damaged),
     }
     results.destination.write(manifest_name, json.dumps(manifest, indent=1).encode())
     log.info("scene %s: %d tiles%s", scene.name, len(scene.zxy), ", one mosaic" if mosaics else "")
     return manifest
+
+
+def known_damage(results: Results, scene: str) -> dict[str, str]:
+    """The files that the manifest of a scene says were skipped, with digests as in `Scene.damaged`."""
+    damaged = _earlier(results, f"{CLASSES}/{scene}.json").get("damaged")
+    return damaged if isinstance(damaged, dict) else {}
 
 
 def _tiles(scene: Scene, results: Results, folder: str, totals: Totals | None) -> Iterator[MosaicTile]:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import yaml
 from index_memory import descendants, proportional_bytes
@@ -50,7 +51,7 @@ def summed_bytes(process: int) -> int:
     return total
 
 
-def watch(run: subprocess.Popen[str]) -> int:
+def watch(run: subprocess.Popen[Any]) -> int:
     """The largest sum until the run has ended."""
     peak = 0
     with contextlib.suppress(OSError):  # as it ends

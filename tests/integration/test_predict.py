@@ -268,6 +268,33 @@ def test_damaged_tile_is_left_out_where_an_earlier_map_has_it(job: Path, capsys:
     assert f"2 files of {SCENE} are not of this map" in capsys.readouterr().out
 
 
+def test_damaged_tile_is_tried_again_when_its_file_changes_and_not_before(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    skip = ["predict.if_damaged=skip"]
+    path = job / f"input/data/imagery/{SCENE}/{ZOOM}/{FIRST_X + 1}/{FIRST_Y + 1}.tif"
+    content = path.read_bytes()
+    path.write_bytes(content[:200])
+    assert main(skip) == 0
+    before = files(job / "output/data")
+    assert list(json.loads(before[f"predictions/{SCENE}.json"])["damaged"]) == [
+        f"{SCENE}/{ZOOM}/{FIRST_X + 1}/{FIRST_Y + 1}.tif"
+    ]
+    capsys.readouterr()
+    assert main(skip) == 0
+    said = capsys.readouterr().out
+    assert "0 of 6 batches are to be predicted" in said
+    assert "damaged before and is the same: " in said
+    assert f"{SCENE}/{ZOOM}/{FIRST_X + 1}/{FIRST_Y + 1}" in said
+    assert files(job / "output/data") == before
+    path.write_bytes(content)
+    assert main(skip) == 0
+    assert len(list((job / f"output/data/predictions/{SCENE}").rglob("*.tif"))) == 16
+    assert json.loads((job / f"output/data/predictions/{SCENE}.json").read_text())["damaged"] == {}
+    with rasterio.open(job / f"output/data/predictions/{SCENE}.tif") as dataset:
+        assert (dataset.read(1)[SIDE : 2 * SIDE, SIDE : 2 * SIDE] != 255).any()
+
+
 def test_what_is_wanted_later_and_what_was_removed_is_made(job: Path) -> None:
     assert main(["predict.probability=false", "predict.mosaic=false"]) == 0
     out = job / "output/data"
