@@ -23,7 +23,6 @@ from robosat_pink.container.redaction import redacted
 from robosat_pink.container.stop_request import StopRequest
 from robosat_pink.datasets import TilePairs, coverage
 from robosat_pink.datasets.bordered_loader import BorderedLoader
-from robosat_pink.datasets.earlier_split import TRAIN_IDS
 from robosat_pink.datasets.loader import TileLoader
 from robosat_pink.datasets.pairs import IMAGE_KEYS, ImageKeys
 from robosat_pink.datasets.split import Split
@@ -31,8 +30,8 @@ from robosat_pink.datasets.store_options import store_options
 from robosat_pink.distributed.launcher import SINGLE_PROCESS
 from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import ConfigError, DataError, RobosatError
+from robosat_pink.prediction import remarks
 from robosat_pink.prediction.model import Model, find_model
-from robosat_pink.prediction.model_files import ModelFiles
 from robosat_pink.prediction.plan import list_images, refuse_other_zooms
 from robosat_pink.prediction.selection import selected_rows
 from robosat_pink.training import final_evaluation, metrics, progress, setup
@@ -114,10 +113,11 @@ def plan(config: Config, container: Container) -> Plan:
         tiles.pairs.unpaired_images,
         tiles.pairs.unpaired_masks,
     )
-    remarks = tuple(training_tiles_remark(model.files, [ids[row] for row in rows.tolist()]))
-    for remark in remarks:
+    learnt_from = remarks.about_training_tiles(model.files, [ids[row] for row in rows.tolist()])
+    all_remarks = (*(f"warning: {remark}" for remark in learnt_from), *remarks.about_images(model, tiles, rows))
+    for remark in all_remarks:
         log.warning(remark)
-    return Plan(model, tiles, rows, threshold, origin, remarks)
+    return Plan(model, tiles, rows, threshold, origin, all_remarks)
 
 
 def threshold_of(model: Model) -> tuple[float | None, str]:
@@ -143,21 +143,6 @@ def threshold_of(model: Model) -> tuple[float | None, str]:
             f"accepted: from {1 / BINS:g} to {1 - 1 / BINS:g} in steps of {1 / BINS:g}, such as {step / BINS:g}"
         )
     return value, origin
-
-
-def training_tiles_remark(files: ModelFiles, ids: list[str]) -> list[str]:
-    """A warning if the model has learnt from some of these tiles, by the id file beside it."""
-    try:
-        learnt = set(files.read(TRAIN_IDS).decode("utf-8", errors="replace").splitlines())
-    except DataError:  # planet-snowcover's checkpoints have none
-        return []
-    count = sum(tile_id in learnt for tile_id in ids)
-    if not count:
-        return []
-    return [
-        f"warning: the model has learnt from {count} of the {len(ids)} evaluated tiles ({TRAIN_IDS} beside it names "
-        "them), which flatters its numbers; predict.tiles = val or holdout leaves them out"
-    ]
 
 
 def make_task(found: Plan, network: nn.Module, compute: Compute, container: Container, stop: StopRequest) -> Task:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from robosat_pink.config import Config
 from robosat_pink.container.redaction import redacted
 from robosat_pink.errors import RobosatError
 from robosat_pink.prediction.model import Model
@@ -31,7 +32,8 @@ class SceneOnPage:
     km2: Sequence[float]  # by class, as in the legend
     share_missing: float  # of the area of all tiles
     bounds: str
-    files: str  # a sentence
+    files: str  # a sentence on the tiles
+    mosaic: str  # path beside the page; empty if there is none
     picture: str  # a data URI
     words: str  # the picture, for those who do not see it
 
@@ -42,15 +44,23 @@ class MapPage:
     legend: Sequence[Mapping[str, str]]  # name and color of each class number
     model: str
     how: str  # a sentence
+    remarks: Sequence[str]
     scenes: Sequence[SceneOnPage]
+    card_about: str  # a sentence
     card: str  # empty if there is none
     version: str
     most_scenes: int = MOST_SCENES
     most_pictures: int = MOST_PICTURES
 
 
-def render(manifests: Sequence[Mapping[str, Any]], zxy: Sequence[np.ndarray], legend: Legend, model: Model) -> str:
-    """The page of these scenes, given their manifests and the positions (N, 3) of their tiles."""
+def render(
+    manifests: Sequence[Mapping[str, Any]],
+    zxy: Sequence[np.ndarray],
+    legend: Legend,
+    model: Model,
+    remarks: Sequence[str],
+) -> str:
+    """The page of these scenes, given their manifests, the positions (N, 3) of their tiles, and remarks on these."""
     settings = model.config.predict
     symmetries = "averaged over the eight flips and rotations of a tile" if settings.symmetries else "once"
     names = [class_.name for class_ in model.config.classes]
@@ -60,7 +70,9 @@ def render(manifests: Sequence[Mapping[str, Any]], zxy: Sequence[np.ndarray], le
         legend=[{"name": name, "color": color} for name, color in zip(legend.names, legend.colors, strict=True)],
         model=redacted(model.files.name),
         how=f"Each tile was predicted {symmetries}, with {settings.buffer} pixels of its neighbours.{limit}",
+        remarks=[remark[:1].upper() + remark[1:] for remark in remarks],
         scenes=[_scene(manifest, tiles) for manifest, tiles in zip(manifests, zxy, strict=True)],
+        card_about=_card_about(model.config),
         card=_card(model),
         version=version("robosat_pink"),
     )
@@ -70,16 +82,26 @@ def render(manifests: Sequence[Mapping[str, Any]], zxy: Sequence[np.ndarray], le
 def _scene(manifest: Mapping[str, Any], zxy: np.ndarray) -> SceneOnPage:
     areas = [entry["km2"] for entry in manifest["km2"]]
     whole = sum(areas) + manifest["km2_without_data"]
-    has_mosaic = f"predictions/{manifest['scene']}.tif is the map as one file. " if manifest["mosaics"] else ""
     return SceneOnPage(
         name=manifest["scene"],
         tiles=len(zxy),
         km2=areas,
         share_missing=manifest["km2_without_data"] / whole,
         bounds=str(maps.bounds(zxy)),
-        files=f"{has_mosaic}Its tiles are below predictions/{manifest['scene']}.",
+        files=f"Its tiles are below predictions/{manifest['scene']}.",
+        mosaic=f"predictions/{manifest['scene']}.tif" if manifest["mosaics"] else "",
         picture=f"data:image/png;base64,{manifest['picture']}",
         words=", ".join(f"{entry['km2'] / whole:.1%} {entry['class']}" for entry in manifest["km2"]),
+    )
+
+
+def _card_about(config: Config) -> str:
+    only_card = config.model.symmetries and not config.predict.symmetries
+    averaged = " Its numbers are averaged over the eight flips and rotations of a tile; this map, by default, is not, "
+    return (
+        "What its card, MODEL_CARD.md, says of the tiles that it was evaluated on. `evaluate` measures how good it is "
+        "on others."
+        + (f"{averaged}but predict.symmetries: true makes it so, in eight times the time." if only_card else "")
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from robosat_pink.datasets.tiles import TileFiles, around
 from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import DataError
 from robosat_pink.models.blocks import settled_upsampling
+from robosat_pink.prediction import remarks
 from robosat_pink.prediction.model import Model, find_model
 from robosat_pink.prediction.selection import selected_rows
 from robosat_pink.storage import Location
@@ -45,6 +46,7 @@ class Plan(NamedTuple):
     batches: list[list[int]]  # of rows, in the order in which they are predicted
     made_from: Mapping[str, Any]  # what all results are made from, as in the manifests
     digests: Mapping[int, str]  # by row, of everything that determines the tile's result
+    remarks: Sequence[str] = ()  # on the tiles, for log and page
 
 
 def make_plan(config: Config, container: Container, compute: Compute) -> Plan:
@@ -65,7 +67,21 @@ def make_plan(config: Config, container: Container, compute: Compute) -> Plan:
     scenes_count = len(by_scene(tiles, rows))
     where = tiles.image_location
     log.info("%s: %d of %d tiles are wanted, of %d scene(s)", where, len(rows), len(tiles), scenes_count)
-    return Plan(model, tiles, rows, batches, common, digests)
+    return Plan(
+        model, tiles, rows, batches, common, digests, world.on_rank_zero(lambda: remarks_on(model, tiles, rows))
+    )
+
+
+def remarks_on(model: Model, tiles: ImageTiles, rows: np.ndarray) -> list[str]:
+    """Remarks on the selected tiles, which are logged."""
+    ids = [tiles.id(row) for row in rows.tolist()]
+    of_images = list(remarks.about_images(model, tiles, rows))
+    for warning in of_images:
+        log.warning(warning)
+    learnt_from = list(remarks.about_training_tiles(model.files, ids))
+    for remark in learnt_from:
+        log.info(remark)
+    return [*of_images, *learnt_from]
 
 
 def list_images(config: Config, container: Container, world: World) -> ImageTiles:

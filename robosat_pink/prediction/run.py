@@ -164,7 +164,7 @@ def finish_scenes(plan: Plan, destination: Location, skipped: set[int], containe
                 )
                 positions.append(scene.zxy)
                 manifests.append(scenes.finish(scene, results, legend, class_names, config.predict.mosaic, temporary))
-            destination.write(page.NAME, page.render(manifests, positions, legend, plan.model).encode())
+            destination.write(page.NAME, page.render(manifests, positions, legend, plan.model, plan.remarks).encode())
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     log.info("the map is in %s; open %s", destination, f"{destination}/{page.NAME}")

@@ -180,7 +180,7 @@ def test_model_stays_as_it_is_and_results_of_an_earlier_run_are_moved_away(job: 
 
 def test_tiles_that_the_model_has_learnt_from_are_said(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ids = (job / "input/data/model/train_ids.txt").read_text().split()
-    words = f"the model has learnt from {len(ids)} of the 16 evaluated tiles"
+    words = f"the model has learnt from {len(ids)} of these 16 tiles"
     assert evaluate.main(["predict.tiles=all"]) == 0
     assert f"warning: {words}" in capsys.readouterr().out
     assert words in (job / "output/data/report.html").read_text()
