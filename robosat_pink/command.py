@@ -132,4 +132,6 @@ def leave(work: Callable[[], int]) -> NoReturn:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"command line: {message}; accepted: [--config FILE] [--check [FILE]] [KEY=VALUE ...]")
+        summary = " [--summary FOLDER ...]" if "--summary" in self._option_string_actions else ""
+        accepted = f"[--config FILE] [--check [FILE]]{summary} [KEY=VALUE ...]"
+        raise ConfigError(f"command line: {message}; accepted: {accepted}")

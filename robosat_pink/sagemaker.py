@@ -28,6 +28,7 @@ CONFIG_BUCKET = "planet-snowcover-config"
 MODEL_BUCKET = "planet-snowcover-models"
 EXPERIMENT = "tuolumne-1"  # a prefix in CONFIG_BUCKET that contains only this experiment's file
 
+EVALUATED = "evaluated"  # the phase in the log of `evaluate`
 CHECKPOINTS = "/opt/ml/checkpoints"
 VOLUME_GB = 150
 MAX_RUNTIME_S = 25200
@@ -96,6 +97,7 @@ def documents(account: Account) -> dict[str, dict[str, Any]]:
         "training-job.json": training_job(account),
         "training-job-spot.json": spot_training_job(account),
         "predict-job.json": predict_job(account),
+        "evaluate-job.json": evaluate_job(account),
         "algorithm.json": algorithm(account),
         "iam-policy.json": iam_policy(account),
         "trust-policy.json": trust_policy(account),
@@ -172,6 +174,16 @@ def predict_job(account: Account) -> dict[str, Any]:
                 },
             },
         ],
+    }
+
+
+def evaluate_job(account: Account) -> dict[str, Any]:
+    """The same for `evaluate`, which also needs masks, and prints metrics."""
+    job = predict_job(account)
+    specification = {"ContainerArguments": ["evaluate"], "MetricDefinitions": metrics.definitions_of(EVALUATED)}
+    return job | {
+        "TrainingJobName": f"robosat-pink-{EXPERIMENT}-evaluation",
+        "AlgorithmSpecification": job["AlgorithmSpecification"] | specification,
     }
 
 

@@ -49,25 +49,30 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
     predictor = Predictor(plan.model, compute.device, compute.precision)
     destination = destination_of(plan.model.config, container, world)
     log.info("predicting on %s in %s", compute.device, plan.made_from["precision"])
+    control = LoopControl(world, stop, BackgroundWriter(), max_seconds=plan.model.config.runtime.max_seconds)
     with open_results(plan, destination) as results:
-        skipped = predict_missing(plan, predictor, results, container, stop, world)
+        to_do, known = world.on_rank_zero(lambda: batches_to_do(plan, results))
+        log.info("%d of %d batches are to be predicted", len(to_do), len(plan.batches))
+        stop.is_polled = True
+        skipped = known | predict_batches(to_do, plan, predictor, results, container, control)
     skipped = {row for rows in world.all_gather(skipped) for row in rows}  # and all tiles are written
     world.release()
     stop.is_polled = False
     stop.raise_if_requested()
     if world.is_rank_zero:
-        finish_scenes(plan, destination, skipped, container)
+        finish_scenes(plan, destination, skipped, container, control)
 
 
-def predict_missing(
-    plan: Plan, predictor: Predictor, results: Results, container: Container, stop: StopRequest, world: World
+def predict_batches(
+    to_do: list[list[int]],
+    plan: Plan,
+    predictor: Predictor,
+    results: Results,
+    container: Container,
+    control: LoopControl,
 ) -> set[int]:
-    """Predict this rank's share of what is not there. Returns the rows that were skipped, for they are damaged."""
-    config = plan.model.config
-    to_do, skipped = world.on_rank_zero(lambda: batches_to_do(plan, results))
-    log.info("%d of %d batches are to be predicted", len(to_do), len(plan.batches))
-    stop.is_polled = True
-    control = LoopControl(world, stop, BackgroundWriter(), max_seconds=config.runtime.max_seconds)
+    """Predict this rank's share of the batches. Returns the rows that were skipped, for they are damaged."""
+    config, world = plan.model.config, control.world
     results.interrupt = control.interrupt
     mine = share(to_do, world.process.rank, world.size)
     steps = -(-len(to_do) // world.size)  # of the rank with most batches; ranks stop after the same step
@@ -81,6 +86,7 @@ def predict_missing(
         interrupt=control.interrupt,
     )
     show_progress = progress.bar if container.is_interactive() and world.is_rank_zero else progress.lines
+    skipped: set[int] = set()
     for rows in show_progress(rows_by_step, steps, "predict"):
         if rows:
             batch = next(batches)
@@ -143,8 +149,13 @@ def predict_batch(batch: BorderedBatch, predictor: Predictor, plan: Plan, result
         )
 
 
-def finish_scenes(plan: Plan, destination: Location, skipped: set[int], container: Container) -> None:
-    """Write mosaics, manifests and the page, on one rank. `skipped` are the rows of damaged tiles."""
+def finish_scenes(
+    plan: Plan, destination: Location, skipped: set[int], container: Container, control: LoopControl
+) -> None:
+    """Write mosaics, manifests and the page, on one rank. `skipped` are the rows of damaged tiles.
+
+    Raises Stopped at runtime.max_seconds, between tiles; scenes that are finished by then are kept.
+    """
     config = plan.model.config
     legend, class_names = legend_of(config), [class_.name for class_ in config.classes]
     temporary = container.output_data / f"mosaic{TEMPORARY_SUFFIX}"  # one name, so that a killed run leaves only one
@@ -153,6 +164,7 @@ def finish_scenes(plan: Plan, destination: Location, skipped: set[int], containe
     manifests, positions = [], []
     try:
         with open_results(plan, destination) as results:
+            results.interrupt = control.raise_if_time_is_over
             for rows in finished_rows(plan, skipped, results):
                 scene = Scene(
                     name=scene_of(plan, int(rows[0])),

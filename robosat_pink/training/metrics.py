@@ -89,16 +89,17 @@ def log_line(phase: str, epoch: int, epochs: int, values: dict[str, Any], **more
 
 
 def definitions() -> list[dict[str, str]]:
+    """SageMaker's MetricDefinitions of a training: those of its phases, and its tiles per second."""
+    by_phase = [definition for phase in PHASES for definition in definitions_of(phase)]
+    return [*by_phase, {"Name": "train:tiles_per_s", "Regex": f"phase=train .* tiles_per_s={PRINTED_NUMBER}"}]
+
+
+def definitions_of(phase: str) -> list[dict[str, str]]:
     """SageMaker's MetricDefinitions: `val:iou` and so on, each with the expression that matches it in a log line.
 
-    The space before a name keeps it from matching the end of a longer name. Tiles per second are those of training.
+    The space before a name keeps it from matching the end of a longer name.
     """
-    by_phase = [
-        {"Name": f"{phase}:{name}", "Regex": f" {_printed_name(phase, name)}={PRINTED_NUMBER}"}
-        for phase in PHASES
-        for name in NAMES
-    ]
-    return [*by_phase, {"Name": "train:tiles_per_s", "Regex": f"phase=train .* tiles_per_s={PRINTED_NUMBER}"}]
+    return [{"Name": f"{phase}:{name}", "Regex": f" {_printed_name(phase, name)}={PRINTED_NUMBER}"} for name in NAMES]
 
 
 def with_every_name(values: Mapping[str, Any]) -> dict[str, Any]:

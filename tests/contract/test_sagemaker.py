@@ -27,6 +27,7 @@ from robosat_pink.config.keys import Key
 from robosat_pink.errors import ConfigError
 from robosat_pink.losses import LOSSES
 from robosat_pink.models import MODELS
+from robosat_pink.prediction.evaluation import EVALUATED
 from robosat_pink.sample import main as write_sample
 from robosat_pink.train import main as train
 from robosat_pink.training import metrics
@@ -38,6 +39,7 @@ OPERATIONS = {
     "training-job.json": "CreateTrainingJob",
     "training-job-spot.json": "CreateTrainingJob",
     "predict-job.json": "CreateTrainingJob",
+    "evaluate-job.json": "CreateTrainingJob",
     "algorithm.json": "CreateAlgorithm",
 }
 POLICIES = ("iam-policy.json", "trust-policy.json")
@@ -107,6 +109,16 @@ def test_committed_files_are_what_the_command_writes_now(tmp_path: Path) -> None
     written = {path.name: path.read_text() for path in (tmp_path / "new").iterdir()}
     assert set(written) == {*OPERATIONS, *POLICIES}
     assert {path.name: path.read_text() for path in FOLDER.glob("*.json")} == written
+
+
+def test_metrics_of_an_evaluation_are_found_in_its_log() -> None:
+    specification = document("evaluate-job.json")["AlgorithmSpecification"]
+    assert [definition["Name"] for definition in specification["MetricDefinitions"]] == [
+        f"{EVALUATED}:{name}" for name in NAMES
+    ]
+    line = log_line(EVALUATED, 3, 3, {name: number / 100 for number, name in enumerate(NAMES)})
+    found = [re.search(definition["Regex"], line) for definition in specification["MetricDefinitions"]]
+    assert [float(match[1]) for match in found if match] == [number / 100 for number in range(len(NAMES))]
 
 
 def test_account_and_region_are_put_in_everywhere(tmp_path: Path) -> None:

@@ -295,6 +295,22 @@ def test_damaged_tile_is_tried_again_when_its_file_changes_and_not_before(
         assert (dataset.read(1)[SIDE : 2 * SIDE, SIDE : 2 * SIDE] != 255).any()
 
 
+def test_limit_of_time_holds_for_mosaics_too_and_the_same_command_finishes_them(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict.mosaic=false"]) == 0
+    out = job / "output/data"
+    tiles = files(out / f"predictions/{SCENE}")
+    capsys.readouterr()
+    assert main(["runtime.max_seconds=0.000001"]) == 0
+    assert "stopped at runtime.max_seconds = 1e-06; the same command continues" in capsys.readouterr().out
+    assert not (out / f"predictions/{SCENE}.tif").exists()
+    assert not list(out.rglob("*.sagemaker-ignore"))
+    assert files(out / f"predictions/{SCENE}") == tiles
+    assert main([]) == 0
+    assert (out / f"predictions/{SCENE}.tif").exists()
+
+
 def test_what_is_wanted_later_and_what_was_removed_is_made(job: Path) -> None:
     assert main(["predict.probability=false", "predict.mosaic=false"]) == 0
     out = job / "output/data"
