@@ -71,8 +71,7 @@ def precision_recall(curve: ThresholdCurve, name: str) -> tuple[str, bytes]:
         figure.subplots_adjust(left=0.13, right=0.98, top=0.93, bottom=0.13)
         axes = figure.subplots()
         axes.plot(curve.recall, curve.precision, color=LINES["val"][0], linewidth=1.8)
-        if reason := _why_empty(curve, name):
-            axes.text(0.5, 0.5, reason, transform=axes.transAxes, ha="center", va="center")
+        _write_inside(axes, _why_empty(curve, name))
         marked: list[tuple[float, float]] = []
         for threshold in (0.5, 0.1, 0.25, 0.75, 0.9):
             position = int(abs(curve.threshold - threshold).argmin())
@@ -126,6 +125,8 @@ def _draw_curve(axes: Axes, history: Sequence[Mapping[str, Any]], name: str, bes
         best = [row[phase][name] for row in history if row["epoch"] == best_epoch]
         if phase == "val" and best:
             axes.plot(best_epoch, best[0], "o", color="white", markeredgecolor=color, markersize=6, zorder=3)
+    if not any(math.isfinite(row[phase][name]) for row in history for phase in LINES):
+        _write_inside(axes, "undefined: nothing to divide by")
     axes.set_title(metric_name(name))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(4))
@@ -135,6 +136,10 @@ def _draw_curve(axes: Axes, history: Sequence[Mapping[str, Any]], name: str, bes
     axes.legend(
         frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=2, handlelength=2.4
     )
+
+
+def _write_inside(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center")
 
 
 def _why_empty(curve: ThresholdCurve, name: str) -> str:

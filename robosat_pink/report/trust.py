@@ -56,9 +56,9 @@ def threshold_sentence(evaluation: Evaluation) -> str:
     ious = []
     for split, numbers in evaluation.numbers.items():
         above, half = number(numbers["at_threshold"]["iou"]), number(numbers["iou"])
-        difference = "as above 0.5" if above == half else f"instead of {half}"
+        difference = "as well" if above == half else f"instead of {half}"
         ious.append(f"{above} {difference} on {SPLIT_NAMES[split]} tiles")
-    return f"Above a probability of {evaluation.threshold:g}, the IoU is {', and '.join(ious)}"
+    return f"Above a probability of {evaluation.threshold:g} instead of 0.5, the IoU is {', and '.join(ious)}"
 
 
 def curve_sentence(evaluation: Evaluation) -> str:
