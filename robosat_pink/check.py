@@ -124,7 +124,10 @@ def class_lines(config: Config, tiles: TilePairs, surveyed: Survey) -> Iterator[
         )
     takes_weights = any(LOSSES[name].takes_class_weights for name in config.model.losses)
     if (takes_weights or sparse) and (classes := suggested_classes(config, covered.pixels)):
-        yield f"  suggested{', with that loss' if sparse else ''}, to balance the classes: classes: {classes}"
+        yield (
+            f"  suggested{', with that loss' if sparse else ''}, to balance the classes: classes: {classes}; "
+            "take it if rare classes matter most: probabilities and threshold shift towards them, and the IoU may fall"
+        )
 
 
 def channel_lines(config: Config, surveyed: Survey) -> Iterator[str]:

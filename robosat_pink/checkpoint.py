@@ -142,6 +142,14 @@ def metadata_of(content: Mapping[str, Any]) -> dict[str, Any]:
     return metadata if isinstance(metadata, dict) else {}
 
 
+def warn_if_not_evaluated(content: Mapping[str, Any], name: str) -> None:
+    """Warn of the weights of a run that was stopped in its first epoch, which `content` says by an epoch of 0."""
+    if metadata_of(content) and content.get("epoch") == 0:
+        log.warning(
+            "warning: %s: its run was stopped in the first epoch, so that these weights were never evaluated", name
+        )
+
+
 def epoch_name(epoch: int, epochs: int) -> str:
     return f"checkpoint-{epoch:05d}-of-{epochs:05d}.pth"
 

@@ -29,16 +29,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("robosat_pink")
 
+STARTS_AGAIN = "the same command starts again"
+
 
 @dataclass(frozen=True)
 class Verb:
     name: str
     purpose: str  # one line for --help
     checks: str  # what --check does, for --help
-    resumes: str  # how to go on after a stop, for the log
+    resumes: Callable[[Container], str]  # how to go on after a stop, for the log
     run: Callable[[ProcessRank, Config, Container, StopRequest], None]  # in each rank
     check: Callable[[Config, Container, StopRequest], None]
     summarise: Callable[[Sequence[str], Container, StopRequest], None] | None = None  # of results in these folders
+    trains: bool = False  # it writes a model and resume points
 
 
 def main(verb: Verb, argv: Sequence[str] | None = None) -> int:
@@ -54,7 +57,8 @@ def main(verb: Verb, argv: Sequence[str] | None = None) -> int:
             arguments = parse_arguments(verb, argv)
             return run_or_check(verb, arguments, argv, container, stop)
     except Stopped as stopped:
-        log.info("stopped %s; %s", stopped.reason, verb.resumes)
+        is_check = arguments is not None and arguments.check is not None
+        log.info("stopped %s; %s", stopped.reason, STARTS_AGAIN if is_check else verb.resumes(container))
         return 0
     except (KeyboardInterrupt, SystemExit):
         raise
@@ -69,7 +73,7 @@ def run_or_check(
     verb: Verb, arguments: argparse.Namespace, argv: Sequence[str], container: Container, stop: StopRequest
 ) -> int:
     if arguments.check is None:
-        container.prepare()
+        container.prepare(verb.trains)
     if verb.summarise and arguments.summary:
         verb.summarise(arguments.summary, container, stop)
         return 0

@@ -39,7 +39,7 @@ PREDICT = command.Verb(
     name="predict",
     purpose="Predict a map of tiles with a trained model, as /opt/ml/input/data/config says.",
     checks="predict nothing, but say what there is to predict",
-    resumes="the same command continues",
+    resumes=lambda container: "the same command continues",
     run=predict,
     check=check,
 )

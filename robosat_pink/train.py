@@ -68,13 +68,26 @@ def check(config: Config, container: Container, stop: StopRequest) -> None:
     check.check(config, container)
 
 
+def resumes(container: Container) -> str:
+    """How to go on after a stop: a run resumes only from the points that it left."""
+    try:
+        folder = container.checkpoints
+        if folder is None:
+            return f"there is no folder {container.base / 'checkpoints'} for resume points: {command.STARTS_AGAIN}"
+        has_points = any(folder.glob("resume-*.pth"))
+    except (OSError, RobosatError):  # the next start says why
+        has_points = False
+    return f"the same command resumes from {folder}" if has_points else command.STARTS_AGAIN
+
+
 TRAIN = command.Verb(
     name="train",
     purpose="Train on tiles, as /opt/ml/input/data/config says.",
     checks="train nothing, but say what a run would find and take",
-    resumes="the same command resumes if there is a folder for resume points",
+    resumes=resumes,
     run=train,
     check=check,
+    trains=True,
 )
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ def load_model(path: str | Path, device: str = "cpu", **where: Any) -> TrainedMo
     if config is None or problems.lines:
         reason = "; ".join(problems.lines) or "no metadata"
         raise CheckpointError(f"{path}: does not say how it was trained ({reason}); accepted: best.pth of a run")
+    checkpoint.warn_if_not_evaluated(content, str(path))
     return TrainedModel(config, content, str(path), torch.device(device))
 
 
@@ -108,6 +109,8 @@ class TrainedModel:
 
     def _as_batch(self, image: np.ndarray) -> np.ndarray:
         """The image, or the batch of images, as (N, C, H, W); raises DataError for what cannot be predicted."""
+        if not isinstance(image, np.ndarray):
+            raise DataError(f"image: {type(image).__name__}: accepted: a numpy array (C, H, W) or (N, C, H, W)")
         if image.ndim not in (3, 4) or image.shape[-3] != len(self.bands):
             reason = f"with the bands {self.bands} of a file, in order"
         elif image.size == 0:

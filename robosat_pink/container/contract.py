@@ -123,15 +123,19 @@ class Container:
         """Whether a person watches the terminal. SageMaker's local mode attaches a terminal that nobody watches."""
         return sys.stderr.isatty() and not (self.base / "input" / "config" / "resourceconfig.json").exists()
 
-    def prepare(self) -> None:
-        """Create the output folders. Remove the half-written files and the failure file of an earlier attempt."""
-        for folder in self._written_folders(self.output_data):
+    def prepare(self, trains: bool = True) -> None:
+        """Create the output folders. Remove the half-written files and the failure file of an earlier attempt.
+
+        Only a training writes a model and resume points.
+        """
+        written = [folder for folder in (self.model, self.checkpoints) if folder is not None] if trains else []
+        for folder in (*written, self.output_data):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ContractError(f"{folder} cannot be made: {error.strerror}; set SAGEMAKER_BASE_DIR?") from error
             check_writable(folder)
-        half_written = [path for folder in self._written_folders() for path in folder.glob(f"*{TEMPORARY_SUFFIX}")]
+        half_written = [path for folder in written for path in folder.glob(f"*{TEMPORARY_SUFFIX}")]
         for path in (*half_written, self._failure_file):
             try:
                 path.unlink(missing_ok=True)
@@ -155,9 +159,6 @@ class Container:
     @property
     def _failure_file(self) -> Path:
         return self.base / "output" / "failure"
-
-    def _written_folders(self, *others: Path) -> list[Path]:
-        return [folder for folder in (self.model, *others, self.checkpoints) if folder is not None]
 
     def _config(self, name: str) -> Mapping[str, Any]:
         """The JSON object of a file below input/config; empty if the file is missing, empty or null."""

@@ -154,12 +154,13 @@ def report(container: Container) -> list[str]:
     """Lines for the log: versions, hardware, channels and hosts."""
     import torch
 
+    folder = container.model if container.model.is_dir() else container.output_data
     lines = [
         f"robosat_pink {version('robosat_pink')}, Python {platform.python_version()}, "
         + ", ".join(f"{name} {version(name)}" for name in PACKAGES),
         f"machine: {cpu_count()} CPU cores, {memory_bytes() / GIB:.1f} GiB memory, "
         f"{free_shared_memory_bytes() / GIB:.2f} GiB shared memory, "
-        f"{shutil.disk_usage(container.model).free / GIB:.1f} GiB free in {container.model}",
+        f"{shutil.disk_usage(folder).free / GIB:.1f} GiB free in {folder}",
     ]
     for number in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(number)

@@ -79,7 +79,7 @@ def read_with_neighbours(
     *,
     buffer: int,
     size_multiple: int,
-    if_damaged: Literal["error", "skip"] = "error",
+    if_damaged: Literal["error", "skip"] | None = None,
     interrupt: Callable[[], None] = lambda: None,
 ) -> Iterator[BorderedBatch]:
     """The batches in order, each of rows of one scene, with at least `buffer` pixels of the neighbours on each side.
@@ -88,8 +88,9 @@ def read_with_neighbours(
     by padding on the right and below, where pixels are 0 and missing. Without a `buffer`, no neighbour is read.
 
     Where the scene has no neighbour, the border mirrors the tile (`bordered`). Pixels that a neighbour lacks are
-    missing here, too, and so is every pixel of a damaged neighbour if `if_damaged` is "skip". Closing the iterator ends
-    the reading, except for requests in flight. `interrupt` is called every INTERRUPT_S during a wait, and may raise.
+    missing here, too, and so is every pixel of a damaged neighbour if `if_damaged` is "skip". With "error", the error
+    names that way out, unlike with None. Closing the iterator ends the reading, except for requests in flight.
+    `interrupt` is called every INTERRUPT_S during a wait, and may raise.
 
     Raises, at the batch that needs the tile: Damaged, unless skipped; Changed; DataError if a tile cannot be read, is
     smaller than `buffer`, or has another size than its neighbour.
@@ -146,10 +147,12 @@ def _read(tiles: ImageTiles, rows: Sequence[int]) -> list[HeldTile]:
     return read
 
 
-def _damaged(batch: _Begun, if_damaged: Literal["error", "skip"]) -> dict[int, str]:
+def _damaged(batch: _Begun, if_damaged: Literal["error", "skip"] | None) -> dict[int, str]:
     """The reason of each damaged tile, if these are skipped. Raises the error of any other that could not be read."""
     errors = {row: tile.reading.exception() for row, tile in batch.tiles.items()}
     for error in errors.values():
+        if isinstance(error, Damaged) and if_damaged == "error":
+            raise Damaged(f"{error}; predict.if_damaged: skip leaves such tiles out of the map") from error
         if error is not None and not (isinstance(error, Damaged) and if_damaged == "skip"):
             raise error
     return {row: str(error) for row, error in errors.items() if error is not None}

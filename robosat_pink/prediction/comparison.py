@@ -91,6 +91,11 @@ def spread(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def line(name: str, of_number: Mapping[str, Any]) -> str:
-    """`iou=0.712345 std=0.012000 min=… max=…`, for people and scripts; undefined numbers are nan."""
+    """`iou=0.712345 std=0.012000 min=… max=…`, for people and scripts, and in how many runs the number is defined."""
     shown = {name: of_number["mean"]} | {key: of_number[key] for key in ("std", "min", "max")}
-    return " ".join(f"{key}={float('nan') if value is None else value:.6f}" for key, value in shown.items())
+    numbers = [f"{key}={value:.6f}" for key, value in shown.items() if value is not None]
+    runs = len(of_number["values"])
+    defined = sum(value is not None for value in of_number["values"])
+    if defined < runs:
+        numbers.append(f"({name} is defined in {defined} of {runs} runs)")
+    return " ".join(numbers)

@@ -103,7 +103,7 @@ def report_evaluation(
 def _log_baseline(summary: Summary) -> None:
     if summary.baseline:
         column, scores = next(iter(summary.metrics.items()))
-        log.info("%s: IoU %.4f. %s", column, scores["iou"], summary.baseline)
+        log.info("%s: IoU %s. %s", column, trust.number(scores["iou"]), summary.baseline)
 
 
 def _model_card(

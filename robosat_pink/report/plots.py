@@ -10,7 +10,7 @@ import io
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from robosat_pink.training import metrics
 from robosat_pink.training.thresholds import ThresholdCurve
@@ -54,13 +54,11 @@ def curves(history: Sequence[Mapping[str, Any]], best_epoch: int) -> tuple[dict[
     uris = {}
     with _style():
         for name in metrics.NAMES:
-            figure = _figure(SIZE)
-            figure.subplots_adjust(left=0.12, right=0.985, top=0.9, bottom=0.11)
+            figure = _figure(SIZE, layout="constrained")
             _draw_curve(figure.subplots(), history, name, best_epoch)
             uris[name] = _svg(figure)
         rows = math.ceil(len(metrics.NAMES) / 3)
-        overview = _figure((10.5, 2.3 * rows))
-        overview.subplots_adjust(left=0.045, right=0.99, top=0.96, bottom=0.04, wspace=0.18, hspace=0.28)
+        overview = _figure((10.5, 2.3 * rows), layout="constrained")
         for axes, name in zip(overview.subplots(rows, 3).flat, metrics.NAMES, strict=False):
             _draw_curve(axes, history, name, best_epoch)
         return uris, _png(overview)
@@ -73,6 +71,7 @@ def precision_recall(curve: ThresholdCurve, name: str) -> tuple[str, bytes]:
         figure.subplots_adjust(left=0.13, right=0.98, top=0.93, bottom=0.13)
         axes = figure.subplots()
         axes.plot(curve.recall, curve.precision, color=LINES["val"][0], linewidth=1.8)
+        _write_inside(axes, _why_empty(curve, name))
         marked: list[tuple[float, float]] = []
         for threshold in (0.5, 0.1, 0.25, 0.75, 0.9):
             position = int(abs(curve.threshold - threshold).argmin())
@@ -126,12 +125,29 @@ def _draw_curve(axes: Axes, history: Sequence[Mapping[str, Any]], name: str, bes
         best = [row[phase][name] for row in history if row["epoch"] == best_epoch]
         if phase == "val" and best:
             axes.plot(best_epoch, best[0], "o", color="white", markeredgecolor=color, markersize=6, zorder=3)
+    if not any(math.isfinite(row[phase][name]) for row in history for phase in LINES):
+        _write_inside(axes, "undefined: nothing to divide by")
     axes.set_title(metric_name(name))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
     axes.grid(visible=True, axis="y")
-    axes.legend(frameon=False, fontsize=8, loc="upper right" if name == "loss" else "lower right", handlelength=2.4)
+    # Above the axes, where it covers no line.
+    axes.legend(
+        frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=2, handlelength=2.4
+    )
+
+
+def _write_inside(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center")
+
+
+def _why_empty(curve: ThresholdCurve, name: str) -> str:
+    """Why no threshold has both precision and recall; empty if one has."""
+    if any(math.isfinite(value) for value in curve.precision + curve.recall):
+        return ""
+    is_absent = not any(math.isfinite(value) for value in curve.recall)
+    return f"no pixel is of {name}" if is_absent else f"no probability is above {curve.threshold[0]:g}"
 
 
 def _limits(values: Any) -> tuple[float, float]:
@@ -140,10 +156,10 @@ def _limits(values: Any) -> tuple[float, float]:
     return max(0.0, math.floor(10 * lowest - 0.5) / 10) if lowest > 0 else -0.02, 1.02
 
 
-def _figure(inches: tuple[float, float]) -> Figure:
+def _figure(inches: tuple[float, float], layout: Literal["constrained"] | None = None) -> Figure:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=inches)
+    return Figure(figsize=inches, layout=layout)
 
 
 def _style() -> Any:

@@ -179,7 +179,10 @@ class Location:
         """The result of `work`, and the number of retries. Raises DataError, with advice, for the client's errors."""
 
         def explain(error: Exception, attempts: str) -> DataError:
-            return data_error(error, f"{self}/{path}".rstrip("/"), self.bucket, self.profile, attempts, actions)
+            where = f"{self}/{path}".rstrip("/")
+            if self.bucket and not path and os.path.isdir(self.name):
+                where = f"there is a folder ./{self.name} (a folder begins with / or ./), but as a bucket, {where}"
+            return data_error(error, where, self.bucket, self.profile, attempts, actions)
 
         return backoff.retry_with_backoff(work, is_retried, explain)
 

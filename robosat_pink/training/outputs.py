@@ -188,6 +188,7 @@ class Outputs(NoOutputs):
                 self._save_best(state)
             else:
                 checkpoint.save(self.model / "best.pth", content)
+                log.info("no epoch was evaluated: best.pth has the weights at the stop, of which nothing is known")
         if not any(checkpoint.EPOCH_FILE.fullmatch(path.name) for path in self.model.iterdir()):
             checkpoint.save_epoch(self.model, state.epoch, self.config.model.epochs, content)
         if state.history and not (self.model / "metrics.json").exists():

@@ -17,7 +17,9 @@ import torch
 
 from conftest import SMALL_DATASET, SMALL_MODEL, write_job
 from robosat_pink import checkpoint
-from robosat_pink.train import main
+from robosat_pink.container.contract import Container
+from robosat_pink.train import main, resumes
+from robosat_pink.trained import load_model
 from robosat_pink.training import loop
 
 EXPERIMENT: dict[str, Any] = {
@@ -122,10 +124,15 @@ def test_stop_in_the_first_epoch_leaves_a_model_that_loads(
 ) -> None:
     stop_at("train", 2)
     assert main([]) == 0
-    assert "stopped by a signal after 0 epochs and 2 steps" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "stopped by a signal after 0 epochs and 2 steps" in said
+    assert "no epoch was evaluated: best.pth has the weights at the stop" in said
+    assert f"stopped by a signal; the same command resumes from {job / 'checkpoints'}\n" in said
     assert [path.name for path in (job / "checkpoints").iterdir()] == ["resume-00000-000002.pth"]
     for name in ("checkpoint-00000-of-00003.pth", "best.pth"):
         assert checkpoint.load(job / "model" / name)["epoch"] == 0
+        load_model(job / "model" / name)
+        assert f"/{name}: its run was stopped in the first epoch" in capsys.readouterr().out
 
 
 def test_stop_before_the_first_step_leaves_config_and_ids_only(
@@ -145,6 +152,15 @@ def test_stop_before_the_first_step_leaves_config_and_ids_only(
     assert "stopped by a signal" in capsys.readouterr().out
     assert list((job / "model").glob("*.pth")) == []
     assert not (job / "output/failure").exists()
+
+
+def test_after_a_stop_the_log_says_whether_the_run_resumes(opt_ml: Path) -> None:
+    folder = opt_ml / "checkpoints"
+    assert resumes(Container(opt_ml)) == f"there is no folder {folder} for resume points: the same command starts again"
+    folder.mkdir()
+    assert resumes(Container(opt_ml)) == "the same command starts again"
+    (folder / "resume-00001-000000.pth").touch()
+    assert resumes(Container(opt_ml)) == f"the same command resumes from {folder}"
 
 
 @pytest.mark.parametrize("module", ["numpy", "torch", "rasterio"])
@@ -215,7 +231,7 @@ def test_signal_ends_a_run_that_waits_for_a_silent_store(
     said = run.communicate(timeout=60)[0]
     assert time.monotonic() - started < 20
     assert run.returncode == 0, said
-    assert "stopped by a signal" in said
+    assert "stopped by a signal; the same command starts again\n" in said
     assert not (job / "output/failure").exists()
 
 

@@ -106,10 +106,12 @@ def test_memory_grows_only_by_the_result(tmp_path: Path, monkeypatch: pytest.Mon
         (IMAGE[None][:0], r"image \(0, 2, 24, 40\) uint16: accepted: .* with at least one pixel"),
         (IMAGE.astype(str), r"image \(2, 24, 40\) <U5: accepted: .* of integers or floats"),
         (IMAGE + 1j, r"image \(2, 24, 40\) complex128: accepted: .* of integers or floats"),
+        ("tile.tif", r"image: str: accepted: a numpy array"),
+        (IMAGE.tolist(), r"image: list: accepted: a numpy array"),
         (IMAGE > 0, r"image \(2, 24, 40\) bool: accepted: .* of integers or floats"),
     ],
 )
-def test_image_that_cannot_be_predicted_is_refused(image: np.ndarray, words: str, tmp_path: Path) -> None:
+def test_image_that_cannot_be_predicted_is_refused(image: Any, words: str, tmp_path: Path) -> None:
     trained = saved(tmp_path)
     for predict in (trained.probabilities, trained.classify):
         with pytest.raises(DataError, match=words):

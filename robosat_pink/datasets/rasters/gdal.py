@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import threading
@@ -22,6 +23,7 @@ MAX_PIXELS = 4096 * 4096  # a tile, not a scene; 4 bands of uint16 at this size 
 # Limit for all bands decoded, and for one strip or internal tile, whose size a header may declare freely.
 MAX_BYTES = 1 << 30
 MAX_CHUNKS = 1 << 18  # strips or internal tiles
+WAY_OUT = "copy it again or remove it"
 
 
 class Damaged(DataError):
@@ -34,7 +36,7 @@ class Opened:
     def __init__(self, data: bytes, name: str, drivers: Sequence[str]) -> None:
         enter_environment()
         if not data:
-            raise Damaged(f"{name}: an empty file, 0 bytes")
+            raise Damaged(f"{name}: an empty file, 0 bytes; {WAY_OUT}")
         self.memory = MemoryFile(data)
         self.name = name
         self.drivers = list(drivers)
@@ -45,7 +47,10 @@ class Opened:
         except RasterioError as error:
             self.memory.close()
             cause = MEMORY_NAME.sub("", str(error))
-            raise Damaged(f"{self.name}: not a readable tile ({', '.join(self.drivers)}): {cause}") from error
+            what = f"not a readable tile ({', '.join(self.drivers)})"
+            raise Damaged(
+                f"{self.name}: {what}: damaged, cut short or of another format; {WAY_OUT}: {cause}"
+            ) from error
         if excess := _excess(self.dataset):
             self.__exit__()
             raise DataError(f"{self.name}: {excess}; write it again as smaller tiles (gdal_translate)")
@@ -79,7 +84,7 @@ def call(read: Callable[..., np.ndarray], indexes: int | list[int], name: str) -
         return read(indexes)
     except RasterioError as error:
         cause = MEMORY_NAME.sub("", str(error.__cause__ or error))
-        raise Damaged(f"{name}: damaged, opens but cannot be read: {cause}") from error
+        raise Damaged(f"{name}: damaged, opens but cannot be read; {WAY_OUT}: {cause}") from error
 
 
 _of_thread = threading.local()
@@ -91,6 +96,7 @@ def enter_environment() -> None:
     Outside one, every open builds an AWS session when AWS variables are set: 20 ms instead of 2.
     """
     if not hasattr(_of_thread, "environment"):
+        logging.getLogger("rasterio").setLevel(logging.WARNING)  # at INFO, it repeats errors, by names in memory
         warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)  # a tile's name says where it is
         _of_thread.environment = rasterio.Env(
             session=DummySession(),

@@ -233,6 +233,13 @@ def test_prepare_clears_half_written_files_in_the_checkpoint_folder_that_the_job
     assert not leftover.exists()
 
 
+def test_only_a_training_makes_the_model_folder(tmp_path: Path) -> None:
+    Container(tmp_path).prepare(trains=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["output"]
+    Container(tmp_path).prepare()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "output"]
+
+
 @pytest.mark.parametrize(("blocked", "folder"), [("model", "model"), ("output", "output/data"), (".", "model")])
 def test_folder_that_cannot_be_made_is_an_error_that_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocked: str, folder: str

@@ -444,6 +444,18 @@ def test_damaged_tile_is_reported_once_with_the_reason(tmp_path: Path) -> None:
     assert "scene/6/14/20.tif: not a readable tile" in batches[3].damaged[4]
 
 
+def test_damaged_tile_of_a_map_is_an_error_that_says_how_to_skip_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    cause = (
+        r"14/20.tif: not a readable tile .*cut short.*copy it again.*; predict.if_damaged: skip leaves such tiles out"
+    )
+    with pytest.raises(Damaged, match=cause):
+        read(write_row(tmp_path, damaged=4), batch_size=1, if_damaged="error")
+    assert "GDAL" not in caplog.text  # which names the bytes in memory
+
+
 @pytest.mark.parametrize("how", ["changed", "gone"])
 def test_changed_tile_is_never_skipped(tmp_path: Path, how: str) -> None:
     tiles = write_row(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 
 from robosat_pink import evaluate
 from robosat_pink.errors import DataError
-from robosat_pink.prediction.comparison import NUMBERS, numbers_in, spread
+from robosat_pink.prediction.comparison import NUMBERS, line, numbers_in, spread
 
 
 def numbers(iou: float | None, *classes: str) -> dict[str, Any]:
@@ -38,6 +38,19 @@ def test_spread_of_three_numbers() -> None:
 def test_undefined_numbers_are_left_out_and_one_number_has_no_spread() -> None:
     assert spread([None, 0.5]) == {"mean": 0.5, "std": None, "min": 0.5, "max": 0.5, "values": [None, 0.5]}
     assert spread([None])["mean"] is None
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([0.25, 0.75], "precision=0.500000 std=0.353553 min=0.250000 max=0.750000"),
+        ([None, 0.5], "precision=0.500000 min=0.500000 max=0.500000 (precision is defined in 1 of 2 runs)"),
+        ([None, None], "(precision is defined in 0 of 2 runs)"),
+        ([0.5], "precision=0.500000 min=0.500000 max=0.500000"),
+    ],
+)
+def test_line_says_in_how_many_runs_a_number_is_defined(values: list[float | None], said: str) -> None:
+    assert line("precision", spread(values)) == said
 
 
 def test_summary_of_trainings_and_evaluations_is_printed_and_written(

@@ -44,6 +44,20 @@ def test_role_of_the_container_signs(store: Store, monkeypatch: pytest.MonkeyPat
     assert store.asked_as() == "ROLEKEY"
 
 
+def test_bucket_that_fails_and_has_the_name_of_a_folder_is_said_to_be_no_folder(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_keys(monkeypatch)
+    store.status, store.code = 403, "AccessDenied"
+    monkeypatch.chdir(tmp_path)
+    tiles = bucket(store, "tiles")
+    with pytest.raises(DataError, match=f"^s3://{tiles.name}: access denied"):
+        tiles.directories()
+    (tmp_path / tiles.name).mkdir()
+    with pytest.raises(DataError, match=rf"^there is a folder ./{tiles.name} \(a folder begins with / or ./\), but"):
+        tiles.directories()
+
+
 @pytest.fixture
 def profiles(store: Store, tmp_path: Path) -> None:
     (tmp_path / "credentials").write_text(
