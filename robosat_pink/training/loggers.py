@@ -20,6 +20,7 @@ from robosat_pink.container.atomic_write import check_writable, make_folder
 from robosat_pink.container.contract import Container
 from robosat_pink.container.failure_file import user_message
 from robosat_pink.errors import ContractError
+from robosat_pink.training.earlier_results import EVENTS
 from robosat_pink.training.state import State
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,11 @@ class TensorBoard:
 
         make_folder(container.tensorboard)
         check_writable(container.tensorboard)  # SummaryWriter's thread would print a traceback
+        earlier_files = list(container.tensorboard.glob(EVENTS)) if is_resumed else []
+        # A TensorBoard that runs, or reads copies of the earlier files, drops their steps by `purge_step`.
         self._writer = SummaryWriter(str(container.tensorboard), purge_step=0 if is_resumed else None)
+        for path in earlier_files:
+            path.unlink()  # with --load_fast=false, TensorBoard would show the steps of both files
 
     def experiment(self, text: str) -> None:
         indented = "".join(f"    {line}\n" for line in text.splitlines())  # a block of code in Markdown

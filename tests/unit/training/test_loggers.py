@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import math
 import resource
+import shutil
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -221,9 +222,25 @@ def test_events_of_a_resumed_run_have_every_epoch_once(opt_ml: Path, tmp_path: P
             interrupted.scalars({"val/iou": 0.9}, epoch)
         interrupted.close()
     run_of_two_epochs(["tensorboard"], state_after(2), tmp_path)
+    assert len(list((opt_ml / "output/tensorboard").iterdir())) == 1  # TensorBoard's slow loader does not purge
     reader = events(opt_ml / "output/tensorboard")
     assert points(reader, "val/iou") == [(1, 0.05), (2, 0.1), (3, 0.15), (4, 0.2)]
     assert len(reader.Tensors("experiment/text_summary")) == 1
+
+
+def test_copies_of_an_interrupted_run_s_events_do_not_count_beside_those_of_the_resumed_one(
+    opt_ml: Path, tmp_path: Path
+) -> None:
+    """On S3, what SageMaker has copied stays."""
+    folder = opt_ml / "output/tensorboard"
+    interrupted = TensorBoard(Container.here(), is_resumed=False)
+    interrupted.scalars({"val/iou": 0.9}, 3)
+    interrupted.close()
+    [copied] = folder.iterdir()
+    copied = shutil.move(copied, tmp_path / "events.out.tfevents.1.host.1.0")
+    run_of_two_epochs(["tensorboard"], state_after(2), tmp_path)
+    shutil.copy(copied, folder)
+    assert points(events(folder), "val/iou") == [(1, 0.05), (2, 0.1), (3, 0.15), (4, 0.2)]
 
 
 @pytest.fixture
