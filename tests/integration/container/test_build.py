@@ -85,9 +85,11 @@ def test_image_with_the_extra_logs_to_tensorboard(run: Job) -> None:
     run.image = f"{IMAGE}-extra"
     try:
         code, log = run.run("train")
+        tensorboard = docker("run", "--rm", "--network", "none", "--entrypoint", "tensorboard", run.image, "--version")
     finally:
         docker("rmi", run.image)
     assert code == 0, log
+    assert tensorboard.returncode == 0, tensorboard.stderr
     assert "warning: runtime.loggers" not in log
     assert [path.name for path in (run.base / "output/tensorboard").glob("events.out.tfevents.*")]
 
