@@ -31,10 +31,14 @@ RUN set -e; for encoder in $PRETRAINED; do \
     python3 -c "import sys, torchvision; torchvision.models.get_model(sys.argv[1], weights='IMAGENET1K_V1')" "$encoder"; \
     done
 
+# Optional dependencies: EXTRAS="tensorboard" is what runtime.loggers needs.
+ARG EXTRAS=""
 COPY pyproject.toml README.md LICENSE start.sh ./
 COPY experiments experiments
 COPY robosat_pink robosat_pink
-RUN pip install --no-cache-dir --no-deps . && rm -rf build robosat_pink *.egg-info
+RUN pip install --no-cache-dir --no-deps . \
+    && if [ -n "$EXTRAS" ]; then pip install --no-cache-dir --constraint requirements.txt ".[$EXTRAS]"; fi \
+    && rm -rf build robosat_pink *.egg-info
 
 # For users without a name and a home, as --user makes them.
 ENV TORCHINDUCTOR_CACHE_DIR=/tmp/torchinductor \

@@ -38,6 +38,7 @@ from robosat_pink.report.scenes import confusion_labels
 from robosat_pink.survey import Survey, suggested_classes, survey
 from robosat_pink.training import initial_checkpoint, out_of_memory, resume
 from robosat_pink.training.channel_scales import resolve_scales
+from robosat_pink.training.loggers import check_installed
 from robosat_pink.training.progress import duration
 from robosat_pink.training.recomputation import choose_recompute
 from robosat_pink.training.setup import check_world_size, find_tiles, make_model
@@ -65,6 +66,7 @@ def check(config: Config, container: Container) -> None:
     """
     process = launcher.ranks_of_this_host(container, config.runtime)[0]
     check_world_size(config, World(process))
+    check_installed(config.runtime.loggers)
     store = store_options(config.dataset, container.channels())
     initial = initial_checkpoint.find(config, None, store)
     config = resolve_scales(config, initial)

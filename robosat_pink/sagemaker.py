@@ -30,6 +30,7 @@ EXPERIMENT = "tuolumne-1"  # a prefix in CONFIG_BUCKET that contains only this e
 
 EVALUATED = "evaluated"  # the phase in the log of `evaluate`
 CHECKPOINTS = "/opt/ml/checkpoints"
+TENSORBOARD = "/opt/ml/output/tensorboard"
 VOLUME_GB = 150
 MAX_RUNTIME_S = 25200
 MAX_WAIT_S = 2 * MAX_RUNTIME_S  # for running plus waiting for spot capacity
@@ -132,6 +133,8 @@ def training_job(account: Account) -> dict[str, Any]:
         "ResourceConfig": {"InstanceType": INSTANCE_TYPE, "InstanceCount": 1, "VolumeSizeInGB": VOLUME_GB},
         "StoppingCondition": {"MaxRuntimeInSeconds": MAX_RUNTIME_S},
         "EnableNetworkIsolation": False,
+        # For runtime.loggers; a job without event files copies nothing.
+        "TensorBoardOutputConfig": {"LocalPath": TENSORBOARD, "S3OutputPath": f"s3://{MODEL_BUCKET}/tensorboard"},
     }
 
 
@@ -151,6 +154,7 @@ def predict_job(account: Account) -> dict[str, Any]:
     Its experiment file, or a hyperparameter, sets predict.model to channel:model.
     """
     job = training_job(account)
+    del job["TensorBoardOutputConfig"]
     config_channel = job["InputDataConfig"][0]
     specification = {
         name: value for name, value in job["AlgorithmSpecification"].items() if name != "MetricDefinitions"
@@ -266,7 +270,7 @@ def _kind_and_range(key: Key) -> tuple[str, dict[str, Any] | None]:
     """A key's ParameterType and its range, with inclusive bounds as text. A key of numbers and words is FreeText."""
     first, rule = key.types[0], key.rule
     low, high = (rule.lowest, rule.highest) if rule else (-math.inf, math.inf)
-    if rule and rule.names:
+    if rule and rule.names and get_origin(first) is not tuple:
         return "Categorical", {"Values": list(rule.names)}
     if len(key.types) > 1:
         return "FreeText", None

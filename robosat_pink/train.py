@@ -36,6 +36,7 @@ def train(process: ProcessRank, config: Config, container: Container, stop: Stop
         world.release()
         if world.is_rank_zero:
             evaluate_and_report(outcome, container, stop)
+            outcome.loggers.close()
     if outcome.stopped:
         raise outcome.stopped
 
@@ -52,6 +53,7 @@ def evaluate_and_report(outcome: RunOutcome, container: Container, stop: StopReq
         from robosat_pink.report import build  # imported late: a broken matplotlib costs only the report
 
         build.make_report(outcome, best, container)
+        outcome.loggers.worst_tiles(container.output_data / "tiles", outcome.state.best_epoch)
     except Stopped:
         log.warning("warning: stopped by a signal before the report was made; model and metrics are complete")
     except (KeyboardInterrupt, SystemExit):

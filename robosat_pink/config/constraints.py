@@ -67,6 +67,11 @@ def one_of(names: Iterable[str]) -> Rule:
     return Rule(" or ".join(names), lambda value: value in names, names=names)
 
 
+def some_of(names: Iterable[str]) -> Rule:
+    """Any of the names, in a list that may be empty."""
+    return replace(one_of(names), may_be_empty=True)
+
+
 def _fault_of_expression(text: str) -> str:
     try:
         re.compile(text)

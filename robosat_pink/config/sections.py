@@ -23,6 +23,7 @@ from robosat_pink.config.constraints import (
     not_empty,
     one_of,
     positive_weight,
+    some_of,
     web_address,
     weights_location,
 )
@@ -36,6 +37,7 @@ from robosat_pink.config.split import SplitConfig
 LARGEST = 10**12  # absolute value of a mean, standard deviation or scale
 MOST_EPOCHS = 99_999  # the names of checkpoints have five digits
 DAY_S, YEAR_S = 86_400, 31_536_000
+LOGGERS = ("tensorboard",)  # the names in `training/loggers.py`
 MOST_CLASSES = 255  # numbered from 0 to 254; 255 means ignore
 
 
@@ -219,6 +221,7 @@ class RuntimeConfig:
     skipped_batches: int = key(3, between(0, 10**6))
     processes: int | Literal["auto"] = key("auto", between(1, 1024))
     peer_timeout_s: float = key(600.0, between(0, DAY_S, low_open=True))
+    loggers: tuple[str, ...] = key((), some_of(LOGGERS))
 
 
 @dataclass(frozen=True, kw_only=True)

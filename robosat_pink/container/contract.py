@@ -53,6 +53,11 @@ class Container:
         return self.base / "output" / "data"
 
     @property
+    def tensorboard(self) -> Path:
+        """Where SageMaker looks for TensorBoard's event files, to copy them to S3 while a job runs."""
+        return self.base / "output" / "tensorboard"
+
+    @property
     def checkpoints(self) -> Path | None:
         """The folder of resume points: the one that the job names, else /opt/ml/checkpoints if it exists, or None."""
         named = self._text("checkpointconfig", "LocalPath")

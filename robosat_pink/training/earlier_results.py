@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 IN_MODEL = ("best.pth", "metrics.json", "history.csv", "MODEL_CARD.md")
 BESIDE_A_MODEL = ("config.yml", "train_ids.txt", "test_ids.txt", "holdout_ids.txt")  # moved only with one of IN_MODEL
 IN_OUTPUT = ("report.html", "metrics.json", "scenes.csv", "curves.png", "precision_recall.png", "reliability.png")
+EVENTS = "events.out.tfevents.*"  # TensorBoard shows the folder they are moved to as a run of its own
 TILE_PICTURE = re.compile(r"(best|median|worst)-\d+-.+\.png")  # names in the folder `tiles`
 
 
@@ -32,7 +33,8 @@ def move_away(container: Container, config: Config) -> None:
     """Move earlier results within the model and output folders. Raises ContractError if a file cannot be moved."""
     inputs = (config.checkpoint.path, config.checkpoint.resume, config.dataset.split.from_, config.model.pretrained)
     input_files = {os.path.realpath(path.removeprefix("file://")) for path in inputs if isinstance(path, str)}
-    _move_all({container.model: _in_model(container.model)} | _reports(container), input_files)
+    events = {container.tensorboard: list(container.tensorboard.glob(EVENTS))}
+    _move_all({container.model: _in_model(container.model)} | _reports(container) | events, input_files)
 
 
 def move_reports_away(container: Container) -> None:

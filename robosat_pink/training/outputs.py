@@ -28,6 +28,7 @@ from robosat_pink.datasets.earlier_split import HOLDOUT_IDS, TRAIN_IDS, VAL_IDS
 from robosat_pink.datasets.split import Split
 from robosat_pink.training import earlier_results, metrics, tile_ids
 from robosat_pink.training.background_writer import BackgroundWriter, snapshot
+from robosat_pink.training.loggers import Loggers
 from robosat_pink.training.state import State
 from robosat_pink.training.thresholds import Threshold
 
@@ -38,6 +39,8 @@ ID_FILES = {"train": TRAIN_IDS, "val": VAL_IDS, "holdout": HOLDOUT_IDS}
 
 class NoOutputs:
     """The outputs of ranks other than 0, which write nothing."""
+
+    loggers = Loggers()
 
     def begin(self, state: State) -> None: ...
 
@@ -71,6 +74,7 @@ class Outputs(NoOutputs):
         self.writer = writer
         self.container, self.model, self.checkpoints = container, container.model, container.checkpoints
         self.config, self.tiles, self.split = config, tiles, split
+        self.loggers = Loggers(config.runtime.loggers)
         self._points, self._upsampling = points, upsampling
         self._epoch_of_best_file = 0
         self._is_complete = False
@@ -89,7 +93,7 @@ class Outputs(NoOutputs):
         }
 
     def begin(self, state: State) -> None:
-        """Write tile ids and config.yml. Unless the run resumes, first move an earlier run's results away.
+        """Write tile ids and config.yml, open the loggers. Unless the run resumes, first move earlier results away.
 
         Raises ContractError if the disk has no room for the files to come.
         """
@@ -98,6 +102,7 @@ class Outputs(NoOutputs):
             earlier_results.move_away(self.container, self.config)
         self._write_ids()
         self._write("config.yml", as_yaml(self.config))
+        self.loggers.begin(self.container, state, as_yaml(self.config))
 
     def replace_tiles(self, tiles: TilePairs, split: Split) -> None:
         """Use the tiles and split of a new listing from now on."""
@@ -107,7 +112,8 @@ class Outputs(NoOutputs):
         self._write_ids()
 
     def save_epoch(self, state: State) -> None:
-        """After each epoch, write last and best weights, metrics, and finally a resume point, in the background."""
+        """After each epoch, log it, then write last and best weights, metrics and a resume point in the background."""
+        self.loggers.epoch(state.history[-1])  # before the resume point: what that has, the loggers have
         state_now = dataclasses.replace(state, history=list(state.history))
         content = self._snapshot(state)
 
@@ -149,6 +155,10 @@ class Outputs(NoOutputs):
     def write_final_metrics(self, state: State, val: dict[str, Any] | None, holdout: dict[str, Any] | None) -> None:
         """Write the metrics of the run. `val`: those with model.symmetries, `holdout`: those of held-out tiles."""
         self._write_metrics(state, holdout, val)
+        if val:
+            self.loggers.phase("val_symmetries", val, state.epoch)
+        if holdout:
+            self.loggers.phase("holdout", holdout, state.best_epoch)
         log.info("training waited %.2f s for %d saves", self._copied_s, self._copies)
 
     def _check_disk(self, state: State) -> None:

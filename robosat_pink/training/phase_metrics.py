@@ -25,7 +25,7 @@ from robosat_pink.training.metrics import Confusion
 log = logging.getLogger(__name__)
 
 MOST = 2**53  # exclusive limit of COUNTS and seconds in a resume point
-
+FORMATS = {"seconds": ".2f", "tiles_per_s": ".2f", "waited": ".3f", "megabytes": ".2f"}  # of numbers in the log
 
 ONE_CLASS = (
     "every valid pixel of the {} tiles is of one class, so their metrics mean nothing; do the masks declare another "
@@ -138,25 +138,20 @@ class PhaseMetrics:
         counts = self.confusion.counts.cpu().numpy()
         self._warn_of_absent_classes(counts)
         values = metrics.scores(counts, self.class_names, loss)
-        values |= {"tiles": samples, "empty": empty, "seconds": seconds, "waited_s": self.waited_s}
-        log.info(
-            metrics.log_line(
-                self.phase,
-                self.epoch,
-                self.config.model.epochs,
-                values,
-                tiles=samples,
-                empty=empty,
-                seconds=f"{seconds:.2f}",
-                tiles_per_s=f"{samples / seconds:.2f}",
-                waited=f"{self.waited_s / seconds:.3f}",
-                requests=2 * fetched + retries,
-                retries=retries,
-                megabytes=f"{fetched_bytes / 1e6:.2f}",
-                cached=cached,
-            )
-        )
-        return values
+        more = {
+            "tiles": samples,
+            "empty": empty,
+            "seconds": seconds,
+            "tiles_per_s": samples / seconds,
+            "waited": self.waited_s / seconds,
+            "requests": 2 * fetched + retries,
+            "retries": retries,
+            "megabytes": fetched_bytes / 1e6,
+            "cached": cached,
+        }
+        shown = {name: f"{value:{FORMATS.get(name, '')}}" for name, value in more.items()}
+        log.info(metrics.log_line(self.phase, self.epoch, self.config.model.epochs, values, **shown))
+        return values | more | {"waited_s": self.waited_s}
 
     def _mean_loss(self, empty: int) -> tuple[float, int]:
         """The mean loss over the samples of all ranks, and their number."""

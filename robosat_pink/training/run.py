@@ -26,6 +26,7 @@ from robosat_pink.models.synchronisation import synchronise
 from robosat_pink.training import initial_checkpoint, loop, pixel_start, progress, resume, setup
 from robosat_pink.training.background_writer import BackgroundWriter, snapshot
 from robosat_pink.training.channel_scales import resolve_scales
+from robosat_pink.training.loggers import Loggers, check_installed
 from robosat_pink.training.outputs import NoOutputs, Outputs
 from robosat_pink.training.recomputation import choose_recompute
 from robosat_pink.training.state import State
@@ -45,6 +46,7 @@ class RunOutcome(NamedTuple):
     val: dict[str, Any] | None  # metrics of val tiles with model.symmetries and the last weights; None without
     holdout: dict[str, Any] | None  # metrics of held-out tiles; None if there are none, or the run stopped earlier
     stopped: Stopped | None  # if runtime.max_seconds ended the run
+    loggers: Loggers  # still open
 
 
 def run(config: Config, container: Container, stop: StopRequest, world: World) -> RunOutcome:
@@ -52,6 +54,7 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
     for line in hardware.report(container):
         log.info(line)
     setup.check_world_size(config, world)
+    check_installed(config.runtime.loggers)
     points = ResumePoints(container.checkpoints) if container.checkpoints else None
     store = store_options(config.dataset, container.channels())
     initial = world.on_rank_zero(lambda: initial_checkpoint.find(config, points, store))
@@ -125,12 +128,12 @@ def train_and_evaluate(
             outputs.fill_model_folder(state)
             val, holdout = evaluate_val_with_symmetries(state, task), evaluate_holdout(state, task)
             outputs.write_final_metrics(state, val, holdout)
-            return RunOutcome(state, task, val, holdout, stopped=None)
+            return RunOutcome(state, task, val, holdout, None, outputs.loggers)
         except Stopped as stopped:
             outputs.save_stopped(state, stopped.reason)
             if stopped.reason == Stopped.BY_SIGNAL or not state.history:
                 raise
-            return RunOutcome(state, task, None, None, stopped)
+            return RunOutcome(state, task, None, None, stopped, outputs.loggers)
         except Changed as error:
             if task.config.dataset.if_changed == "error" or relistings == MOST_RELISTINGS:
                 raise

@@ -177,7 +177,7 @@ def test_files_and_keys_of_the_log_on_the_page_are_those_that_a_run_writes() -> 
     table = page.split("| key | meaning |")[1]
     keys = [key for keys in re.findall(r"^\| (`.*?) \| ", table, re.MULTILINE) for key in re.findall(r"`(\w+)`", keys)]
     assert {"tiles", "waited", "retries", "cached"} <= set(keys)
-    assert [key for key in keys if not key.startswith(("train_", "val_")) and f"{key}=" not in source] == []
+    assert [key for key in keys if not key.startswith(("train_", "val_")) and f'"{key}": ' not in source] == []
 
 
 def test_structure_names_every_room_and_file_on_top() -> None:

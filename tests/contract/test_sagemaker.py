@@ -24,6 +24,7 @@ from botocore.waiter import WaiterModel
 from robosat_pink import sagemaker
 from robosat_pink.config import load_config
 from robosat_pink.config.keys import Key
+from robosat_pink.container.contract import Container
 from robosat_pink.errors import ConfigError
 from robosat_pink.losses import LOSSES
 from robosat_pink.models import MODELS
@@ -195,6 +196,13 @@ def test_spot_job_waits_for_longer_than_it_runs_and_keeps_resume_points() -> Non
     assert changed == {"TrainingJobName", "StoppingCondition", "EnableManagedSpotTraining", "CheckpointConfig"}
 
 
+def test_events_are_copied_from_where_they_are_written_by_jobs_that_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SAGEMAKER_BASE_DIR", raising=False)
+    for name in ("training-job.json", "training-job-spot.json"):
+        assert document(name)["TensorBoardOutputConfig"]["LocalPath"] == str(Container.here().tensorboard)
+    assert "TensorBoardOutputConfig" not in document("predict-job.json")
+
+
 def test_job_supports_what_the_algorithm_lists() -> None:
     job, training = document("training-job.json"), document("algorithm.json")["TrainingSpecification"]
     assert job["ResourceConfig"]["InstanceType"] in training["SupportedTrainingInstanceTypes"]
@@ -263,6 +271,7 @@ def test_hyperparameters_are_the_keys_that_stand_once() -> None:
         ("model.schedule", "Categorical", {"Values": ["constant", "cosine"]}),
         ("model.is_deconv", "Categorical", {"Values": ["true", "false"]}),
         ("model.encoder", "FreeText", None),
+        ("runtime.loggers", "FreeText", None),
         ("model.pretrained", "FreeText", None),
         ("runtime.workers", "FreeText", None),
     ],
@@ -438,6 +447,7 @@ def test_policy_covers_the_places_that_the_jobs_name() -> None:
     places = [
         spot["OutputDataConfig"]["S3OutputPath"],
         spot["CheckpointConfig"]["S3Uri"],
+        spot["TensorBoardOutputConfig"]["S3OutputPath"],
         *(channel["DataSource"]["S3DataSource"]["S3Uri"] for channel in spot["InputDataConfig"]),
     ]
     for place in places:

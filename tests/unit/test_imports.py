@@ -215,7 +215,8 @@ def test_only_container_knows_the_folder_of_the_contract() -> None:
     found = {name: paths_of_the_contract(tree) for name, tree in modules().items()}
     assert {name: paths for name, paths in found.items() if paths} == {
         "container.contract": ["/opt/ml"],
-        "sagemaker": ["/opt/ml/checkpoints"],  # it tells the platform, which knows no SAGEMAKER_BASE_DIR
+        # It tells the platform, which knows no SAGEMAKER_BASE_DIR.
+        "sagemaker": ["/opt/ml/checkpoints", "/opt/ml/output/tensorboard"],
     }
 
 

@@ -73,6 +73,27 @@ def test_classic_builder_takes_the_dockerfile_too(image: str, tmp_path: Path) ->
     assert found.stdout.startswith("/usr/bin/g++ "), found.stderr
 
 
+def test_image_with_the_extra_logs_to_tensorboard(run: Job) -> None:
+    """All layers but the last are those of the image without it."""
+    extra = ("--build-arg", "REVISION=test", "--build-arg", "EXTRAS=tensorboard")
+    built = docker("build", *NETWORK, *extra, "--tag", f"{IMAGE}-extra", ROOT, **builder())
+    assert built.returncode == 0, built.stderr[-2000:]
+    run.experiment(model={"name": "unet", "num_filters": 2, "epochs": 1}, runtime={"loggers": ["tensorboard"]})
+    code, log = run.run("train")
+    assert code == 5, log
+    assert run.cause.endswith("or build the image with --build-arg EXTRAS=tensorboard")
+    run.image = f"{IMAGE}-extra"
+    try:
+        code, log = run.run("train")
+        tensorboard = docker("run", "--rm", "--network", "none", "--entrypoint", "tensorboard", run.image, "--version")
+    finally:
+        docker("rmi", run.image)
+    assert code == 0, log
+    assert tensorboard.returncode == 0, tensorboard.stderr
+    assert "warning: runtime.loggers" not in log
+    assert [path.name for path in (run.base / "output/tensorboard").glob("events.out.tfevents.*")]
+
+
 # Encoder weights in the image. The build fetches them from a host that tests must not need: here a file of
 # torchvision's name and shape lies where it would have put them.
 

@@ -100,6 +100,7 @@ KEYS: dict[str, tuple[Any, Any]] = {
     "runtime.skipped_batches": (3, 0),
     "runtime.processes": ("auto", 2),
     "runtime.peer_timeout_s": (600.0, 60.0),
+    "runtime.loggers": ((), ["tensorboard"]),
 }
 
 SMALLEST: dict[str, Any] = {
