@@ -1,7 +1,7 @@
 """Jobs on Amazon SageMaker from Python, with version 3 of its SDK: `pip install sagemaker`, away from robosat_pink.
 
-Trainings, a tuning job and a map as the requests beside this file say them, and trainings in containers on this machine.
-Copy what you need.
+Trainings, a tuning job and a map as the requests beside this file say them, and trainings and a map in containers on
+this machine. Copy what you need.
 """
 
 from __future__ import annotations
@@ -99,23 +99,24 @@ def tuner(
     request: Path | str,
     algorithm: Path | str,
     ranges: Mapping[str, Sequence[Any]],
-    hyperparameters: Mapping[str, str] | None = None,
+    hyperparameters: Mapping[str, Any] | None = None,
     metric: str = "val:iou",
     **options: Any,
 ) -> HyperparameterTuner:
     """A tuner of trainings like that of the request; its `tune()` starts the tuning job.
 
     ranges: the two limits of a number, the values of what is no number. algorithm.json says what may be tuned, the
-    metrics, and which way each is better. The tuner sends hyperparameters as str(value): write text. Options, such as
-    max_jobs and max_parallel_jobs, are HyperparameterTuner's.
+    metrics, and which way each is better. Options, such as max_jobs and max_parallel_jobs, are HyperparameterTuner's.
     """
     specification = json.loads(Path(algorithm).read_text())["TrainingSpecification"]
     kinds = {each["Name"]: each["Type"] for each in specification["SupportedHyperParameters"] if each["IsTunable"]}
     directions = {each["MetricName"]: each["Type"] for each in specification["SupportedTuningJobObjectiveMetrics"]}
     if unknown := ranges.keys() - kinds.keys():
         raise ValueError(f"{', '.join(sorted(unknown))} cannot be tuned; {algorithm} accepts {', '.join(kinds)}")
+    trainings = trainer(request, hyperparameters)
     return HyperparameterTuner(
-        trainer(request, hyperparameters),
+        trainings,
+        base_tuning_job_name=trainings.base_job_name,  # else the image's, whose underscore no tuning job may have
         objective_metric_name=metric,
         objective_type=directions[metric],
         metric_definitions=specification["MetricDefinitions"],

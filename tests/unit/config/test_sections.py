@@ -735,7 +735,9 @@ def test_hyperparameter_is_read_as_what_its_key_holds(tmp_path: Path, key: str, 
     assert (found, type(found)) == (value, type(value))
 
 
-@pytest.mark.parametrize("encode", [str, json.dumps, lambda value: value if isinstance(value, str) else json.dumps(value)])
+@pytest.mark.parametrize(
+    "encode", [str, json.dumps, lambda value: value if isinstance(value, str) else json.dumps(value)]
+)
 @pytest.mark.parametrize(
     ("key", "value"),
     [
