@@ -36,7 +36,7 @@ RANGES = {"Continuous": ContinuousParameter, "Integer": IntegerParameter}
 
 
 def train(request: Path | str, hyperparameters: Mapping[str, Any] | None = None) -> TrainingJob:
-    """Start a training. Its `wait(logs=True)` shows the log; after it, `model_artifacts.s3_model_artifacts` is set."""
+    """Start a training. Its `wait(logs=True)` shows the log; then `model_artifacts.s3_model_artifacts` is the model."""
     started = trainer(request, hyperparameters)
     started.train(wait=False, logs=False)
     return started._latest_training_job  # the SDK has no public name for it
@@ -114,6 +114,8 @@ def tuner(
     if unknown := ranges.keys() - kinds.keys():
         raise ValueError(f"{', '.join(sorted(unknown))} cannot be tuned; {algorithm} accepts {', '.join(kinds)}")
     trainings = trainer(request, hyperparameters)
+    if trainings.networking.enable_network_isolation:
+        raise ValueError(f"{request}: EnableNetworkIsolation = true: the SDK's tuner leaves it out; tune without it")
     return HyperparameterTuner(
         trainings,
         base_tuning_job_name=trainings.base_job_name,  # else the image's, whose underscore no tuning job may have

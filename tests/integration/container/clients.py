@@ -34,14 +34,15 @@ def python_with(folder: Path, *installs: tuple[str, ...]) -> Path:
     return folder / "bin/python"
 
 
-def run_client(python: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a program in such an environment."""
+def run_client(python: Path, *arguments: object, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a program in such an environment, and in a folder."""
     settings = ENVIRONMENT | {"SAGEMAKER_USER_CONFIG_OVERRIDE": str(python.parents[1] / "config.yaml")}
     return subprocess.run(
         [python, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
+        cwd=folder,
         env=os.environ | settings,
         timeout=900,
     )

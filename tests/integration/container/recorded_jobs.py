@@ -1,11 +1,13 @@
 """What the jobs of experiments/sagemaker/jobs.py send to AWS, as JSON. Runs in the environment of the SDK, version 3.
 
-Arguments: the folder of jobs.py and its requests, the file to write. Nothing is sent: this answers each call itself.
+Arguments: the file to write, and the code of the page that starts such jobs. The current folder is that of jobs.py and
+its requests. Nothing is sent: this answers each call itself.
 """
 
 import json
 import os
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ from typing import Any
 import botocore.client
 from botocore.validate import ParamValidator
 
-folder, written = map(Path, sys.argv[1:])
-policy = json.loads((folder / "iam-policy.json").read_text())
+MODEL = "s3://models/tuolumne-1-20261101/output/model.tar.gz"
+written, page = sys.argv[1:]
+policy = json.loads(Path("iam-policy.json").read_text())
 allowed = {action for statement in policy["Statement"] for action in statement["Action"]}
 calls: list[tuple[str, dict[str, Any]]] = []
 
@@ -29,60 +32,73 @@ def answer(client: Any, operation: str, request: dict[str, Any]) -> dict[str, An
         decisions = {action: "allowed" if action in allowed else "implicitDeny" for action in request["ActionNames"]}
         results = [{"EvalActionName": action, "EvalDecision": decision} for action, decision in decisions.items()]
         return {"EvaluationResults": results, "IsTruncated": False}
-    if operation.startswith("Describe"):
-        return request | {
-            "TrainingJobArn": "arn:aws:sagemaker:us-west-2:123456789012:training-job/any",
-            "TrainingJobStatus": "InProgress",
-            "SecondaryStatus": "Starting",
-            "HyperParameterTuningJobArn": "arn:aws:sagemaker:us-west-2:123456789012:hyper-parameter-tuning-job/any",
-            "HyperParameterTuningJobStatus": "InProgress",
+    return ended(request) if operation.endswith("Job") else {"logStreams": []}
+
+
+def ended(request: dict[str, Any]) -> dict[str, Any]:
+    """What the service says of a job that has ended."""
+    arn = "arn:aws:sagemaker:us-west-2:123456789012"
+    return request | {
+        "CreationTime": datetime.now(),
+        "HyperParameterTuningJobArn": f"{arn}:hyper-parameter-tuning-job/any",
+        "HyperParameterTuningJobStatus": "Completed",
+        "BestTrainingJob": {
+            "TrainingJobName": "best",
+            "TrainingJobArn": f"{arn}:training-job/best",
             "CreationTime": datetime.now(),
-        }
-    return {}
+            "TrainingJobStatus": "Completed",
+            "TunedHyperParameters": {"model.lr": "0.0001"},
+        },
+        "TrainingJobArn": f"{arn}:training-job/any",
+        "TrainingJobStatus": "Completed",
+        "SecondaryStatus": "Completed",
+        "ModelArtifacts": {"S3ModelArtifacts": MODEL},
+    }
 
 
-def sent() -> dict[str, Any]:
-    """The newest request that creates something."""
-    return [request for operation, request in calls if operation.startswith("Create")][-1]
+def sent() -> list[dict[str, Any]]:
+    """The requests that create something, in their order."""
+    return [request for operation, request in calls if operation.startswith("Create")]
+
+
+def refusal(start: Callable[..., Any], *arguments: Any) -> str:
+    """Why a job is not started."""
+    try:
+        start(*arguments)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "it is started"
 
 
 botocore.client.BaseClient._make_api_call = answer
-sys.path.insert(0, str(folder))
+sys.path.insert(0, ".")
 import jobs  # noqa: E402
-from sagemaker.core.helper.iam_role_resolver import RoleValidationError  # noqa: E402
 
-recorded: dict[str, Any] = {}
-try:
-    jobs.train(folder / "training-job.json")
-except RoleValidationError as error:
-    recorded["role"] = str(error)
+recorded: dict[str, Any] = {"role": refusal(jobs.train, "training-job.json")}
 os.environ["SAGEMAKER_VALIDATE_ROLE"] = "false"
+assert not sent()
 
-for name in ("training-job.json", "training-job-spot.json"):
-    job = jobs.train(folder / name, {"model.epochs": 20, "model.loss": {"dice": 0.5, "focal": 1}, "model.ema": None})
-    assert job.training_job_name == sent()["TrainingJobName"]
-    recorded[name] = sent()
+exec(page)
+recorded["page"] = sent()
 
-job = jobs.predict(folder / "predict-job.json", "s3://models/tuolumne-1-20261101/output/model.tar.gz")
-assert job.training_job_name == sent()["TrainingJobName"]
-recorded["predict-job.json"] = sent()
+values = {"model.epochs": 20, "model.loss": {"dice": 0.5, "focal": 1}, "model.ema": None}
+jobs.train("training-job-spot.json", values)
+recorded["spot"] = sent()[-1]
 
-ranges = {"model.lr": (1e-5, 1e-3), "model.batch_size": (2, 8), "model.loss": ["lovasz", "dice"]}
-arguments = (folder / "training-job.json", folder / "algorithm.json")
-static = {"model.epochs": 20, "model.ema": None, "channels.0.bands": [1, 2], "dataset.split": {"by": "block"}}
-tuner = jobs.tuner(*arguments, ranges, static, max_jobs=8, max_parallel_jobs=2)
-tuner.tune(wait=False)
-recorded["tuning"] = sent()
-try:
-    jobs.tuner(*arguments, {"model.encoder": ["resnet18"]})
-except ValueError as error:
-    recorded["not tunable"] = str(error)
+jobs.tuner("training-job.json", "algorithm.json", {"model.lr": (1e-5, 1e-3)}, values).tune(wait=False)
+recorded["static"] = sent()[-1]["TrainingJobDefinition"]["StaticHyperParameters"]
+recorded["not tunable"] = refusal(jobs.tuner, "training-job.json", "algorithm.json", {"model.encoder": ["resnet18"]})
 
-bare = jobs.ModelTrainer(
+isolated = Path(written).with_name("isolated.json")
+isolated.write_text(json.dumps(json.loads(Path("training-job.json").read_text()) | {"EnableNetworkIsolation": True}))
+recorded["isolated"] = refusal(jobs.tuner, isolated, "algorithm.json", {"model.lr": (1e-5, 1e-3)})
+jobs.train(isolated)
+assert sent()[-1]["EnableNetworkIsolation"]
+
+jobs.ModelTrainer(
     training_image="robosat_pink",
     role="arn:aws:iam::123456789012:role/robosat_pink",
     output_data_config=jobs.OutputDataConfig(s3_output_path="s3://models"),
-)
-bare.train(wait=False, logs=False)
-recorded["bare"] = sent()
-written.write_text(json.dumps(recorded))
+).train(wait=False, logs=False)
+recorded["bare"] = sent()[-1]
+Path(written).write_text(json.dumps(recorded))

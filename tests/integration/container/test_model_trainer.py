@@ -42,20 +42,14 @@ HYPERPARAMETERS = {
     "model.loss": {"lovasz": 0.5, "cross_entropy": 1},
 }
 LOCAL = """
-import json, shutil, sys
-from pathlib import Path
-folder, image, data, root, hyperparameters = sys.argv[1:]
+import json, sys
+image, hyperparameters, folder, page = sys.argv[1:]
 sys.path.insert(0, folder)
-import jobs
-channels = {name: f"{data}/{name}" for name in ("config", "imagery", "mask")}
-for hosts in (1, 2):
-    trained = jobs.train_here(image, f"{root}/hosts-{hosts}", channels, hosts, json.loads(hyperparameters))
-config = Path(root, "config")
-config.mkdir()
-shutil.copy(trained / "model/config.yml", config)
-channels = {"config": config, "imagery": f"{data}/imagery", "model": trained / "model"}
-jobs.predict_here(image, f"{root}/map", channels, "predict.model=channel:model")
+exec(page.replace('"robosat_pink"', repr(image)))
+jobs.train_here(image, "runs/one-host", channels, hyperparameters=json.loads(hyperparameters))
 """
+PAGE = (JOBS / "README.md").read_text()
+ON_AWS, HERE = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +61,7 @@ def sdk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recorded(sdk: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What each job of jobs.py sends to AWS."""
     written = tmp_path_factory.mktemp("recorded") / "requests.json"
-    ran = run_client(sdk, Path(__file__).with_name("recorded_jobs.py"), JOBS, written)
+    ran = run_client(sdk, Path(__file__).with_name("recorded_jobs.py"), written, ON_AWS, folder=JOBS)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return json.loads(written.read_text())
 
@@ -77,12 +71,11 @@ def local(image: str, sdk: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     """The folder in which trainings on one and on two hosts and a map have ended, and their log."""
     folder = tmp_path_factory.mktemp("local")
     write_folder(folder / "job", SMOKE, tiles=2, size=64)
-    root = folder / "root"
-    ran = run_client(sdk, "-c", LOCAL, JOBS, image, folder / "job/input/data", root, json.dumps(HYPERPARAMETERS))
+    ran = run_client(sdk, "-c", LOCAL, image, json.dumps(HYPERPARAMETERS), JOBS, HERE, folder=folder)
     left = docker("ps", "--all", "--quiet", "--filter", f"ancestor={image}", "--filter", "name=_algo-").stdout
     docker("rm", *left.split())  # what has ended; compose leaves it
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    yield root, ran.stdout + ran.stderr
+    yield folder / "runs", ran.stdout + ran.stderr
     shutil.rmtree(folder)
 
 
@@ -95,59 +88,70 @@ def output(request: dict[str, Any]) -> dict[str, str]:
     return request["OutputDataConfig"] | {"CompressionType": "GZIP"}
 
 
-@pytest.mark.parametrize("name", ["training-job.json", "training-job-spot.json"])
-def test_trainer_sends_the_request_of_the_file(recorded: dict[str, Any], name: str) -> None:
-    sent, request = recorded[name], document(name)
-    assert re.fullmatch(rf"{request['TrainingJobName']}-\d{{14}}", sent.pop("TrainingJobName"))
-    hyperparameters = {"model.epochs": "20", "model.loss": '{"dice": 0.5, "focal": 1}', "model.ema": "null"}
-    assert sent.pop("HyperParameters") == hyperparameters
-    del request["TrainingJobName"]
-    assert sent == {"EnableManagedSpotTraining": False} | request | {"OutputDataConfig": output(request)}
-
-
-def test_map_is_requested_with_the_model_of_a_training(recorded: dict[str, Any]) -> None:
-    sent, request = recorded["predict-job.json"], document("predict-job.json")
-    model = request["InputDataConfig"][1]["DataSource"]["S3DataSource"]
+def test_page_sends_the_requests_of_the_files_with_the_model_of_the_training(recorded: dict[str, Any]) -> None:
+    training, prediction, _ = recorded["page"]
+    expected = document("training-job.json")
+    expected |= {
+        "OutputDataConfig": output(expected),
+        "EnableManagedSpotTraining": False,
+        "HyperParameters": {"model.epochs": "20"},
+    }
+    assert re.fullmatch(rf"{expected.pop('TrainingJobName')}-\d{{14}}", training.pop("TrainingJobName"))
+    assert training == expected
+    expected = document("predict-job.json")
+    model = expected["InputDataConfig"][1]["DataSource"]["S3DataSource"]
     model["S3Uri"] = "s3://models/tuolumne-1-20261101/output/model.tar.gz"
-    name = sent.pop("TrainingJobName")
-    assert re.fullmatch(rf"{request.pop('TrainingJobName')}-\d{{8}}-\d{{6}}", name)
-    assert sent == request
+    assert re.fullmatch(rf"{expected.pop('TrainingJobName')}-\d{{8}}-\d{{6}}", prediction.pop("TrainingJobName"))
+    assert prediction == expected
+
+
+def test_trainer_sends_the_spot_request_of_the_file(recorded: dict[str, Any]) -> None:
+    sent, expected = recorded["spot"], document("training-job-spot.json")
+    assert sent.pop("HyperParameters") == {
+        "model.epochs": "20",
+        "model.loss": '{"dice": 0.5, "focal": 1}',
+        "model.ema": "null",
+    }
+    assert re.fullmatch(rf"{expected.pop('TrainingJobName')}-\d{{14}}", sent.pop("TrainingJobName"))
+    assert sent == expected | {"OutputDataConfig": output(expected)}
 
 
 def test_tuner_sends_what_the_algorithm_lists_with_the_trainings_of_the_request(recorded: dict[str, Any]) -> None:
-    tuning, request = recorded["tuning"]["HyperParameterTuningJobConfig"], document("training-job.json")
-    algorithm = document("algorithm.json")["TrainingSpecification"]
+    _, _, sent = recorded["page"]
+    tuning, training = sent["HyperParameterTuningJobConfig"], sent["TrainingJobDefinition"]
     assert tuning["HyperParameterTuningJobObjective"] == {"Type": "Maximize", "MetricName": "val:iou"}
     assert tuning["ResourceLimits"] == {"MaxNumberOfTrainingJobs": 8, "MaxParallelTrainingJobs": 2}
-    assert tuning["ParameterRanges"] == {
-        "ContinuousParameterRanges": [
-            {"Name": "model.lr", "MinValue": "1e-05", "MaxValue": "0.001", "ScalingType": "Auto"}
-        ],
-        "IntegerParameterRanges": [
-            {"Name": "model.batch_size", "MinValue": "2", "MaxValue": "8", "ScalingType": "Auto"}
-        ],
-        "CategoricalParameterRanges": [{"Name": "model.loss", "Values": ["lovasz", "dice"]}],
-    }
-    training = recorded["tuning"]["TrainingJobDefinition"]
-    assert training["StaticHyperParameters"] == {
-        "model.epochs": "20", "model.ema": "None", "channels.0.bands": "[1, 2]",
-        "dataset.split": "{'by': 'block'}",  # Python's own form; config/overrides.py reads it
-    }
-    specification = training["AlgorithmSpecification"]
-    assert specification["MetricDefinitions"] == algorithm["MetricDefinitions"]
-    assert specification["TrainingImage"] == algorithm["TrainingImage"]
+    ranges = tuning["ParameterRanges"]
+    assert ranges["ContinuousParameterRanges"] == [
+        {"Name": "model.lr", "MinValue": "1e-05", "MaxValue": "0.001", "ScalingType": "Auto"}
+    ]
+    assert ranges["CategoricalParameterRanges"] == [{"Name": "model.loss", "Values": ["lovasz", "dice"]}]
+    request, algorithm = document("training-job.json"), document("algorithm.json")["TrainingSpecification"]
+    for field in ("MetricDefinitions", "TrainingImage"):
+        assert training["AlgorithmSpecification"][field] == algorithm[field]
     assert training["OutputDataConfig"] == output(request)
     for field in ("RoleArn", "InputDataConfig", "ResourceConfig", "StoppingCondition"):
         assert training[field] == request[field]
 
 
 def test_tuning_job_has_a_name_that_the_service_accepts(recorded: dict[str, Any]) -> None:
-    assert re.fullmatch(r"robosat-pink-[a-z]+-\d{6}-\d{4}", name := recorded["tuning"]["HyperParameterTuningJobName"])
-    assert len(name) <= 32
+    name = recorded["page"][2]["HyperParameterTuningJobName"]
+    assert re.fullmatch("[a-zA-Z0-9](-*[a-zA-Z0-9]){0,31}", name)
+
+
+def test_tuner_writes_hyperparameters_as_python_does(recorded: dict[str, Any]) -> None:
+    """test_sections.py has that they are read."""
+    expected = {"model.epochs": "20", "model.loss": "{'dice': 0.5, 'focal': 1}", "model.ema": "None"}
+    assert recorded["static"] == expected
+
+
+def test_tuner_does_not_leave_out_network_isolation_in_silence(recorded: dict[str, Any]) -> None:
+    assert "isolated.json: EnableNetworkIsolation = true: the SDK's tuner leaves it out" in recorded["isolated"]
 
 
 def test_hyperparameter_that_cannot_be_tuned_is_refused_in_words(recorded: dict[str, Any]) -> None:
-    assert re.match(r"model.encoder cannot be tuned; .*/algorithm.json accepts .*, model.lr, ", recorded["not tunable"])
+    told = "ValueError: model.encoder cannot be tuned; algorithm.json accepts model.name, "
+    assert recorded["not tunable"].startswith(told)
 
 
 def test_sdk_refuses_the_role_of_the_policy_unless_told_not_to_look(recorded: dict[str, Any]) -> None:
@@ -162,25 +166,28 @@ def test_defaults_of_the_sdk_are_too_small_for_a_training(recorded: dict[str, An
     assert recorded["bare"]["ResourceConfig"]["InstanceType"] == "ml.m5.xlarge"  # without a GPU
 
 
-@pytest.mark.parametrize("hosts", [1, 2])
-def test_training_in_local_mode_leaves_everything(local: tuple[Path, str], hosts: int) -> None:
-    root, log = local
-    found = {path.name for path in (root / f"hosts-{hosts}/artifacts/model").iterdir()}
-    assert {"checkpoint-00001-of-00001.pth", "best.pth", "train_ids.txt", "test_ids.txt", "MODEL_CARD.md"} <= found
-    assert (root / f"hosts-{hosts}/artifacts/output/data/report.html").exists()
-    assert log.count("phase=val epoch=1 epochs=1 val_loss=") == 2
-    assert f"host algo-1 of {', '.join(f'algo-{number + 1}' for number in range(hosts))}; checkpoints: None" in log
+@pytest.mark.parametrize(("folder", "hosts"), [("one-host", "algo-1"), ("two-hosts", "algo-1, algo-2")])
+def test_training_in_local_mode_leaves_everything_but_resume_points(
+    local: tuple[Path, str], folder: str, hosts: str
+) -> None:
+    runs, log = local
+    found = {path.name for path in (runs / folder / "artifacts/model").iterdir()}
+    weights = {"checkpoint-00001-of-00001.pth", "best.pth"}
+    assert {*weights, "train_ids.txt", "test_ids.txt", "config.yml", "MODEL_CARD.md"} <= found
+    assert (runs / folder / "artifacts/output/data/report.html").exists()
+    assert f"host algo-1 of {hosts}; checkpoints: None" in log
+    assert log.count("phase=val epoch=1 epochs=1 val_loss=") == 2  # of the trainings together
 
 
-def test_sdk_removes_the_input_of_the_folder_of_a_local_job(local: tuple[Path, str]) -> None:
-    root, _ = local
-    assert {path.name for path in (root / "hosts-1").iterdir()} == {
-        *("artifacts", "compressed_artifacts", "docker-compose.yaml", "model", "output")
-    }
+def test_nothing_of_a_local_job_s_input_stays(local: tuple[Path, str]) -> None:
+    runs, _ = local
+    kept = {"artifacts", "compressed_artifacts", "docker-compose.yaml", "model", "output"}
+    assert {path.name for path in (runs / "one-host").iterdir()} == kept
 
 
 def test_map_in_local_mode_is_made_with_the_model_of_a_training(local: tuple[Path, str]) -> None:
-    root, _ = local
-    found = root / "map/artifacts/output/data"
-    assert (found / "map.html").exists()
+    runs, log = local
+    found = runs / "map/artifacts/output/data"
     assert (found / "predictions/20180528_sierra.tif").exists()
+    assert (found / "map.html").exists()
+    assert f"{found / 'map.html'}\n" in log
