@@ -32,6 +32,11 @@ from sagemaker.train import ModelTrainer
 from sagemaker.train.model_trainer import Mode
 from sagemaker.train.tuner import HyperparameterTuner
 
+SENT = {
+    *("TrainingJobName", "RoleArn", "AlgorithmSpecification", "InputDataConfig", "OutputDataConfig", "ResourceConfig"),
+    *("StoppingCondition", "EnableManagedSpotTraining", "CheckpointConfig", "EnableNetworkIsolation"),
+    *("HyperParameters", "Environment"),
+}
 RANGES = {"Continuous": ContinuousParameter, "Integer": IntegerParameter}
 
 
@@ -48,6 +53,10 @@ def trainer(request: Path | str, hyperparameters: Mapping[str, Any] | None = Non
     Hyperparameters override keys of the experiment. The SDK appends the time to the job's name.
     """
     job = json.loads(Path(request).read_text())
+    if unknown := job.keys() - SENT:
+        raise ValueError(
+            f"{request}: {', '.join(sorted(unknown))} would not be sent; accepted: {', '.join(sorted(SENT))}"
+        )
     specification, resources, limits = (
         job[name] for name in ("AlgorithmSpecification", "ResourceConfig", "StoppingCondition")
     )
@@ -74,7 +83,8 @@ def trainer(request: Path | str, hyperparameters: Mapping[str, Any] | None = Non
         checkpoint_config=checkpoints
         and CheckpointConfig(s3_uri=checkpoints["S3Uri"], local_path=checkpoints["LocalPath"]),
         networking=Networking(enable_network_isolation=job["EnableNetworkIsolation"]),
-        hyperparameters=dict(hyperparameters or {}),
+        hyperparameters=job.get("HyperParameters", {}) | dict(hyperparameters or {}),
+        environment=job.get("Environment", {}),
     ).with_metric_definitions(metrics)
 
 

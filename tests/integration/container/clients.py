@@ -4,11 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-# No request leaves the machine: these open nothing, and the file tells version 3 not to report its use.
+# These keys open nothing. Version 2 reads from the variable that it is not to report its use, version 3 from a file.
 ENVIRONMENT = {
     "AWS_DEFAULT_REGION": "us-west-2",
     "AWS_ACCESS_KEY_ID": "testing",
@@ -18,7 +19,7 @@ ENVIRONMENT = {
 NO_TELEMETRY = 'SchemaVersion: "1.0"\nSageMaker: {PythonSDK: {Modules: {TelemetryOptOut: true}}}\n'
 
 
-def python_with(folder: Path, *installs: tuple[str, ...]) -> Path:
+def python_with(folder: Path, *installs: Sequence[str]) -> Path:
     """A Python with packages: the arguments of each `pip install`. Skips without an index, or fails where required."""
     required = bool(os.environ.get("ROBOSAT_PINK_REQUIRE_DOCKER"))
     if not shutil.which("docker-compose"):

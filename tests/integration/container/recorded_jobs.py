@@ -70,6 +70,13 @@ def refusal(start: Callable[..., Any], *arguments: Any) -> str:
     return "it is started"
 
 
+def changed(name: str, **fields: Any) -> Path:
+    """training-job.json with other fields, as a file of its own."""
+    path = Path(written).with_name(name)
+    path.write_text(json.dumps(json.loads(Path("training-job.json").read_text()) | fields))
+    return path
+
+
 botocore.client.BaseClient._make_api_call = answer
 sys.path.insert(0, ".")
 import jobs  # noqa: E402
@@ -89,11 +96,16 @@ jobs.tuner("training-job.json", "algorithm.json", {"model.lr": (1e-5, 1e-3)}, va
 recorded["static"] = sent()[-1]["TrainingJobDefinition"]["StaticHyperParameters"]
 recorded["not tunable"] = refusal(jobs.tuner, "training-job.json", "algorithm.json", {"model.encoder": ["resnet18"]})
 
-isolated = Path(written).with_name("isolated.json")
-isolated.write_text(json.dumps(json.loads(Path("training-job.json").read_text()) | {"EnableNetworkIsolation": True}))
+isolated = changed(
+    "isolated.json",
+    EnableNetworkIsolation=True,
+    Environment={"AWS_NO_SIGN_REQUEST": "YES"},
+    HyperParameters={"model.epochs": "5", "model.lr": "0.001"},
+)
 recorded["isolated"] = refusal(jobs.tuner, isolated, "algorithm.json", {"model.lr": (1e-5, 1e-3)})
-jobs.train(isolated)
-assert sent()[-1]["EnableNetworkIsolation"]
+jobs.train(isolated, {"model.epochs": 20})
+recorded["isolated job"] = sent()[-1]
+recorded["vpc"] = refusal(jobs.train, changed("with_a_vpc.json", VpcConfig={}))
 
 jobs.ModelTrainer(
     training_image="robosat_pink",

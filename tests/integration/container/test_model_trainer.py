@@ -19,19 +19,8 @@ pytestmark = pytest.mark.docker  # a test of the requests needs no engine, but t
 # its trainers and tuners import.
 SDK = ("sagemaker-train==1.27.0", "sagemaker-core==2.27.0")
 IMPORTED = (
-    *("attrs", "boto3>=1.43.90,<2", "cloudpickle", "graphene<4", "importlib-metadata<7", "jsonschema<5", "omegaconf"),
-    *(
-        "packaging",
-        "pandas",
-        "platformdirs<5",
-        "pydantic<3",
-        "pytz",
-        "PyYAML<7",
-        "requests<3",
-        "rich<15",
-        "scipy",
-        "six",
-    ),
+    "attrs boto3>=1.43.90,<2 cloudpickle graphene<4 importlib-metadata<7 jsonschema<5 omegaconf packaging pandas "
+    "platformdirs<5 pydantic<3 pytz PyYAML<7 requests<3 rich<15 scipy six"
 )
 JOBS = ROOT / "experiments/sagemaker"
 HYPERPARAMETERS = {
@@ -54,7 +43,7 @@ ON_AWS, HERE = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 
 @pytest.fixture(scope="module")
 def sdk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return python_with(tmp_path_factory.mktemp("sdk"), ("--no-deps", *SDK), IMPORTED)
+    return python_with(tmp_path_factory.mktemp("sdk"), ("--no-deps", *SDK), IMPORTED.split())
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +141,16 @@ def test_tuner_does_not_leave_out_network_isolation_in_silence(recorded: dict[st
 def test_hyperparameter_that_cannot_be_tuned_is_refused_in_words(recorded: dict[str, Any]) -> None:
     told = "ValueError: model.encoder cannot be tuned; algorithm.json accepts model.name, "
     assert recorded["not tunable"].startswith(told)
+
+
+def test_field_of_a_request_that_would_not_be_sent_is_refused(recorded: dict[str, Any]) -> None:
+    assert "with_a_vpc.json: VpcConfig would not be sent; accepted: AlgorithmSpecification, " in recorded["vpc"]
+
+
+def test_hyperparameters_and_environment_of_a_request_are_sent(recorded: dict[str, Any]) -> None:
+    assert recorded["isolated job"]["EnableNetworkIsolation"] is True
+    assert recorded["isolated job"]["Environment"] == {"AWS_NO_SIGN_REQUEST": "YES"}
+    assert recorded["isolated job"]["HyperParameters"] == {"model.epochs": "20", "model.lr": "0.001"}
 
 
 def test_sdk_refuses_the_role_of_the_policy_unless_told_not_to_look(recorded: dict[str, Any]) -> None:
