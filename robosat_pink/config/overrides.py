@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 from collections.abc import Mapping
@@ -59,21 +60,22 @@ def from_json(value: Any) -> Any:
     """Parse a section, or a list of sections, that was given as text; return anything else unchanged."""
     if isinstance(value, Text):
         with contextlib.suppress(ValueError, RecursionError):
-            return json.loads(value)
+            return _decoded(value)
     return value
 
 
 def readings(value: Any) -> list[Any]:
     """Possible meanings of a value, most literal first. A value that is no Text means only itself.
 
-    SageMaker's estimators encode every value as JSON, even one that is text already; other clients do not.
+    SageMaker's estimators encode every value as JSON, even one that is text already; its ModelTrainer encodes what is
+    no text; its tuners write str(value).
     """
     if not isinstance(value, Text):
         return [value]
     plain = str(value)
     meanings: list[Any] = [plain]
     try:
-        decoded = json.loads(plain)
+        decoded = _decoded(plain)
     except (ValueError, RecursionError):
         pass
     else:
@@ -88,3 +90,16 @@ def readings(value: Any) -> list[Any]:
     with contextlib.suppress(ValueError):
         meanings.append(float(plain))
     return meanings
+
+
+def _decoded(text: str) -> Any:
+    """The value of JSON text, or of a list or dict as Python writes it. Raises ValueError or RecursionError."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        if not text.lstrip().startswith(("[", "{", "(")):
+            raise
+    try:
+        return json.loads(json.dumps(ast.literal_eval(text)))  # as JSON has it: a tuple is a list
+    except (SyntaxError, TypeError, MemoryError) as error:
+        raise ValueError(str(error)) from error

@@ -469,7 +469,7 @@ PAGE = (FOLDER / "README.md").read_text()
 
 
 def test_page_lists_every_file_and_no_other() -> None:
-    assert set(re.findall(r"\]\(([\w.-]+)\)", PAGE)) == {path.name for path in FOLDER.glob("*.json")}
+    assert set(re.findall(r"\]\(([\w.-]+)\)", PAGE)) == {path.name for path in FOLDER.glob("*.[jp]*")}
 
 
 def test_page_names_commands_files_and_a_table_that_exist() -> None:

@@ -1,14 +1,11 @@
-"""An outside client drives the image unchanged: the SageMaker Python SDK's local mode, in its own environment."""
+"""The SageMaker Python SDK, version 2: the local mode of its Estimator drives the image."""
 
-import os
-import shutil
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 
+from container.clients import python_with, run_client
 from container.engine import Job, docker
 
 pytestmark = pytest.mark.docker
@@ -35,18 +32,7 @@ estimator.fit({name: f"file://{base}/input/data/{name}" for name in ("config", "
 
 @pytest.fixture(scope="module")
 def sdk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python with the SDK, which local mode wants docker-compose for."""
-    required = bool(os.environ.get("ROBOSAT_PINK_REQUIRE_DOCKER"))
-    if not shutil.which("docker-compose"):
-        assert not required, "docker-compose is required here and is not installed"
-        pytest.skip("the SDK's local mode needs docker-compose")
-    folder = tmp_path_factory.mktemp("sdk")
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    installed = subprocess.run([folder / "bin/pip", "install", "--quiet", "sagemaker<3"], check=False)
-    if installed.returncode:
-        assert not required, "the SDK is required here and cannot be installed"
-        pytest.skip("the SDK cannot be installed here")
-    return folder / "bin/python"
+    return python_with(tmp_path_factory.mktemp("sdk"), ("sagemaker<3",))
 
 
 def names_in(archive: Path) -> set[str]:
@@ -59,23 +45,10 @@ def test_fit_of_the_sdk_s_local_mode_ends_with_everything_in_its_archives(
     run: Job, sdk: Path, tmp_path: Path, hosts: int
 ) -> None:
     """Report and model card are written last, and its docker-compose stops all hosts when one has ended."""
-    environment = os.environ | {
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "SAGEMAKER_TELEMETRY_OPT_OUT": "true",
-    }
     (tmp_path / "output").mkdir()
     (tmp_path / "root").mkdir()
     arguments = [run.image, run.base, tmp_path / "output", tmp_path / "root", hosts]
-    fitted = subprocess.run(
-        [sdk, "-c", FIT, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-        timeout=600,
-    )
+    fitted = run_client(sdk, "-c", FIT, *arguments)
     left = docker("ps", "--all", "--quiet", "--filter", f"ancestor={run.image}", "--filter", "name=-algo-").stdout
     docker("rm", *left.split())  # what has ended; compose leaves it
     assert fitted.returncode == 0, fitted.stdout + fitted.stderr

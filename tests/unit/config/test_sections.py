@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -734,6 +734,38 @@ def test_problem_in_one_section_does_not_hide_what_does_not_go_together_in_anoth
 def test_hyperparameter_is_read_as_what_its_key_holds(tmp_path: Path, key: str, text: str, value: Any) -> None:
     found = at(load_config(write_experiment(tmp_path), {key: text}), key)
     assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    "encode", [str, json.dumps, lambda value: value if isinstance(value, str) else json.dumps(value)]
+)
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.lr", 1e-05),
+        ("model.epochs", 3),
+        ("model.symmetries", True),
+        ("model.ema", None),
+        ("model.loss", "dice"),
+        ("model.loss", {"dice": 0.5, "focal": 1.0}),
+        ("dataset.imagery_directory_regex", "20180528"),
+        ("dataset.ignore_values", [255, 254]),
+        ("channels", [{"bands": [2, 1], "mean": [0.5, 0.25], "std": [1.0, 2.0], "scale": "tags"}]),
+    ],
+)
+def test_value_is_read_as_each_client_of_sagemaker_writes_it(
+    tmp_path: Path, encode: Callable[[Any], str], key: str, value: Any
+) -> None:
+    """A tuner writes str(value), an Estimator JSON, a ModelTrainer JSON except for text."""
+    assert at(load_config(write_experiment(tmp_path), {key: encode(value)}), key) == value
+
+
+@pytest.mark.parametrize("text", ["['dice'", "{'dice': b'1'}", "{1, 2}", "[" * 9999, "[" + "-" * 99999 + "1]", "[len]"])
+def test_text_that_only_begins_like_a_python_value_is_refused_in_words(tmp_path: Path, text: str) -> None:
+    for key in ("model.loss", "dataset.ignore_values", "channels"):
+        [line] = problems_of(write_experiment(tmp_path), {key: text})
+        assert line.startswith(f"hyperparameters.json: {key} = ")
+        assert ": accepted: " in line
 
 
 def test_hyperparameter_may_be_a_whole_list_of_sections(tmp_path: Path) -> None:
