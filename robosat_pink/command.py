@@ -1,4 +1,4 @@
-"""What the verbs share: arguments, log, failure file, exit codes, ranks. Called by `train`, `predict` and `evaluate`.
+"""What the verbs share: arguments, log, failure file, exit codes, ranks. Called by `train`, `init` and the others.
 
 Modules that load torch are imported after the experiment file is checked, so that a misspelt key is reported within a
 second, and a broken installation leaves a failure file.
@@ -43,25 +43,40 @@ class Verb:
 
 def main(verb: Verb, argv: Sequence[str] | None = None) -> int:
     """Do as the container's experiment file says. Returns the exit code; on failure, writes the failure file."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(RedactingFormatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     container = Container.here()
     argv = sys.argv[1:] if argv is None else argv
     arguments = None
+
+    def run(stop: StopRequest) -> int:
+        nonlocal arguments
+        arguments = parse_arguments(verb, argv)
+        return run_or_check(verb, arguments, argv, container, stop)
+
+    def fail(error: BaseException) -> None:
+        if arguments is None or arguments.check is None:
+            container.write_failure(error)
+
+    return logged(run, verb.resumes, fail)
+
+
+def logged(
+    run: Callable[[StopRequest], int], resumes: str, fail: Callable[[BaseException], None] = lambda error: None
+) -> int:
+    """The exit code of `run`, with the log on stdout. An error is logged and given to `fail`; a stop ends with 0."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(RedactingFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     try:
         with StopRequest() as stop:
-            arguments = parse_arguments(verb, argv)
-            return run_or_check(verb, arguments, argv, container, stop)
+            return run(stop)
     except Stopped as stopped:
-        log.info("stopped %s; %s", stopped.reason, verb.resumes)
+        log.info("stopped %s; %s", stopped.reason, resumes)
         return 0
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # including obstore's panics, which do not derive from Exception
         log.error("error: %s", user_message(error), exc_info=not isinstance(error, RobosatError))  # noqa: TRY400
-        if arguments is None or arguments.check is None:
-            container.write_failure(error)
+        fail(error)
         return getattr(error, "exit_code", 1)
 
 
@@ -99,7 +114,7 @@ def log_as(process: ProcessRank) -> None:
 
 def parse_arguments(verb: Verb, argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line; raises ConfigError. The verb, which SageMaker may pass, is ignored."""
-    parser = _Parser(prog=f"robosat_pink.{verb.name}", description=verb.purpose)
+    parser = Parser(prog=f"robosat_pink.{verb.name}", description=verb.purpose)
     parser.add_argument("--config", metavar="FILE", help="an experiment file instead of the config channel's")
     parser.add_argument("--check", metavar="FILE", nargs="?", const="", help=verb.checks)
     if verb.summarise:
@@ -130,6 +145,10 @@ def leave(work: Callable[[], int]) -> NoReturn:
     os._exit(code)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Raises ConfigError, with what is `accepted`, for arguments that are wrong."""
+
+    accepted = "[--config FILE] [--check [FILE]] [KEY=VALUE ...]"
+
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"command line: {message}; accepted: [--config FILE] [--check [FILE]] [KEY=VALUE ...]")
+        raise ConfigError(f"command line: {message}; accepted: {self.accepted}")
