@@ -15,7 +15,7 @@ from robosat_pink import command
 from robosat_pink.container.atomic_write import check_writable, write_atomically
 from robosat_pink.container.contract import Container
 from robosat_pink.container.stop_request import StopRequest
-from robosat_pink.errors import ConfigError
+from robosat_pink.errors import ConfigError, RobosatError
 
 log = logging.getLogger("robosat_pink")
 
@@ -45,7 +45,11 @@ def run(argv: Sequence[str], stop: StopRequest) -> int:
     with tempfile.TemporaryDirectory() as folder:  # so that the file exists only once its check has passed
         unchecked = Path(folder) / target.name
         unchecked.write_text(drafted.text)
-        check.check(load_config(unchecked), Container.here())
+        try:
+            check.check(load_config(unchecked), Container.here())
+        except RobosatError:
+            log.info("the draft does not pass this check, and is not written")
+            raise
     refuse_existing(target)  # another process may have written it meanwhile
     write_atomically(target, lambda file: file.write(drafted.text.encode()))
     log.info("%s is written; its comments say why each key is so", target)

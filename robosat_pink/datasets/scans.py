@@ -1,4 +1,7 @@
-"""Lists directories of a bucket or folder concurrently, with limits on silence and memory. Called by `sides` and `drafting`."""
+"""Lists directories of a bucket or folder concurrently, with limits on silence and memory.
+
+Called by `sides`, and by `drafting` for directories that no experiment names yet.
+"""
 
 from __future__ import annotations
 
@@ -86,9 +89,7 @@ def _by_directory(page: Page) -> dict[str, Scan]:
 class _Scanning:
     """The listings in flight, by number of the directory, and the time at which the last page of each arrived."""
 
-    def __init__(
-        self, directories: Sequence[tuple[Location, str]], parse: Callable[[Page], dict[str, Scan]]
-    ) -> None:
+    def __init__(self, directories: Sequence[tuple[Location, str]], parse: Callable[[Page], dict[str, Scan]]) -> None:
         self._directories, self._parse = directories, parse
         self._last_page: dict[int, float] = {}
         self._memory = MemoryWatch(list(dict.fromkeys(str(location) for location, _ in directories)))

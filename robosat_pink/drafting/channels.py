@@ -22,15 +22,15 @@ def channels(looks: Sequence[ImageLook]) -> Section:
     for look in looks:
         if look.bands != first.bands:
             raise DataError(
-                f"{look.name} has the bands {_listed(look.bands)}, {first.name} has {_listed(first.bands)}; take images "
-                "that have the same, by --images FOLDER"
+                f"{look.name} has the bands {_listed(look.bands)}, {first.name} has {_listed(first.bands)}; take "
+                "images that have the same, by --images FOLDER"
             )
     bands, why, todo = _bands(looks)
     scale, scale_why, scale_todo = _scale(looks)
     yaml = f"- {{bands: [{bands}], mean: auto, std: auto, scale: {scale}}}"
     measured = "mean and std are measured in the training tiles"
     todos = [text for text in (todo, scale_todo) if text]
-    entry = Entry(yaml, f"{why}; {scale_why}; {measured}", ". ".join(todos))
+    entry = Entry(yaml, f"{why}; {scale_why}; {measured}", "; ".join(todos))
     return Section("channels", (entry,))
 
 
@@ -94,8 +94,11 @@ def _scale(looks: Sequence[ImageLook]) -> tuple[str, str, str]:
     dtypes = sorted({look.dtype for look in looks})
     if len(dtypes) > 1 and all(dtype in AUTO_SCALE for dtype in dtypes):
         usual = ", ".join(f"{AUTO_SCALE[dtype]:g} for {dtype}" for dtype in dtypes)
-        both = f"the images are of {' and '.join(dtypes)}: check that equal values mean the same after this scale"
-        return "auto", f"their numbers are divided by {usual}", ". ".join(filter(None, [todo, both]))
+        both = (
+            f"the images are of {' and '.join(dtypes)}: check that equal values mean the same after this scale; if "
+            "not, take images of one kind, by --images FOLDER"
+        )
+        return "auto", f"their numbers are divided by {usual}", "; ".join(filter(None, [todo, both]))
     brightest = _brightest(looks)
     scale = better_scale(AUTO_SCALE.get(dtypes[0], 1.0), brightest)
     return (

@@ -64,10 +64,12 @@ def _section(values: Sequence[int], looks: Sequence[MaskLook], seen: str) -> Sec
     if hidden := _hidden(looks):
         todos.append(hidden)
     entries = [
-        Entry(f"- {{name: {quoted(names[value] or f'class {value}')}, color: {quoted(colors[value])}, values: [{value}]}}")
+        Entry(
+            f"- {{name: {quoted(names[value] or f'class {value}')}, color: {quoted(colors[value])}, values: [{value}]}}"
+        )
         for value in shown
     ]
-    entries[0] = entries[0]._replace(why=seen + background, todo=". ".join(todos))
+    entries[0] = entries[0]._replace(why=seen + background, todo="; ".join(todos))
     return Section("classes", tuple(entries))
 
 
@@ -97,7 +99,9 @@ def _colors(values: Sequence[int], looks: Sequence[MaskLook]) -> dict[int, str]:
             colors[value] = "white"
         else:
             red, green, blue = colorsys.hsv_to_rgb(number / len(values), 0.7, 0.9)
-            colors[value] = "black" if value == 0 else f"#{int(255 * red):02x}{int(255 * green):02x}{int(255 * blue):02x}"
+            colors[value] = (
+                "black" if value == 0 else f"#{int(255 * red):02x}{int(255 * green):02x}{int(255 * blue):02x}"
+            )
     return colors
 
 
@@ -112,7 +116,9 @@ def _ignored_entry(ignored: Sequence[int], looks: Sequence[MaskLook]) -> tuple[E
     nodata = sorted({look.nodata for look in looks if look.nodata})
     entries = []
     if nodata:
-        why = f"pixels of the masks that are {' or '.join(nodata)} are left out of loss and metrics, as the files declare"
+        why = (
+            f"pixels of the masks that are {' or '.join(nodata)} are left out of loss and metrics, as the files declare"
+        )
         entries.append(Entry("", why))
     if ignored:
         listed = ", ".join(map(str, ignored))
@@ -128,8 +134,8 @@ def _hidden(looks: Sequence[MaskLook]) -> str:
         return ""
     total = hidden + sum(sum(look.values.values()) for look in looks)
     return (
-        f"the masks declare 0 as nodata ({hidden / total:.1%} of their pixels), and so nothing is learnt of it. If it is "
-        "the background, write them without that declaration (gdal_edit.py -unsetnodata FILE), and run init again"
+        f"the masks declare 0 as nodata ({hidden / total:.1%} of their pixels), and so nothing is learnt of it. If it "
+        "is the background, write them without that declaration (gdal_edit.py -unsetnodata FILE), and run init again"
     )
 
 
@@ -138,8 +144,8 @@ def _check_whole(counts: Mapping[float, int], looks: Sequence[MaskLook]) -> None
     if broken:
         name = next(look.name for look in looks if broken[0] in look.values)
         raise DataError(
-            f"{name}: mask value {broken[0]:g}; accepted: whole class numbers. Where these are shares, write new masks, "
-            "with a number for each class"
+            f"{name}: mask value {broken[0]:g}; accepted: whole class numbers. Where these are shares, write new "
+            "masks, with a number for each class"
         )
 
 
@@ -148,8 +154,9 @@ def _check_classes(values: Sequence[int], looks: Sequence[MaskLook], masks: int)
     listed = some_names(list(map(str, values)), SHOWN)
     if len(values) > MOST_CLASSES:
         raise DataError(
-            f"{where}: {len(values)} different values, {listed}; accepted: at most {MOST_CLASSES} classes, for 255 means "
-            "ignore in what the network learns from. Where they are no classes, write masks with a number for each"
+            f"{where}: {len(values)} different values, {listed}; accepted: at most {MOST_CLASSES} classes, for 255 "
+            "means ignore in what the network learns from. Where they are no classes, write masks with a number for "
+            "each"
         )
     highest = max(values, default=0)
     is_near = all(min(value, highest - value) <= NEAR for value in values)

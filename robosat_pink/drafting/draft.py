@@ -7,17 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import robosat_pink
 from robosat_pink.drafting import channels, classes, layout, network, samples, sides, split, text, where
 from robosat_pink.drafting.layout import Directory
 from robosat_pink.drafting.sides import Sides
 from robosat_pink.drafting.text import TODO, Section
-from robosat_pink.errors import DataError
 
 log = logging.getLogger(__name__)
 
 IMAGES_READ, MASKS_READ = 32, 128
-SCHEMA = Path(robosat_pink.__path__[0]).parent / "experiments" / "experiment.schema.json"
+SCHEMA = Path(__file__).parents[2] / "experiments" / "experiment.schema.json"
 
 
 class Draft(NamedTuple):
@@ -35,7 +33,9 @@ def draft(folder: str | None, images: str | None = None, masks: str | None = Non
     image_directories, mask_directories = ([known.directory for known in side] for side in found)
     for name, side in (("images", found.images), ("masks", found.masks)):
         tiles = sum(len(known.directory.files) for known in side)
-        log.info("%s: %d tiles in %s (directories: %d), %s", name, tiles, side[0].directory.parent, len(side), side[0].kind)
+        log.info(
+            "%s: %d tiles in %s (directories: %d), %s", name, tiles, side[0].directory.parent, len(side), side[0].kind
+        )
     located = where.where(image_directories, mask_directories, others)
     pairs = located.pairs
     rows = samples.spread(len(pairs), IMAGES_READ)
@@ -49,12 +49,12 @@ def draft(folder: str | None, images: str | None = None, masks: str | None = Non
         *channels.missing(image_looks),
         *labels.ignored,
     )
-    side = max(max(look.size) for look in image_looks)
+    pixels = max(max(look.size) for look in image_looks)
     sections = (
         Section("dataset", dataset),
         labels.section,
         channels.channels(image_looks),
-        network.model(len(pairs), side),
+        network.model(len(pairs), pixels),
     )
     return Draft(
         text.document(_head(len(pairs)), sections), tuple(todo for section in sections for todo in section.todos)
@@ -68,11 +68,15 @@ def _sides(folder: str | None, images: str | None, masks: str | None) -> tuple[S
     others = [directory for directory in (layout.find(folder) if folder else []) if directory.identity not in given]
     if images and masks:
         return Sides(sides.look(given_images), sides.look(given_masks)), others
-    told = sides.tell_apart(sides.look(others))
+    known = sides.look(others)
+    is_one_side = bool(images or masks) and all(one.kind.may_be_mask for one in known)
+    told = Sides(known, known) if is_one_side else sides.tell_apart(known)
     if images:
-        return Sides(sides.look(given_images), told.masks), [known.directory for known in told.images]
+        left = [] if is_one_side else [one.directory for one in told.images]
+        return Sides(sides.look(given_images), told.masks), left
     if masks:
-        return Sides(told.images, sides.look(given_masks)), [known.directory for known in told.masks]
+        left = [] if is_one_side else [one.directory for one in told.masks]
+        return Sides(told.images, sides.look(given_masks)), left
     return told, []
 
 

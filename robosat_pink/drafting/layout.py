@@ -100,8 +100,8 @@ def _parent_and_name(spelt: str, below: str) -> tuple[str, str]:
         parent, _, name = spelt.rpartition("/")
         if parent == "s3:/":
             raise DataError(
-                f"{spelt}: the tiles lie directly below the bucket, as ZOOM/X/Y; an experiment needs a directory above: "
-                f"aws s3 cp --recursive {spelt}/ {spelt}/scene/"
+                f"{spelt}: the tiles lie directly below the bucket, as ZOOM/X/Y; an experiment needs a directory "
+                f"above: aws s3 cp --recursive {spelt}/ {spelt}/scene/"
             )
         return parent, name
     return _as_folder(os.path.join(spelt, "..")), os.path.basename(os.path.abspath(spelt))

@@ -20,8 +20,10 @@ def model(pairs: int, side: int) -> Section:
     has_gpu = torch.cuda.is_available()
     is_large = has_gpu and pairs >= MANY_PAIRS
     name = "albunet" if is_large else "unet"
-    other = "unet, with 2 million, is the one for few tiles or a CPU" if is_large else (
-        f"with a GPU and {MANY_PAIRS:,} tiles or more, try albunet, with 37 million"
+    other = (
+        "unet, with 2 million, is the one for few tiles or a CPU"
+        if is_large
+        else (f"with a GPU and {MANY_PAIRS:,} tiles or more, try albunet, with 37 million")
     )
     size = "37" if is_large else "2"
     why = f"{size} million parameters, for {pairs} pairs and {PROCESSORS[has_gpu]}; {other}"

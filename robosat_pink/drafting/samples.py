@@ -69,13 +69,18 @@ def spread(count: int, most: int) -> list[int]:
 
 
 def read(
-    location: Location, files: TileFiles, rows: Sequence[int], look: Callable[[TileFile, str], T], threads: int = THREADS
+    location: Location,
+    files: TileFiles,
+    rows: Sequence[int],
+    look: Callable[[TileFile, str], T],
+    threads: int = THREADS,
 ) -> list[T]:
     """What `look` sees in the files of these rows."""
 
     def read_one(row: int) -> T:
         entry = Entry(
-            files.path(row), *(int(column[row]) for column in (files.version, files.size, files.modified, files.sidecars))
+            files.path(row),
+            *(int(column[row]) for column in (files.version, files.size, files.modified, files.sidecars)),
         )
         return look(tile_file.read(location, entry, is_listed_here=True), f"{location}/{entry.path}")
 

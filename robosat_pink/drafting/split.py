@@ -102,9 +102,7 @@ def _seed(pairs: Pairs, choice: _Choice, test: float) -> int:
     """The first seed that gives the val tiles a share in VAL_SHARE; 0 if none does."""
     low, high = VAL_SHARE
     for seed in range(SEEDS):
-        found = split_pairs(
-            pairs, TRAIN_PERCENT, by=choice.by, seed=seed, zoom=choice.zoom, holdout_percent=test
-        )
+        found = split_pairs(pairs, TRAIN_PERCENT, by=choice.by, seed=seed, zoom=choice.zoom, holdout_percent=test)
         if low - test / 2 <= len(found.val) / len(pairs) <= high:
             return seed
     return 0

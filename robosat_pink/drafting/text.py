@@ -30,7 +30,11 @@ class Section(NamedTuple):
 
     @property
     def todos(self) -> list[str]:
-        return [f"{self.name}: {entry.todo}" for entry in self.entries if entry.todo]
+        return [f"{self._key(entry)}: {entry.todo}" for entry in self.entries if entry.todo]
+
+    def _key(self, entry: Entry) -> str:
+        is_of_list = entry.yaml.startswith("- ")
+        return self.name if is_of_list else f"{self.name}.{entry.yaml.partition(':')[0]}"
 
 
 def quoted(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
@@ -45,7 +44,8 @@ def where(images: Sequence[Directory], masks: Sequence[Directory], others: Seque
     if not len(pairs):
         raise DataError(
             f"no image has a mask of the same z/x/y: images are in {_shown(images)}, such as {image_files.path(0)}; "
-            f"masks are in {_shown(masks)}, such as {mask_files.path(0)}{seeming_cause(image_files.zxy, mask_files.zxy)}"
+            f"masks are in {_shown(masks)}, such as {mask_files.path(0)}"
+            f"{seeming_cause(image_files.zxy, mask_files.zxy)}"
         )
     entries = [
         *_side("image_bucket", "imagery_directory_regex", images, [*masks, *others], group),
@@ -117,8 +117,8 @@ def _expression(names: Sequence[str], siblings: Sequence[str], is_exact: bool) -
     """A regular expression for these directories and none of their siblings; empty if it need not tell any apart."""
     if not siblings and not is_exact:
         return ""
-    beginning = os.path.commonprefix(names)
-    end = os.path.commonprefix([name[::-1] for name in names])[::-1]
+    beginning = _beginning(names)
+    end = _beginning([name[::-1] for name in names])[::-1]
     if len(names) > 1 and not is_exact:
         if len(end) >= SHORTEST and not any(sibling.endswith(end) for sibling in siblings):
             return f".*{_escaped(end)}$"
@@ -126,6 +126,12 @@ def _expression(names: Sequence[str], siblings: Sequence[str], is_exact: bool) -
             return f"{_escaped(beginning)}.*"
     alternatives = "|".join(map(_escaped, names))
     return f"({alternatives})$" if len(names) > 1 else f"{alternatives}$"
+
+
+def _beginning(names: Sequence[str]) -> str:
+    """The longest text with which all names begin."""
+    first, last = min(names), max(names)
+    return first[: next((number for number, letter in enumerate(first) if letter != last[number : number + 1]), None)]
 
 
 def _escaped(name: str) -> str:

@@ -29,12 +29,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("checkpoint", "config", "container", "datasets", "distributed", "losses", "models", "report", "storage"),
         "training",
     },
+    "drafting": {"config", "container", "datasets", "models", "storage"},
     "survey": {"config", "datasets", "losses"},
     "check": {"config", "container", "datasets", "distributed", "losses", "report", "survey", "training"},
     "command": {"config", "container", "distributed"},
     "train": {"check", "command", "config", "container", "distributed", "report", "training"},
     "predict": {"command", "config", "container", "distributed", "prediction"},
     "evaluate": {"command", "config", "container", "distributed", "prediction"},
+    "init": {"check", "command", "config", "container", "drafting"},
     "trained": {"checkpoint", "config", "datasets", "export", "models"},
     "export": {"config", "container", "datasets", "models"},
     "sagemaker": {"config", "training"},
@@ -55,7 +57,7 @@ BELONGS_TO = {
     "imagecodecs": {"datasets.rasters.geotiff"},
     "yaml": {"config.formats", "training.outputs"},
     "tomllib": {"config.formats"},
-    "argparse": {"command", "trained", "sample", "sagemaker", "reference"},
+    "argparse": {"command", "init", "trained", "sample", "sagemaker", "reference"},
 }
 
 WITHOUT_TORCH = (
@@ -73,6 +75,7 @@ WITHOUT_TORCH = (
     ".train",
     ".predict",
     ".evaluate",
+    ".init",
 )
 
 
