@@ -111,7 +111,11 @@ def _scale(looks: Sequence[ImageLook]) -> tuple[str, str, str]:
 def _brightest(looks: Sequence[ImageLook]) -> float:
     pixels = np.concatenate([look.pixels for look in looks], axis=1)
     if not pixels.size:
-        raise DataError(f"none of the {len(looks)} images read has a valid pixel, such as {looks[0].name}")
+        declared = f", {looks[0].nodata}" if looks[0].nodata else ""
+        raise DataError(
+            f"{looks[0].name}: no valid pixel, like the other {len(looks) - 1} images read; check what they declare as "
+            f"nodata{declared}, or take other images by --images FOLDER"
+        )
     return float(np.percentile(pixels, BRIGHTEST, axis=1).max())
 
 

@@ -39,7 +39,7 @@ def draft(folder: str | None, images: str | None = None, masks: str | None = Non
     located = where.where(image_directories, mask_directories, others)
     pairs = located.pairs
     rows = samples.spread(len(pairs), IMAGES_READ)
-    image_looks = samples.read(image_directories[0].location, pairs.images, rows, samples.look_at_image)
+    image_looks = samples.look_at_images(image_directories[0].location, pairs.images, rows)
     mask_rows = samples.spread(len(pairs), MASKS_READ)
     mask_looks = samples.read(mask_directories[0].location, pairs.masks, mask_rows, samples.look_at_mask)
     labels = classes.classes(mask_looks, len(pairs))

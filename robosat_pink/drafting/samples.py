@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -23,6 +24,7 @@ T = TypeVar("T")
 THREADS = 8
 MOST_VALUES = 32  # more different values are hardly classes
 MOST_PIXELS = 4096  # of an image
+MOST_BETWEEN = 0.05  # share of the pixels that transparency leaves between 0 and the highest value
 
 
 class Kind(NamedTuple):
@@ -42,7 +44,9 @@ class ImageLook(NamedTuple):
     dtype: str
     bands: tuple[int, ...]  # those with data, from 1
     alphas: tuple[int, ...]  # those tagged as alpha
-    alpha_values: tuple[float, ...]  # some that are neither 0 nor the highest, so that the band may be data
+    alpha_values: tuple[
+        float, ...
+    ]  # some that are neither 0 nor the highest, if many are, so that the band may be data
     tags: BandTags
     nodata: str  # in words
     size: tuple[int, int]  # (H, W)
@@ -101,20 +105,25 @@ def kind_of(file: TileFile, name: str) -> Kind:
     return Kind(1, mask.values.dtype.name, is_whole and len(values) <= MOST_VALUES)
 
 
-def look_at_image(file: TileFile, name: str) -> ImageLook:
+def look_at_images(location: Location, files: TileFiles, rows: Sequence[int]) -> list[ImageLook]:
+    """Read the images of these rows. If an alpha band holds data in one of them, it is data in all."""
+    looks = read(location, files, rows, look_at_image)
+    if len({look.bands for look in looks}) > 1 and any(look.alpha_values for look in looks):
+        return read(location, files, rows, functools.partial(look_at_image, is_alpha_data=True))
+    return looks
+
+
+def look_at_image(file: TileFile, name: str, is_alpha_data: bool = False) -> ImageLook:
     """Raises DataError if the file cannot be read."""
     first = decode.read_image(file.content, [1], name, "declared", file.sidecars)
     tags = first.tags
     alphas = [number for number, color in enumerate(tags.colors, 1) if color == "alpha"]
-    between: np.ndarray = np.zeros(0)
-    if alphas:
-        alpha = decode.read_image(file.content, alphas, name, "declared", file.sidecars).values
-        highest = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "iu" else 1
-        between = np.unique(alpha[(alpha != 0) & (alpha != 255) & (alpha != highest)])
+    between = _between(file, name, alphas) if alphas else np.zeros(0)
     if "palette" in tags.colors:
         bands = [1, 2, 3]
     else:
-        bands = [number for number in range(1, len(tags.names) + 1) if number not in alphas or len(between)]
+        left_out = [] if is_alpha_data or len(between) else alphas
+        bands = [number for number in range(1, len(tags.names) + 1) if number not in left_out]
     image = decode.read_image(file.content, bands or [1], name, "auto", file.sidecars)
     valid = image.values[:, ~image.missing]
     return ImageLook(
@@ -130,6 +139,14 @@ def look_at_image(file: TileFile, name: str) -> ImageLook:
         zero_share=float((all_zero(image.values) & ~image.missing).mean()) if image.values.size else 0.0,
         zeros=image.zeros,
     )
+
+
+def _between(file: TileFile, name: str, alphas: list[int]) -> np.ndarray:
+    """The values of alpha bands that are neither 0 nor the highest; none if these few are an edge, or lossy."""
+    alpha = decode.read_image(file.content, alphas, name, "declared", file.sidecars).values
+    highest = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "iu" else 1
+    is_between = (alpha != 0) & (alpha != 255) & (alpha != highest)
+    return np.unique(alpha[is_between]) if is_between.mean() > MOST_BETWEEN else np.zeros(0)
 
 
 def look_at_mask(file: TileFile, name: str) -> MaskLook:

@@ -227,7 +227,7 @@ def test_masks_in_a_lossy_format_or_in_colors_are_refused(run: Run, suffix: str)
 
 def rgba(x: int, y: int) -> np.ndarray:
     pixels = image(x, y, dtype="uint8", high=250)
-    pixels[3], pixels[3, :4] = 255, 0
+    pixels[3], pixels[3, :4], pixels[3, 4] = 255, 0, 100  # 3 % are an edge
     return pixels
 
 
@@ -253,7 +253,13 @@ def test_bands_and_scale_fit_the_images(
 
 
 def test_alpha_that_holds_more_than_a_mask_is_data_and_the_user_is_told(run: Run) -> None:
-    write("tiles/imagery/a", lambda x, y: image(x, y, 4, "uint8", 250))
+    def near_infrared(x: int, y: int) -> np.ndarray:
+        pixels = image(x, y, 4, "uint8", 250)
+        if (x, y) == (101, 201):
+            pixels[3] = 0  # a tile of water
+        return pixels
+
+    write("tiles/imagery/a", near_infrared)
     write("tiles/masks/b", labels)
     config, _, said = drafted(run, "tiles")
     assert config.channels[0].bands == (1, 2, 3, 4)
@@ -415,6 +421,14 @@ def test_folder_without_tiles_is_refused_by_an_example(run: Run, here: Path) -> 
     assert "no file lies there" in refused(run, 3, "tiles")
     write_tile(here / "tiles/scene.tif", image(1, 1))
     assert "found scene.tif, expected ZOOM/X/Y.tif" in refused(run, 3, "tiles")
+
+
+def test_images_without_a_valid_pixel_are_refused(run: Run) -> None:
+    write("tiles/imagery/a", lambda x, y: 0 * image(x, y), nodata=0)
+    write("tiles/masks/b", labels)
+    assert "no valid pixel, like the other 8 images read; check what they declare as nodata, 0" in refused(
+        run, 3, "tiles"
+    )
 
 
 def test_damaged_tile_is_named(run: Run, here: Path) -> None:
