@@ -54,7 +54,7 @@ def run(argv: Sequence[str], stop: StopRequest) -> int:
     write_atomically(target, lambda file: file.write(drafted.text.encode()))
     log.info("%s is written; its comments say why each key is so", target)
     if drafted.todos:
-        log.info("%d of them begin with %s: they are yours to decide", len(drafted.todos), TODO)
+        log.info("what is yours to decide begins with %s there: %d", TODO, len(drafted.todos))
     log.info("to train: mkdir -p job/checkpoints; %s", TRAIN.format(file=shlex.quote(str(target))))
     return 0
 

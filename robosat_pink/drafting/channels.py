@@ -61,7 +61,8 @@ def _bands(looks: Sequence[ImageLook]) -> tuple[str, str, str]:
     first = looks[0]
     names = [look.tags.names for look in looks]
     numbers = ", ".join(map(str, first.bands))
-    of = f"{len(first.bands)} band(s) of {' and '.join(sorted({look.dtype for look in looks}))}"
+    dtypes = " and ".join(sorted({look.dtype for look in looks}))
+    of = f"{len(first.bands)} band{'s' if len(first.bands) > 1 else ''} of {dtypes}"
     if "palette" in first.tags.colors:
         return numbers, f"{of}: red, green and blue of the files' palettes", ""
     if first.alphas and not first.alpha_values and not any(look.alpha_values for look in looks):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from robosat_pink.datasets import coverage
 from robosat_pink.drafting import channels, classes, layout, network, samples, sides, split, text, where
 from robosat_pink.drafting.layout import Directory
 from robosat_pink.drafting.sides import Sides
@@ -40,12 +40,14 @@ def draft(folder: str | None, images: str | None = None, masks: str | None = Non
     pairs = located.pairs
     rows = samples.spread(len(pairs), IMAGES_READ)
     image_looks = samples.look_at_images(image_directories[0].location, pairs.images, rows)
-    mask_rows = samples.spread(len(pairs), MASKS_READ)
+    divided = split.split(pairs, located.has_group)
+    # The check reads some training tiles, and must meet no value there that has not been seen.
+    mask_rows = sorted({*samples.spread(len(pairs), MASKS_READ), *coverage.chosen(divided.train)})
     mask_looks = samples.read(mask_directories[0].location, pairs.masks, mask_rows, samples.look_at_mask)
     labels = classes.classes(mask_looks, len(pairs))
     dataset = (
         *located.entries,
-        *split.split(pairs, located.has_group),
+        *divided.entries,
         *channels.missing(image_looks),
         *labels.ignored,
     )
@@ -56,9 +58,13 @@ def draft(folder: str | None, images: str | None = None, masks: str | None = Non
         channels.channels(image_looks),
         network.model(len(pairs), pixels),
     )
-    return Draft(
-        text.document(_head(len(pairs)), sections), tuple(todo for section in sections for todo in section.todos)
+    head = (
+        f"Drafted by init for {len(pairs)} pairs of image and mask. What it could not tell begins with {TODO}. Every "
+        "key is described in experiments/README.md."
     )
+    directive = f"yaml-language-server: $schema={SCHEMA}" if SCHEMA.exists() else ""
+    todos = tuple(todo for section in sections for todo in section.todos)
+    return Draft(text.document(directive, head, sections), todos)
 
 
 def _sides(folder: str | None, images: str | None, masks: str | None) -> tuple[Sides, list[Directory]]:
@@ -78,12 +84,3 @@ def _sides(folder: str | None, images: str | None, masks: str | None) -> tuple[S
         left = [] if is_one_side else [one.directory for one in told.masks]
         return Sides(told.images, sides.look(given_masks)), left
     return told, []
-
-
-def _head(pairs: int) -> Sequence[str]:
-    schema = [f"yaml-language-server: $schema={SCHEMA}"] if SCHEMA.exists() else []
-    return (
-        *schema,
-        f"Drafted by init for {pairs} pairs of image and mask. What it could not tell begins with {TODO}. Every key is",
-        "described in experiments/README.md.",
-    )

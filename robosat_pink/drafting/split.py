@@ -13,7 +13,7 @@ from robosat_pink.datasets.tiles import parents, zooms_in_words
 from robosat_pink.drafting.text import Entry
 
 TRAIN_PERCENT = 0.7
-ENOUGH_BLOCKS, LEAST_BLOCKS = 12, 4
+ENOUGH_BLOCKS, LEAST_BLOCKS = 20, 4
 LARGEST_STEP = 4  # zooms between tiles and blocks
 FEW_GROUND_TILES = 5  # so few cannot be split by ground, where groups can
 MANY_UNITS = 20  # of so many, some are held out
@@ -31,23 +31,29 @@ class _Choice(NamedTuple):
     todo: str = ""
 
 
-def split(pairs: Pairs, has_group: bool) -> tuple[Entry, ...]:
-    """The entries of `dataset` that split these pairs. Raises DataError if they are too few."""
+class DraftedSplit(NamedTuple):
+    entries: tuple[Entry, ...]  # of `dataset`
+    train: np.ndarray  # the rows of the pairs that are trained on
+
+
+def split(pairs: Pairs, has_group: bool) -> DraftedSplit:
+    """How to split these pairs. Raises DataError if they are too few."""
     ground = np.unique(pairs.images.zxy, axis=0)
     choice = _by_group(pairs, ground) if has_group else None
     choice = choice or _by_ground(ground)
     test = TEST_PERCENT if choice.units >= MANY_UNITS else 0.0
-    seed = _seed(pairs, choice, test)
+    seed, train = _seed(pairs, choice, test)
     keys = [f"by: {choice.by}"]
     if choice.zoom is not None:
         keys.append(f"zoom: {choice.zoom}")
     keys += [f"seed: {seed}"] * bool(seed) + [f"test_percent: {test}"] * bool(test)
     held_out = f"; {test:.0%} are held out to the end, for unbiased numbers" if test else ""
     why = f"{choice.why}{held_out}" + ("; this seed gives train and val a fair share" if seed else "")
-    return (
+    entries = (
         Entry(f"train_percent: {TRAIN_PERCENT}", "share that is trained on; the rest is evaluated after each epoch"),
         Entry(f"split: {{{', '.join(keys)}}}", why, choice.todo),
     )
+    return DraftedSplit(entries, train)
 
 
 def _by_group(pairs: Pairs, ground: np.ndarray) -> _Choice | None:
@@ -56,7 +62,7 @@ def _by_group(pairs: Pairs, ground: np.ndarray) -> _Choice | None:
     if len(ground) >= FEW_GROUND_TILES or groups <= len(ground):
         return None
     why = (
-        f"{len(ground)} ground tile(s) are too few to split by, but there are {groups} groups: a group's tiles stay "
+        f"too little ground to split ({len(ground)} of z/x/y), but there are {groups} groups: a group's tiles stay "
         "together. The numbers then say how good the model is on other days of the same ground"
     )
     return _Choice("group", None, groups, why)
@@ -98,11 +104,13 @@ def _share_with_neighbour(ground: np.ndarray) -> float:
     return float(has_neighbour.mean())
 
 
-def _seed(pairs: Pairs, choice: _Choice, test: float) -> int:
-    """The first seed that gives the val tiles a share in VAL_SHARE; 0 if none does."""
+def _seed(pairs: Pairs, choice: _Choice, test: float) -> tuple[int, np.ndarray]:
+    """The first seed that gives the val tiles a share in VAL_SHARE, or 0 if none does; and the rows trained on."""
     low, high = VAL_SHARE
-    for seed in range(SEEDS):
-        found = split_pairs(pairs, TRAIN_PERCENT, by=choice.by, seed=seed, zoom=choice.zoom, holdout_percent=test)
-        if low - test / 2 <= len(found.val) / len(pairs) <= high:
-            return seed
-    return 0
+    splits = [
+        split_pairs(pairs, TRAIN_PERCENT, by=choice.by, seed=seed, zoom=choice.zoom, holdout_percent=test)
+        for seed in range(SEEDS)
+    ]
+    fair = (number for number, found in enumerate(splits) if low - test / 2 <= len(found.val) / len(pairs) <= high)
+    seed = next(fair, 0)
+    return seed, splits[seed].train

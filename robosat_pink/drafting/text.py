@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 TODO = "TODO"  # begins the comment on what a draft could not tell
@@ -46,8 +46,9 @@ def quoted(text: str) -> str:
     return json.dumps(text)
 
 
-def document(head: Sequence[str], sections: Iterable[Section]) -> str:
-    lines = [line for text in head for line in _comment(text, "")]
+def document(directive: str, head: str, sections: Iterable[Section]) -> str:
+    """The whole file. `directive` is a comment for editors, which must stay one line; there may be none."""
+    lines = [f"# {directive}"] * bool(directive) + _comment(head, "")
     for section in sections:
         lines += ["", f"{section.name}:"]
         for entry in section.entries:

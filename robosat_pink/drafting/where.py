@@ -102,15 +102,15 @@ def _side(
     count = sum(int((directory.table["sidecar"] == 0).sum()) for directory in side)
     what = "images" if bucket_key == "image_bucket" else "masks"
     relative = "; ./ is the folder in which a command is started" if parent.startswith(".") else ""
-    named = f"which directories there: {_shown(side)}"
-    entries = [Entry(f"{bucket_key}: {quoted(parent)}", f"{count} {what}{relative}")]
     if group:
         expression = f"(?={expression}){group}" if expression else group
-    if expression:
-        entries.append(Entry(f"{expression_key}: {quoted(expression)}", named))
-    else:
-        entries.append(Entry("", f"{expression_key} is left out: all directories there are read, {_shown(side)}"))
-    return entries
+    if not expression:
+        where_to = f"{count} {what} in all directories there, {_shown(side)}; {expression_key} could choose some"
+        return [Entry(f"{bucket_key}: {quoted(parent)}", where_to + relative)]
+    return [
+        Entry(f"{bucket_key}: {quoted(parent)}", f"{count} {what}{relative}"),
+        Entry(f"{expression_key}: {quoted(expression)}", f"the directories there: {_shown(side)}"),
+    ]
 
 
 def _expression(names: Sequence[str], siblings: Sequence[str], is_exact: bool) -> str:

@@ -120,7 +120,7 @@ def test_what_could_not_be_told_begins_with_todo_in_the_file_and_in_the_log(run:
     todo = "the masks do not say what 1 stands for: give each class its name"
     assert f"# TODO: {todo}" in text
     assert f"TODO: classes: {todo}" in said
-    assert "1 of them begin with TODO" in said
+    assert "what is yours to decide begins with TODO there: 1" in said
     assert said.splitlines()[-1] == (
         "to train: mkdir -p job/checkpoints; SAGEMAKER_BASE_DIR=$PWD/job bash start.sh train --config mine.yml"
     )
