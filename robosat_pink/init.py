@@ -44,7 +44,7 @@ def run(argv: Sequence[str], stop: StopRequest) -> int:
         log.warning("%s: %s", TODO, todo)
     with tempfile.TemporaryDirectory() as folder:  # so that the file exists only once its check has passed
         unchecked = Path(folder) / target.name
-        unchecked.write_text(drafted.text)
+        unchecked.write_text(drafted.text, encoding="utf-8")
         try:
             check.check(load_config(unchecked), Container.here())
         except RobosatError:

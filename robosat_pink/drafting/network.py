@@ -12,28 +12,24 @@ from robosat_pink.models import MODELS
 
 MANY_PAIRS = 1000
 RECIPE = "strong"
-PROCESSORS = {True: "a GPU", False: "a CPU"}
+SMALL = "2 million parameters, for few tiles or a CPU; with a GPU and 1,000 pairs or more, try albunet, with 37 million"
+LARGE = "37 million parameters, for a GPU and 1,000 pairs or more; for fewer, or a CPU, try unet, with 2 million"
 
 
 def model(pairs: int, side: int) -> Section:
-    """The section `model` for so many pairs of tiles with sides of so many pixels."""
+    """The section `model` for so many pairs of tiles, of at most so many pixels a side."""
     has_gpu = torch.cuda.is_available()
     is_large = has_gpu and pairs >= MANY_PAIRS
     name = "albunet" if is_large else "unet"
-    other = (
-        "unet, with 2 million, is the one for few tiles or a CPU"
-        if is_large
-        else (f"with a GPU and {MANY_PAIRS:,} tiles or more, try albunet, with 37 million")
-    )
-    size = "37" if is_large else "2"
-    why = f"{size} million parameters, for {pairs} pairs and {PROCESSORS[has_gpu]}; {other}"
+    here = f"here are {pairs:,} pairs and {'a' if has_gpu else 'no'} GPU"
+    defaults = RECIPES[RECIPE]["model"]
+    sets = f"sets loss, learning rate, augmentation and {defaults['epochs']} epochs; a key here overrides it"
     entries = [
-        Entry(f"name: {name}", why),
-        Entry(f"recipe: {RECIPE}", "sets loss, learning rate, augmentation and 10 epochs; a key here overrides it"),
+        Entry(f"name: {name}", f"{LARGE if is_large else SMALL}; {here}"),
+        Entry(f"recipe: {RECIPE}", sets),
     ]
-    usual = int(RECIPES[RECIPE]["model"]["tile_size"])
     multiple = MODELS[name].size_multiple
     fitting = math.ceil(side / multiple) * multiple
-    if fitting < usual:
+    if fitting < defaults["tile_size"]:
         entries.append(Entry(f"tile_size: {fitting}", f"the tiles have {side} pixels a side"))
     return Section("model", tuple(entries))

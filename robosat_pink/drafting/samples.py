@@ -1,4 +1,4 @@
-"""Reads some tiles, evenly spread, and keeps what a draft asks of them. Called by `sides`, `channels` and `classes`."""
+"""Reads some tiles, evenly spread, and keeps what a draft asks of them. Called by `sides` and `draft`."""
 
 from __future__ import annotations
 

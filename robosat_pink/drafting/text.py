@@ -1,4 +1,4 @@
-"""Writes sections of an experiment file as YAML, with a comment for each choice. Called by `draft` and its rooms."""
+"""Writes sections of an experiment file as YAML, with a comment for each choice. Called by `draft`."""
 
 from __future__ import annotations
 
