@@ -4,7 +4,7 @@ set -euo pipefail
 
 # What asks a container's first process to stop, the kernel drops where nobody listens yet. So it waits till Python does.
 case $$-${ROBOSAT_PINK_BLOCKED:-}-${1:-} in
-1--train | 1--check | 1--predict | 1--evaluate)
+1--train | 1--check | 1--predict | 1--evaluate | 1--init)
     if env --block-signal=TERM true 2>/dev/null; then # of coreutils 8.31 and later
         exec env --block-signal=TERM --block-signal=INT ROBOSAT_PINK_BLOCKED=1 bash "${BASH_SOURCE[0]}" "$@"
     fi
@@ -18,6 +18,8 @@ usage() {
     cat <<'TEXT'
 usage: start.sh VERB [ARGUMENT ...]
 
+  init      write an experiment file for the tiles in a folder or s3://BUCKET/PREFIX, with a comment for each choice,
+            and check it; arguments: FOLDER, --to FILE (mine.yml), and --images and --masks FOLDER if these cannot be told
   train     train what the experiment file in /opt/ml/input/data/config says (SAGEMAKER_BASE_DIR moves /opt/ml);
             arguments: KEY=VALUE overrides such as model.epochs=1, or --config FILE
   check     say what `train` would find and take, and train nothing; arguments: FILE, an experiment file, and overrides
@@ -139,7 +141,7 @@ wait_for() {
 verb=${1:-}
 shift || true
 case $verb in
-train | predict | evaluate)
+train | predict | evaluate | init)
     choose_python
     prepare
     exec "$python" -m "robosat_pink.$verb" "$@" # so that a container's first process takes its signals itself
@@ -188,9 +190,9 @@ help | -h | --help)
     usage
     ;;
 serve)
-    fail 64 "this image does not serve; there are: train, check, predict, evaluate, demo, test, help"
+    fail 64 "this image does not serve; there are: init, train, check, predict, evaluate, demo, test, help"
     ;;
 *)
-    fail 64 "there is no verb '$verb'; there are: train, check, predict, evaluate, demo, test, help"
+    fail 64 "there is no verb '$verb'; there are: init, train, check, predict, evaluate, demo, test, help"
     ;;
 esac

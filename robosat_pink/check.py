@@ -25,7 +25,7 @@ from robosat_pink.container.contract import Container
 from robosat_pink.container.redaction import redacted_tree
 from robosat_pink.datasets import TilePairs, coverage
 from robosat_pink.datasets.loader import crops_of_an_epoch
-from robosat_pink.datasets.normalisation import FLAT, normalisation, without_flat
+from robosat_pink.datasets.normalisation import FLAT, better_scale, normalisation, without_flat
 from robosat_pink.datasets.reader import SYMMETRIES
 from robosat_pink.datasets.split import Split
 from robosat_pink.datasets.store_options import store_options
@@ -52,8 +52,6 @@ PROBE_PIXELS = 256  # tile side in a step on a CPU: with 512, a large model take
 STEPS = 4
 EVALUATION_SHARE = 1 / 3  # time of an evaluation step relative to a training step: forward without backward
 FAR_MEAN, FAR_STD = 0.25, 1.5  # measured values are suggested beyond this distance in stds, or this ratio of stds
-SCALES = (1, 255, 10000, 65535)
-USUAL = (0.05, 2.0)  # range of the brightest pixels after scaling
 SPARSE = 0.02  # a class with a smaller share of the pixels is sparse
 GB = 1e9
 
@@ -169,7 +167,7 @@ def suggestion_lines(
         yield f"  the same value everywhere, so that nothing can be learnt from it: band {flat}"
     # No single scale fits several data types, and with `tags` the values are physical ones.
     is_single = len(scales) == 1 and channel.scale != "tags"
-    better = _better_scale(scales[0], scales[0] * brightest) if is_single else scales[0]
+    better = better_scale(scales[0], scales[0] * brightest) if is_single else scales[0]
     is_mean_far = np.abs(configured_mean - mean) > FAR_MEAN * std
     ratio = configured_std / np.maximum(std, 1e-12)
     is_std_far = (ratio > FAR_STD) | (ratio < 1 / FAR_STD)
@@ -276,16 +274,6 @@ def _disk_line(what: str, folder: Path, needed: int, at_peak: int) -> str:
     free = shutil.disk_usage(existing).free
     needed_gb = f"{needed / GB:.2f} GB ({at_peak / GB:.2f} GB at peak)"
     return f"disk, {what}: {needed_gb} in {folder}, where {free / GB:.1f} GB are free"
-
-
-def _better_scale(scale: float, brightest: float) -> float:
-    """A scale that brings the brightest pixels into the USUAL range: `scale`, or the first of SCALES that does.
-
-    If none does, `scale`.
-    """
-    if USUAL[0] <= brightest / scale <= USUAL[1] or brightest <= 0:
-        return scale
-    return next((float(usual) for usual in SCALES if USUAL[0] <= brightest / usual <= USUAL[1]), scale)
 
 
 def _as_yaml(channel: ChannelConfig, mean: np.ndarray, std: np.ndarray, scale: str) -> str:

@@ -1,4 +1,4 @@
-"""What the verbs share: arguments, log, failure file, exit codes, ranks. Called by `train`, `predict` and `evaluate`.
+"""What the verbs share: arguments, log, failure file, exit codes, ranks. Called by `train`, `init` and the others.
 
 Modules that load torch are imported after the experiment file is checked, so that a misspelt key is reported within a
 second, and a broken installation leaves a failure file.
@@ -46,26 +46,46 @@ class Verb:
 
 def main(verb: Verb, argv: Sequence[str] | None = None) -> int:
     """Do as the container's experiment file says. Returns the exit code; on failure, writes the failure file."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(RedactingFormatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     container = Container.here()
     argv = sys.argv[1:] if argv is None else argv
     arguments = None
+
+    def run(stop: StopRequest) -> int:
+        nonlocal arguments
+        arguments = parse_arguments(verb, argv)
+        return run_or_check(verb, arguments, argv, container, stop)
+
+    def fail(error: BaseException) -> None:
+        if arguments is None or arguments.check is None:
+            container.write_failure(error)
+
+    def resumes() -> str:
+        is_check = arguments is not None and arguments.check is not None
+        return STARTS_AGAIN if is_check else verb.resumes(container)
+
+    return logged(run, resumes, fail)
+
+
+def logged(
+    run: Callable[[StopRequest], int],
+    resumes: Callable[[], str],
+    fail: Callable[[BaseException], None] = lambda error: None,
+) -> int:
+    """The exit code of `run`, with the log on stdout. An error is logged and given to `fail`; a stop ends with 0."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(RedactingFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     try:
         with StopRequest() as stop:
-            arguments = parse_arguments(verb, argv)
-            return run_or_check(verb, arguments, argv, container, stop)
+            return run(stop)
     except Stopped as stopped:
-        is_check = arguments is not None and arguments.check is not None
-        log.info("stopped %s; %s", stopped.reason, STARTS_AGAIN if is_check else verb.resumes(container))
+        log.info("stopped %s; %s", stopped.reason, resumes())
         return 0
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # including obstore's panics, which do not derive from Exception
         log.error("error: %s", user_message(error), exc_info=not isinstance(error, RobosatError))  # noqa: TRY400
-        if arguments is None or arguments.check is None:
-            container.write_failure(error)
+        fail(error)
         return getattr(error, "exit_code", 1)
 
 
@@ -103,11 +123,12 @@ def log_as(process: ProcessRank) -> None:
 
 def parse_arguments(verb: Verb, argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line; raises ConfigError. The verb, which SageMaker may pass, is ignored."""
-    parser = _Parser(prog=f"robosat_pink.{verb.name}", description=verb.purpose)
+    parser = Parser(prog=f"robosat_pink.{verb.name}", description=verb.purpose)
     parser.add_argument("--config", metavar="FILE", help="an experiment file instead of the config channel's")
     parser.add_argument("--check", metavar="FILE", nargs="?", const="", help=verb.checks)
     if verb.summarise:
         summary = "instead, put the metrics.json of these folders together, such as those of k folds"
+        parser.accepted = f"[--summary FOLDER ...] {parser.accepted}"
         parser.add_argument("--summary", metavar="FOLDER", nargs="+", help=summary)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override a key, such as model.lr=0.001")
     arguments = parser.parse_intermixed_args([argument for argument in argv if argument != verb.name])
@@ -134,8 +155,10 @@ def leave(work: Callable[[], int]) -> NoReturn:
     os._exit(code)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Raises ConfigError, with what is `accepted`, for arguments that are wrong."""
+
+    accepted = "[--config FILE] [--check [FILE]] [KEY=VALUE ...]"
+
     def error(self, message: str) -> NoReturn:
-        summary = " [--summary FOLDER ...]" if "--summary" in self._option_string_actions else ""
-        accepted = f"[--config FILE] [--check [FILE]]{summary} [KEY=VALUE ...]"
-        raise ConfigError(f"command line: {message}; accepted: {accepted}")
+        raise ConfigError(f"command line: {message}; accepted: {self.accepted}")

@@ -27,6 +27,7 @@ from sagemaker.core.training.configs import (
     S3DataSource,
     SourceCode,
     StoppingCondition,
+    TensorBoardOutputConfig,
 )
 from sagemaker.train import ModelTrainer
 from sagemaker.train.model_trainer import Mode
@@ -35,7 +36,7 @@ from sagemaker.train.tuner import HyperparameterTuner
 SENT = {
     *("TrainingJobName", "RoleArn", "AlgorithmSpecification", "InputDataConfig", "OutputDataConfig", "ResourceConfig"),
     *("StoppingCondition", "EnableManagedSpotTraining", "CheckpointConfig", "EnableNetworkIsolation"),
-    *("HyperParameters", "Environment"),
+    *("HyperParameters", "Environment", "TensorBoardOutputConfig"),
 }
 RANGES = {"Continuous": ContinuousParameter, "Integer": IntegerParameter}
 
@@ -62,7 +63,7 @@ def trainer(request: Path | str, hyperparameters: Mapping[str, Any] | None = Non
     )
     checkpoints = job.get("CheckpointConfig")
     metrics = [MetricDefinition(name=each["Name"], regex=each["Regex"]) for each in specification["MetricDefinitions"]]
-    return ModelTrainer(
+    made = ModelTrainer(
         training_image=specification["TrainingImage"],
         training_input_mode=specification["TrainingInputMode"],
         role=job["RoleArn"],
@@ -86,6 +87,11 @@ def trainer(request: Path | str, hyperparameters: Mapping[str, Any] | None = Non
         hyperparameters=job.get("HyperParameters", {}) | dict(hyperparameters or {}),
         environment=job.get("Environment", {}),
     ).with_metric_definitions(metrics)
+    if events := job.get("TensorBoardOutputConfig"):
+        made.with_tensorboard_output_config(
+            TensorBoardOutputConfig(s3_output_path=events["S3OutputPath"], local_path=events["LocalPath"])
+        )
+    return made
 
 
 def channel(fields: Mapping[str, Any]) -> Channel:

@@ -1,7 +1,7 @@
 """The numbers with which `transforms` normalises an image: (number / scale - mean) / std, band by band.
 
 Called by `reader`, `trained` and `export` for the scale of an image, by `coverage` and `survey` for the bands'
-statistics, and by `setup`, `check` and `probabilities` for mean and std.
+statistics, by `setup`, `check` and `probabilities` for mean and std, and by `check` and `drafting` for a scale.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from robosat_pink.errors import DataError
 
 FLAT = 1e-6  # a std up to FLAT * max(|mean|, 1) is rounding error
 DIGITS = 6  # significant digits of measured statistics
+SCALES = (1, 255, 10000, 65535)
+USUAL = (0.05, 2.0)  # range of the brightest pixels after scaling
 AUTO_SCALE = {"uint8": 255.0, "uint16": 10000.0, "int16": 10000.0, "float32": 1.0}
 
 
@@ -116,3 +118,13 @@ def scales_of(channels: Sequence[ChannelConfig], dtype: str, name: str) -> np.nd
             raise DataError(f"{name}: channels[].scale: auto knows {', '.join(AUTO_SCALE)}, not {dtype}; set a number")
         scales += itertools.repeat(scale, len(channel.bands))
     return np.array(scales, dtype=np.float32)
+
+
+def better_scale(scale: float, brightest: float) -> float:
+    """A scale that brings the brightest pixels into the USUAL range: `scale`, or the first of SCALES that does.
+
+    If none does, `scale`.
+    """
+    if USUAL[0] <= brightest / scale <= USUAL[1] or brightest <= 0:
+        return scale
+    return next((float(usual) for usual in SCALES if USUAL[0] <= brightest / usual <= USUAL[1]), scale)

@@ -1,4 +1,7 @@
-"""Lists directories of a bucket or folder concurrently, with limits on silence and memory. Called by `sides`."""
+"""Lists directories of a bucket or folder concurrently, with limits on silence and memory.
+
+Called by `sides`, and by `drafting` for directories that no experiment names yet.
+"""
 
 from __future__ import annotations
 
@@ -46,33 +49,68 @@ class MemoryWatch:
 
 def scan_all(directories: Sequence[tuple[Location, str]], threads: int) -> list[Scan]:
     """List directories. Raises DataError if a store goes silent during a listing; folders have no time limit."""
-    scanning = _Scanning(directories)
+    scans = _scan(directories, threads, lambda page: {page.prefix: _parsed(page)})
+    return [by_prefix[f"{name}/"] for (_, name), by_prefix in zip(directories, scans, strict=True)]
+
+
+def scan_layout(location: Location) -> dict[str, Scan]:
+    """The tiles of a whole location, by the directory in which their z/x/y is, "" for the location itself.
+
+    A directory with files but no tile has an empty table. Raises DataError as `scan_all` does.
+    """
+    (by_directory,) = _scan([(location, "")], 1, _by_directory)
+    return {directory.removesuffix("/"): scan for directory, scan in by_directory.items() if scan.files}
+
+
+def _scan(
+    directories: Sequence[tuple[Location, str]], threads: int, parse: Callable[[Page], dict[str, Scan]]
+) -> list[dict[str, Scan]]:
+    scanning = _Scanning(directories, parse)
     return side_by_side(scanning.scan, range(len(directories)), threads, scanning.watch)
+
+
+def _parsed(page: Page) -> Scan:
+    table = parse_names(*page)
+    return Scan(table, len(page.paths), None if len(table) else likeliest(page.paths))
+
+
+def _by_directory(page: Page) -> dict[str, Scan]:
+    rows: dict[str, list[int]] = {}
+    for row, path in enumerate(page.paths):
+        prefix = path.rsplit("/", 3)[0] + "/" if path.count("/") > 2 else ""
+        rows.setdefault(prefix, []).append(row)
+    pages = {
+        prefix: Page(prefix, *([column[row] for row in chosen] for column in page[1:]))  # type: ignore[arg-type]
+        for prefix, chosen in rows.items()
+    }
+    return {prefix: _parsed(page) for prefix, page in pages.items()}
 
 
 class _Scanning:
     """The listings in flight, by number of the directory, and the time at which the last page of each arrived."""
 
-    def __init__(self, directories: Sequence[tuple[Location, str]]) -> None:
-        self._directories = directories
+    def __init__(self, directories: Sequence[tuple[Location, str]], parse: Callable[[Page], dict[str, Scan]]) -> None:
+        self._directories, self._parse = directories, parse
         self._last_page: dict[int, float] = {}
         self._memory = MemoryWatch(list(dict.fromkeys(str(location) for location, _ in directories)))
 
-    def scan(self, number: int) -> Scan:
+    def scan(self, number: int) -> dict[str, Scan]:
+        """The scans of a listing by prefix; of a listing without files, an empty one of the whole directory."""
         location, directory = self._directories[number]
         self._last_page[number] = time.monotonic()
-        pages = location.pages(directory, lambda page: self._parse(number, page))
+        pages = location.pages(directory, lambda page: self._take(number, page))
         del self._last_page[number]
-        # Concatenated below into one block, which leaves fewer gaps in memory.
-        tables = [scan.table for scan in pages] or [np.empty(0, dtype=FILE)]
-        stray = next((scan.stray for scan in pages if scan.stray), None)
-        return Scan(np.concatenate(tables), sum(scan.files for scan in pages), stray)
+        scans: dict[str, list[Scan]] = {} if pages else {f"{directory}/": []}
+        for by_prefix in pages:
+            for prefix, scan in by_prefix.items():
+                scans.setdefault(prefix, []).append(scan)
+        return {prefix: _joined(of_prefix) for prefix, of_prefix in scans.items()}
 
-    def _parse(self, number: int, page: Page) -> Scan:
-        table = parse_names(*page)
+    def _take(self, number: int, page: Page) -> dict[str, Scan]:
+        scans = self._parse(page)
         self._last_page[number] = time.monotonic()
-        self._memory.kept += table.nbytes
-        return Scan(table, len(page.paths), None if len(table) else likeliest(page.paths))
+        self._memory.kept += sum(scan.table.nbytes for scan in scans.values())
+        return scans
 
     def watch(self) -> None:
         self._memory.check()
@@ -80,6 +118,13 @@ class _Scanning:
             location, directory = self._directories[number]
             if location.bucket and time.monotonic() - last_page > listings.PAGE_TIMEOUT_S:
                 raise listings.stalled(f"{location}/{directory}")
+
+
+def _joined(scans: Sequence[Scan]) -> Scan:
+    """The scans of several pages as one, whose table is one block, which leaves fewer gaps in memory."""
+    tables = [scan.table for scan in scans] or [np.empty(0, dtype=FILE)]
+    stray = next((scan.stray for scan in scans if scan.stray), None)
+    return Scan(np.concatenate(tables), sum(scan.files for scan in scans), stray)
 
 
 def side_by_side(

@@ -103,6 +103,7 @@ def find_model(config: Config, store: Mapping[str, Any]) -> Model:
     files = find(config.predict.model, store)
     content = checkpoint.unpack(files.weights, files.name)
     metadata = checkpoint.metadata_of(content)
+    checkpoint.warn_if_not_evaluated(content, files.name)
     if not metadata:
         initial = InitialCheckpoint(files.name, content, is_resumed=False)
         config = resolve_scales(config, initial)

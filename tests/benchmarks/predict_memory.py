@@ -80,7 +80,7 @@ def main() -> None:
             subprocess.Popen(["bash", str(START), "predict", *overrides], env=environment, stdout=log) as run,
         ):
             peak = watch(run)
-        if run.returncode:
+        if not (folder / "job/output/data/predictions/scene.tif").exists():  # after a stop, the exit code is 0, too
             sys.exit((folder / "log").read_text())
         seconds = time.perf_counter() - started
         print(f"peak of all processes: {peak / 1e9:.2f} GB; {options.side**2:,} tiles in {seconds:.0f} s")

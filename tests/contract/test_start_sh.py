@@ -19,7 +19,7 @@ import yaml
 from robosat_pink.container.hardware import NVIDIA_DRIVER, TUNABLES
 
 ROOT = Path(__file__).parents[2]
-VERBS = ["train", "check", "predict", "evaluate", "demo", "test", "help"]
+VERBS = ["init", "train", "check", "predict", "evaluate", "demo", "test", "help"]
 
 # Stands for python3, and for bin/python and bin/pip of the environments that it makes. MACHINE holds the notes, and the
 # files by which a test says how it behaves.
@@ -162,7 +162,7 @@ def test_help_lists_the_verbs_and_nothing_else(machine: Machine, verb: str) -> N
 def test_verbs_are_frozen() -> None:
     body = (ROOT / "start.sh").read_text().split("case $verb in")[1]
     labels = re.findall(r"^(\S[^()]*)\)$", body, flags=re.MULTILINE)
-    assert labels == ["train | predict | evaluate", "check", "demo", "test", "help | -h | --help", "serve", "*"]
+    assert labels == ["train | predict | evaluate | init", "check", "demo", "test", "help | -h | --help", "serve", "*"]
 
 
 @pytest.mark.parametrize("arguments", [[], [""], ["serve"], ["serve", "train"], ["deploy"], ["Train"], ["--verbose"]])
@@ -173,7 +173,7 @@ def test_anything_else_is_answered_by_one_sentence_that_names_what_there_is(
     assert (refused.returncode, refused.stdout) == (64, "")
     assert refused.stderr.count("\n") == 1
     assert refused.stderr.startswith("start.sh: ")
-    assert refused.stderr.endswith("there are: train, check, predict, evaluate, demo, test, help\n")
+    assert refused.stderr.endswith("there are: init, train, check, predict, evaluate, demo, test, help\n")
     assert not arguments or arguments[0] in refused.stderr
     assert machine.take_calls() == []
     assert not machine.venv.exists()
@@ -206,7 +206,7 @@ AWKWARD = [
 ]
 
 
-@pytest.mark.parametrize("verb", ["train", "predict", "evaluate"])
+@pytest.mark.parametrize("verb", ["train", "predict", "evaluate", "init"])
 @pytest.mark.parametrize("installed", [True, False])
 def test_verb_becomes_its_module_with_its_arguments_unchanged(machine: Machine, verb: str, installed: bool) -> None:
     if installed:

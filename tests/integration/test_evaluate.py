@@ -332,5 +332,5 @@ def test_three_scenes_in_buckets_are_one_command_each_with_a_checkpoint_of_plane
 def test_wrong_option_is_answered_with_those_that_there_are(opt_ml: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate.main(["--sumary", "folder"]) == 2
     assert (
-        "accepted: [--config FILE] [--check [FILE]] [--summary FOLDER ...] [KEY=VALUE ...]" in capsys.readouterr().out
+        "accepted: [--summary FOLDER ...] [--config FILE] [--check [FILE]] [KEY=VALUE ...]" in capsys.readouterr().out
     )

@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("checkpoint", "config", "container", "datasets", "distributed", "losses", "models", "report", "storage"),
         "training",
     },
+    "drafting": {"config", "container", "datasets", "models", "storage"},
     "survey": {"config", "datasets", "losses"},
     "check": {
         "config",
@@ -45,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": {"check", "command", "config", "container", "distributed", "report", "training"},
     "predict": {"command", "config", "container", "distributed", "prediction"},
     "evaluate": {"command", "config", "container", "distributed", "prediction"},
+    "init": {"check", "command", "config", "container", "drafting"},
     "trained": {"checkpoint", "config", "datasets", "export", "models"},
     "export": {"config", "container", "datasets", "models"},
     "sagemaker": {"config", "training"},
@@ -65,7 +67,7 @@ BELONGS_TO = {
     "imagecodecs": {"datasets.rasters.geotiff"},
     "yaml": {"config.formats", "training.outputs"},
     "tomllib": {"config.formats"},
-    "argparse": {"command", "trained", "sample", "sagemaker", "reference"},
+    "argparse": {"command", "init", "trained", "sample", "sagemaker", "reference"},
 }
 
 WITHOUT_TORCH = (
@@ -83,6 +85,7 @@ WITHOUT_TORCH = (
     ".train",
     ".predict",
     ".evaluate",
+    ".init",
 )
 
 

@@ -171,6 +171,13 @@ def georeference_of(data: bytes | memoryview, name: str) -> Georeference | None:
         return _georeference(dataset)
 
 
+def tags_of(data: bytes | memoryview, name: str) -> dict[str, str]:
+    """The file's own metadata, such as `CLASS_1: snow` in the tiles that `predict` writes."""
+    with Opened(bytes(data), name, DRIVERS) as dataset:
+        tags: dict[str, str] = dataset.tags()
+        return tags
+
+
 def _georeference(dataset: DatasetReader) -> Georeference | None:
     crs, transform = dataset.crs, dataset.transform
     if crs is None or transform.is_identity:

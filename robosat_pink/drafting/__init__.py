@@ -1,0 +1,1 @@
+"""Drafts an experiment file for tiles that lie in a folder or bucket. Called by `init`."""
