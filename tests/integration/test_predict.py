@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -382,9 +383,11 @@ def test_check_predicts_nothing(job: Path, capsys: pytest.CaptureFixture[str]) -
     assert not [path for path in (job / "output").rglob("*") if path.is_file()]
 
 
-def begin(*settings: str) -> subprocess.Popen[str]:
+def begin(*settings: str, **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "robosat_pink.predict", *settings]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 @pytest.mark.slow
@@ -428,6 +431,32 @@ def test_two_processes_make_the_same_map(job: Path) -> None:
             first, second = (read(job / folder / name).astype(int) for folder in ("one", "two"))
             differing = (first != second).mean() if name.startswith("predictions") else np.abs(first - second).max() > 1
             assert differing < 1e-4
+
+
+@pytest.mark.slow
+def test_two_hosts_share_the_tiles_of_a_bucket(job: Path, s3: S3Server) -> None:
+    for bucket in ("imagery", "maps"):
+        s3.make_bucket(bucket)
+    s3.upload(job / "input/data/imagery", "imagery")
+    there = ["predict.images=s3://imagery", "predict.output=s3://maps/2018"]
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+    job_of_two = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    runs = [begin(*there, RANK=rank, LOCAL_RANK="0", **job_of_two) for rank in ("0", "1")]
+    logs = [run.communicate(timeout=300)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], logs
+    names = {entry["Key"] for entry in s3.client.list_objects_v2(Bucket="maps")["Contents"]}
+    assert main([]) == 0
+    local = files(job / "output/data")
+    assert names == {f"2018/{name}" for name in local}
+    for name in local:
+        if name.startswith("predictions") and f"/{ZOOM}/" in name:
+            stored = s3.client.get_object(Bucket="maps", Key=f"2018/{name}")["Body"].read()
+            with rasterio.MemoryFile(stored) as file:
+                assert (file.open().read() != read(job / "output/data" / name)).mean() < 1e-4
+    again = begin(*there)
+    assert "0 of 6 batches are to be predicted" in again.communicate(timeout=300)[0]
 
 
 @pytest.mark.slow
