@@ -38,6 +38,13 @@ SENT = {
     *("StoppingCondition", "EnableManagedSpotTraining", "CheckpointConfig", "EnableNetworkIsolation"),
     *("HyperParameters", "Environment", "TensorBoardOutputConfig"),
 }
+SENT_OF = {
+    "AlgorithmSpecification": {"TrainingImage", "TrainingInputMode", "MetricDefinitions"},
+    "ResourceConfig": {"InstanceType", "InstanceCount", "VolumeSizeInGB"},
+    "StoppingCondition": {"MaxRuntimeInSeconds", "MaxWaitTimeInSeconds"},
+    "OutputDataConfig": {"S3OutputPath"},
+    "CheckpointConfig": {"S3Uri", "LocalPath"},
+}
 RANGES = {"Continuous": ContinuousParameter, "Integer": IntegerParameter}
 
 
@@ -58,6 +65,12 @@ def trainer(request: Path | str, hyperparameters: Mapping[str, Any] | None = Non
         raise ValueError(
             f"{request}: {', '.join(sorted(unknown))} would not be sent; accepted: {', '.join(sorted(SENT))}"
         )
+    for section, accepted in SENT_OF.items():
+        if unknown := job.get(section, {}).keys() - accepted:
+            raise ValueError(
+                f"{request}: {section}: {', '.join(sorted(unknown))} would not be sent; accepted: "
+                f"{', '.join(sorted(accepted))}. boto3's create_training_job sends every request"
+            )
     specification, resources, limits = (
         job[name] for name in ("AlgorithmSpecification", "ResourceConfig", "StoppingCondition")
     )

@@ -100,6 +100,9 @@ def _decoded(text: str) -> Any:
         if not text.lstrip().startswith(("[", "{", "(")):
             raise
     try:
-        return json.loads(json.dumps(ast.literal_eval(text)))  # as JSON has it: a tuple is a list
+        decoded = ast.literal_eval(text)
+        if isinstance(decoded, list | tuple | dict):
+            return json.loads(json.dumps(decoded))  # as JSON has it: a tuple is a list
     except (SyntaxError, TypeError, MemoryError) as error:
         raise ValueError(str(error)) from error
+    raise ValueError(f"{text} is no list and no section")  # but such as ("x"), which is "x"

@@ -44,11 +44,15 @@ def missing(looks: Sequence[ImageLook]) -> tuple[Entry, ...]:
         )
         return (Entry("missing: auto", why),)
     nodata = sorted({look.nodata for look in looks if look.nodata})
+    silent = [look for look in looks if not look.nodata]
+    how_many = f"{len(looks) - len(silent)} of {len(looks)} files declare"
+    declared = f"pixels of the images that are {' or '.join(nodata)} are missing, as {how_many}"
+    share = float(np.mean([look.zero_share for look in silent])) if silent else 0.0
+    if share < MANY_ZEROS or (len(looks[0].bands) == 1 and not nodata):
+        return (Entry("", declared),) if nodata else ()
     if nodata:
-        return (Entry("", f"pixels of the images that are {' or '.join(nodata)} are missing, as the files declare"),)
-    share = float(np.mean([look.zero_share for look in looks]))
-    if share < MANY_ZEROS or len(looks[0].bands) == 1:
-        return ()
+        todo = f"{declared}; {share:.2%} of the pixels of the others are 0 in all bands, and are learnt as values"
+        return (Entry("missing: auto", todo=todo),)
     todo = (
         f"{share:.2%} of the pixels are 0 in all bands, and the files declare no nodata: they are learnt as values. If "
         "they are missing, set missing: zero"

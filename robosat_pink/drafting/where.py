@@ -61,13 +61,14 @@ def where(images: Sequence[Directory], masks: Sequence[Directory], others: Seque
         entries[0] = entries[0]._replace(todo=todo)
     if pairs.unpaired_images or pairs.unpaired_masks:
         without = f"{pairs.unpaired_images} images and {pairs.unpaired_masks} masks have no partner, and are left out"
-        entries[0] = entries[0]._replace(why=f"{entries[0].why}; {without}")
+        entries[0] = entries[0]._replace(todo="; ".join(text for text in (entries[0].todo, without) if text))
     return Where(tuple(entries), pairs, bool(group))
 
 
 def _paired(images: TileFiles, masks: TileFiles) -> tuple[str, Pairs]:
-    """The first of GROUPS by which images and masks pair if a tile occurs more than once; otherwise no group."""
+    """The one of GROUPS by which most images and masks pair if a tile occurs more than once; otherwise no group."""
     if _has_repeated_tiles(images) or _has_repeated_tiles(masks):
+        by_group: list[tuple[str, Pairs]] = []
         for group in GROUPS:
             values = [_group_values(group, files.directories) for files in (images, masks)]
             try:
@@ -75,7 +76,9 @@ def _paired(images: TileFiles, masks: TileFiles) -> tuple[str, Pairs]:
             except DataError:
                 continue
             if pairs:
-                return group, pairs
+                by_group.append((group, pairs))
+        if by_group:
+            return max(by_group, key=lambda each: len(each[1]))  # the first of those with as many
     try:
         return "", pair(images, masks, [()] * len(images.directories), [()] * len(masks.directories))
     except DataError as error:

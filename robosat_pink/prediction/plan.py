@@ -68,7 +68,7 @@ def make_plan(config: Config, container: Container, compute: Compute) -> Plan:
     where = tiles.image_location
     log.info("%s: %d of %d tiles are wanted, of %d scene(s)", where, len(rows), len(tiles), scenes_count)
     return Plan(
-        model, tiles, rows, batches, common, digests, world.on_rank_zero(lambda: remarks_on(model, tiles, rows))
+        model, tiles, rows, batches, common, digests, remarks_on(model, tiles, rows) if world.is_rank_zero else []
     )
 
 

@@ -5,6 +5,7 @@ Called by `plan` and `evaluation`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -26,27 +27,29 @@ FAR_MEAN, FAR_STD = 2.5, 8.0  # distance of means in stds of the training images
 def about_images(model: Model, tiles: ImageTiles | TilePairs, rows: np.ndarray) -> Iterator[str]:
     """A warning if AT_ONCE of the images, evenly spread, have values far from those that the model has learnt from."""
     mean, std = map(np.array, normalisation(model.config.channels))
-    if (mean == 0).all() and (std == 1).all():  # it was trained without statistics
+    is_known = (mean != 0) | (std != 1)  # other bands were trained without statistics
+    if not is_known.any():
         return
     positions = np.unique(np.linspace(0, len(rows) - 1, min(AT_ONCE, len(rows))).round().astype(int))
     moments = Moments(len(mean))
-    try:
-        for sample in tiles.__getitems__(rows[positions].tolist()):
+    for row in rows[positions].tolist():
+        with contextlib.suppress(RobosatError):  # the run reads this tile later, and says what it then does
+            (sample,) = tiles.__getitems__([row])
             moments.add(scaled_values(sample))
-    except RobosatError:  # the run reads this tile later, and says what it then does
-        return
     if not moments.count:
         return
     is_far = np.abs(moments.mean - mean) > FAR_MEAN * std
     ratio = np.maximum(moments.std, 1e-12) / std
-    is_far |= (ratio > FAR_STD) | (ratio < 1 / FAR_STD)
+    was_flat = std == 1  # a band that is the same everywhere has no std (normalisation.without_flat)
+    is_far |= ((ratio > FAR_STD) | (ratio < 1 / FAR_STD)) & ~was_flat
+    is_far &= is_known
     if is_far.any():
         band = int(np.argmax(is_far))
         yield (
             f"warning: the images are unlike those that the model has learnt from: band {band + 1} of its input has "
             f"the mean {moments.mean[band]:.3g} and std {moments.std[band]:.3g} in {len(positions)} tiles, where it "
-            f"learnt from {mean[band]:.3g} and {std[band]:.3g}. Its map of them means little, unless they are so by "
-            "nature; another data type, unit or order of bands looks like this"
+            f"was normalised by {mean[band]:.3g} and {std[band]:.3g}. Images of another data type, unit or order of "
+            "bands differ like this; if these do, what the model says of them means little"
         )
 
 

@@ -109,7 +109,8 @@ def batches_to_do(plan: Plan, results: Results) -> tuple[list[list[int]], set[in
     for rows in by_scene(plan.tiles, plan.rows):
         scene = scene_of(plan, int(rows[0]))
         present |= results.names(scene)
-        damage |= scenes.known_damage(results, scene)
+        if plan.model.config.predict.if_damaged == "skip":
+            damage |= scenes.known_damage(results, scene)
     damaged = {row for row in plan.rows.tolist() if damage.get(plan.tiles.files.path(row)) == plan.digests[row]}
     wanted = [(result_path(plan, row), plan.digests[row]) for row in plan.rows.tolist() if row not in damaged]
     there = results.agreeing(wanted, present)
@@ -117,7 +118,11 @@ def batches_to_do(plan: Plan, results: Results) -> tuple[list[list[int]], set[in
     to_do = [batch for batch in plan.batches if not settled.issuperset(batch)]
     known = damaged.difference(*to_do)  # the others are tried again with their batches
     for row in sorted(known):
-        log.warning("warning: skipped, for it was damaged before and is the same: %s", plan.tiles.name(row))
+        log.warning(
+            "warning: skipped, for it was damaged before and is the same: %s (without the manifest beside the map of "
+            "its scene, it is tried again)",
+            plan.tiles.name(row),
+        )
     return to_do, known
 
 
@@ -154,7 +159,7 @@ def finish_scenes(
 ) -> None:
     """Write mosaics, manifests and the page, on one rank. `skipped` are the rows of damaged tiles.
 
-    Raises Stopped at runtime.max_seconds, between tiles; scenes that are finished by then are kept.
+    Raises Stopped at runtime.max_seconds, between scenes, once one more is finished: so each run gets further.
     """
     config = plan.model.config
     legend, class_names = legend_of(config), [class_.name for class_ in config.classes]
@@ -164,7 +169,7 @@ def finish_scenes(
     manifests, positions = [], []
     try:
         with open_results(plan, destination) as results:
-            results.interrupt = control.raise_if_time_is_over
+            has_finished_one = False
             for rows in finished_rows(plan, skipped, results):
                 scene = Scene(
                     name=scene_of(plan, int(rows[0])),
@@ -175,7 +180,14 @@ def finish_scenes(
                     model=plan.model.files.name,
                 )
                 positions.append(scene.zxy)
-                manifests.append(scenes.finish(scene, results, legend, class_names, config.predict.mosaic, temporary))
+                mosaics = scenes.mosaics_of(scene, results, config.predict.mosaic)
+                manifest = scenes.finished(scene, results, mosaics)
+                if manifest is None:
+                    if has_finished_one:
+                        control.raise_if_time_is_over()
+                    manifest = scenes.finish(scene, results, legend, class_names, mosaics, temporary)
+                    has_finished_one = True
+                manifests.append(manifest)
             destination.write(page.NAME, page.render(manifests, positions, legend, plan.model, plan.remarks).encode())
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

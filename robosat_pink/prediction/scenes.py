@@ -106,31 +106,37 @@ def pixel_area_km2(zxy: tuple[int, int, int], height: int, width: int) -> np.nda
 def is_compact(scene: Scene) -> bool:
     """Whether one file may hold the scene: not if its tiles lie so far apart that nearly all of it were empty."""
     columns, rows = (scene.zxy[:, 1:].max(axis=0) - scene.zxy[:, 1:].min(axis=0) + 1).tolist()
-    if columns * rows <= max(SMALL_CELLS, EMPTY_CELLS * len(scene.zxy)):
-        return True
+    return bool(columns * rows <= max(SMALL_CELLS, EMPTY_CELLS * len(scene.zxy)))
+
+
+def mosaics_of(scene: Scene, results: Results, with_mosaic: bool) -> list[str]:
+    """The paths of the scene's mosaics. Warns if there are none, because its tiles lie too far apart."""
+    if is_compact(scene):
+        return [f"{name}/{scene.name}.tif" for name in results.folders if with_mosaic]
     log.warning(
-        "warning: scene %s: no mosaic and no picture: its %d tiles lie in %d columns and %d rows of tiles, far apart "
-        "or on both sides of the antimeridian",
+        "warning: scene %s: no mosaic and no picture: its %d tiles lie far apart, or on both sides of the antimeridian",
         scene.name,
         len(scene.zxy),
-        columns,
-        rows,
     )
-    return False
+    return []
+
+
+def finished(scene: Scene, results: Results, mosaics: Sequence[str]) -> dict[str, Any] | None:
+    """The manifest of a scene whose manifest and mosaics are there and agree with it; None if one does not."""
+    manifest = _earlier(results, manifest_name(scene.name))
+    digest, damaged = manifest.get("digest"), manifest.get("damaged", {})
+    agrees = (digest, manifest.get("mosaics"), damaged) == (scene.digest, mosaics, scene.damaged)
+    return manifest if agrees and results.may_have(mosaics) else None
 
 
 def finish(
-    scene: Scene, results: Results, legend: Legend, class_names: Sequence[str], with_mosaic: bool, folder: Path
+    scene: Scene, results: Results, legend: Legend, class_names: Sequence[str], mosaics: Sequence[str], folder: Path
 ) -> dict[str, Any]:
     """Write a scene's mosaics and manifest, and return the manifest. `folder` is for temporary files."""
-    manifest_name = f"{CLASSES}/{scene.name}.json"
-    earlier = _earlier(results, manifest_name)
-    compact = is_compact(scene)
-    mosaics = [f"{name}/{scene.name}.tif" for name in results.folders if with_mosaic and compact]
-    said = tuple(earlier.get(name) for name in ("digest", "mosaics", "damaged"))
-    if said == (scene.digest, mosaics, scene.damaged) and results.may_have(mosaics):
-        return earlier
-    totals = Totals(scene.zxy, legend, compact)
+    # Until it is whole, no manifest vouches for mosaics, of which some may be those of an earlier map.
+    unfinished = {"scene": scene.name, "damaged": dict(scene.damaged)}
+    results.destination.write(manifest_name(scene.name), json.dumps(unfinished, indent=1).encode())
+    totals = Totals(scene.zxy, legend, is_compact(scene))
     for name in results.folders if mosaics else (CLASSES,):
         tiles = _tiles(scene, results, name, totals if name == CLASSES else None)
         if not mosaics:
@@ -147,7 +153,7 @@ def finish(
     manifest = {
         "scene": scene.name,
         "digest": scene.digest,
-        "mosaics": mosaics,
+        "mosaics": list(mosaics),
         "model": redacted(scene.model),
         "made_from": scene.made_from,
         "km2": [{"class": name, "km2": area} for name, area in zip(legend.names, totals.km2.tolist(), strict=True)],
@@ -156,15 +162,19 @@ def finish(
         "tiles": list(scene.tiles),
         "damaged": dict(scene.damaged),
     }
-    results.destination.write(manifest_name, json.dumps(manifest, indent=1).encode())
+    results.destination.write(manifest_name(scene.name), json.dumps(manifest, indent=1).encode())
     log.info("scene %s: %d tiles%s", scene.name, len(scene.zxy), ", one mosaic" if mosaics else "")
     return manifest
 
 
 def known_damage(results: Results, scene: str) -> dict[str, str]:
     """The files that the manifest of a scene says were skipped, with digests as in `Scene.damaged`."""
-    damaged = _earlier(results, f"{CLASSES}/{scene}.json").get("damaged")
+    damaged = _earlier(results, manifest_name(scene)).get("damaged")
     return damaged if isinstance(damaged, dict) else {}
+
+
+def manifest_name(scene: str) -> str:
+    return f"{CLASSES}/{scene}.json"
 
 
 def _tiles(scene: Scene, results: Results, folder: str, totals: Totals | None) -> Iterator[MosaicTile]:

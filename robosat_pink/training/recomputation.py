@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 USABLE_SHARE = 0.9  # of a GPU's memory; the driver, and others on the GPU, have the rest
 # Measured on one H200 in bfloat16 (docs/performance.md): a step's peak is 1.07 to 1.1 times what backward keeps.
 PEAK_PER_KEPT = 1.25
+LOSS_BYTES_PER_LOGIT = 28  # lovasz and cross entropy, measured: 28 with one class, 22 a class with 10
 WORKSPACE_BYTES = 2**30  # of cuDNN, while it tries its algorithms
 
 
@@ -49,6 +50,7 @@ def fitting_recompute(
     kept = kept_bytes(model, execution, (samples, config.num_channels, size, size), compute.precision)
     parameters = sum(parameter.nbytes for parameter in model.parameters())
     copies = 5 if config.model.ema else 4  # weights, gradients, Adam's two moments, the average
+    kept += LOSS_BYTES_PER_LOGIT * samples * max(config.num_classes, 1) * size**2
     needed = PEAK_PER_KEPT * kept + copies * parameters + WORKSPACE_BYTES
     fits = needed <= USABLE_SHARE * memory_bytes
     log.info(

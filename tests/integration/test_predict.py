@@ -24,6 +24,7 @@ from robosat_pink import checkpoint
 from robosat_pink.config import load_config, to_tree
 from robosat_pink.models import build_model
 from robosat_pink.predict import main
+from robosat_pink.prediction import scenes
 from robosat_pink.sample import FIRST_X, FIRST_Y, SCENE, ZOOM
 from robosat_pink.trained import load_model
 
@@ -296,20 +297,43 @@ def test_damaged_tile_is_tried_again_when_its_file_changes_and_not_before(
         assert (dataset.read(1)[SIDE : 2 * SIDE, SIDE : 2 * SIDE] != 255).any()
 
 
-def test_limit_of_time_holds_for_mosaics_too_and_the_same_command_finishes_them(
+def test_limit_of_time_holds_between_scenes_and_the_same_command_finishes_the_others(
     job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    images = job / "input/data/imagery"
+    shutil.copytree(images / SCENE, images / "another")
     assert main(["predict.mosaic=false"]) == 0
     out = job / "output/data"
-    tiles = files(out / f"predictions/{SCENE}")
+    mosaics = [out / f"predictions/{scene}.tif" for scene in (SCENE, "another")]
     capsys.readouterr()
     assert main(["runtime.max_seconds=0.000001"]) == 0
     assert "stopped at runtime.max_seconds = 1e-06; the same command continues" in capsys.readouterr().out
-    assert not (out / f"predictions/{SCENE}.tif").exists()
+    assert sum(mosaic.exists() for mosaic in mosaics) == 1
     assert not list(out.rglob("*.sagemaker-ignore"))
-    assert files(out / f"predictions/{SCENE}") == tiles
+    assert main(["runtime.max_seconds=0.000001"]) == 0
+    assert all(mosaic.exists() for mosaic in mosaics)
+
+
+def test_mosaic_of_a_map_that_was_not_finished_is_not_taken_for_that_of_an_earlier_one(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main([]) == 0
-    assert (out / f"predictions/{SCENE}.tif").exists()
+    out = job / "output/data"
+    mosaics = {name: read(out / f"{name}/{SCENE}.tif") for name in ("predictions", "probability")}
+    write_mosaic = scenes.write_mosaic
+
+    def killed_at_the_second(path: Path, *arguments: Any, **settings: Any) -> None:
+        if "probability" in path.name:
+            raise KeyboardInterrupt
+        write_mosaic(path, *arguments, **settings)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(scenes, "write_mosaic", killed_at_the_second)
+        main(["predict.threshold=0.9"])
+    assert (read(out / f"predictions/{SCENE}.tif") != mosaics["predictions"]).any()
+    assert main([]) == 0
+    for name, pixels in mosaics.items():
+        assert (read(out / f"{name}/{SCENE}.tif") == pixels).all()
 
 
 def test_what_is_wanted_later_and_what_was_removed_is_made(job: Path) -> None:

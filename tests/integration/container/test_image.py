@@ -65,7 +65,8 @@ def test_every_way_the_platform_starts_a_container_trains(small: Job, arguments:
 
 
 @pytest.mark.parametrize(
-    ("verb", "code", "words"), [("help", 0, "usage"), ("serve", 64, "does not serve"), ("x", 64, "there are: init, train")]
+    ("verb", "code", "words"),
+    [("help", 0, "usage"), ("serve", 64, "does not serve"), ("x", 64, "there are: init, train")],
 )
 def test_other_verbs(run: Job, verb: str, code: int, words: str) -> None:
     ended, log = run.run(verb)

@@ -51,13 +51,20 @@ def test_another_scene_of_the_same_sensor_is_no_cause_for_a_warning() -> None:
 def test_images_of_another_type_are_warned_of(mean: tuple[float, float], std: tuple[float, float]) -> None:
     (warning,) = remarks(Tiles(mean, std))
     assert warning.startswith("warning: the images are unlike those that the model has learnt from: band ")
-    assert "in 8 tiles, where it learnt from 0." in warning
+    assert "in 8 tiles, where it was normalised by 0." in warning
 
 
 def test_nothing_is_said_without_statistics_or_without_data() -> None:
     raw = ChannelConfig(bands=(1, 2), scale="raw")
     assert remarks(Tiles((60, 50), (20, 10)), raw) == []
     assert remarks(Tiles((60, 50), (20, 10), missing=True)) == []
+
+
+def test_bands_that_were_flat_or_had_no_statistics_are_left_out() -> None:
+    flat = ChannelConfig(bands=(1, 2), mean=(0.2, 1.0), std=(0.05, 1.0), scale=10000)
+    assert remarks(Tiles((2000, 10000), (500, 0)), flat) == []
+    no_statistics = ChannelConfig(bands=(1, 2), mean=(0.2, 0.0), std=(0.05, 1.0), scale=10000)
+    assert remarks(Tiles((2000, 20_000_000), (500, 5000)), no_statistics) == []
 
 
 def test_a_tile_that_cannot_be_read_is_left_to_the_run() -> None:
