@@ -327,9 +327,10 @@ def test_mosaic_of_a_map_that_was_not_finished_is_not_taken_for_that_of_an_earli
             raise KeyboardInterrupt
         write_mosaic(path, *arguments, **settings)
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(scenes, "write_mosaic", killed_at_the_second)
-        main(["predict.threshold=0.9"])
+        with pytest.raises(KeyboardInterrupt):
+            main(["predict.threshold=0.9"])
     assert (read(out / f"predictions/{SCENE}.tif") != mosaics["predictions"]).any()
     assert main([]) == 0
     for name, pixels in mosaics.items():

@@ -59,7 +59,7 @@ def test_nothing_is_recomputed_where_a_step_fits(caplog: pytest.LogCaptureFixtur
     caplog.set_level("INFO")
     choices = [fitting_recompute(network, Execution(), experiment(), CUDA, gb * GB) for gb in (80, 4)]
     assert choices == ["none", "norms"]
-    assert "runtime.recompute = none: without it, a step needs about 6.5 GB of the GPU's 80.0 GB" in caplog.text
+    assert "runtime.recompute = none: without it, a step needs about 6.7 GB of the GPU's 80.0 GB" in caplog.text
 
 
 def test_smaller_batches_need_less() -> None:
