@@ -182,9 +182,9 @@ def finish_scenes(
                 positions.append(scene.zxy)
                 mosaics = scenes.mosaics_of(scene, results, config.predict.mosaic)
                 manifest = scenes.finished(scene, results, mosaics)
+                if manifest is None and has_finished_one:
+                    control.raise_if_time_is_over()
                 if manifest is None:
-                    if has_finished_one:
-                        control.raise_if_time_is_over()
                     manifest = scenes.finish(scene, results, legend, class_names, mosaics, temporary)
                     has_finished_one = True
                 manifests.append(manifest)
