@@ -113,10 +113,14 @@ def mosaics_of(scene: Scene, results: Results, with_mosaic: bool) -> list[str]:
     """The paths of the scene's mosaics. Warns if there are none, because its tiles lie too far apart."""
     if is_compact(scene):
         return [f"{name}/{scene.name}.tif" for name in results.folders if with_mosaic]
+    columns, rows = (scene.zxy[:, 1:].max(axis=0) - scene.zxy[:, 1:].min(axis=0) + 1).tolist()
     log.warning(
-        "warning: scene %s: no mosaic and no picture: its %d tiles lie far apart, or on both sides of the antimeridian",
+        "warning: scene %s: no mosaic and no picture: its %d tiles lie in %d columns and %d rows of tiles, far apart "
+        "or on both sides of the antimeridian",
         scene.name,
         len(scene.zxy),
+        columns,
+        rows,
     )
     return []
 
