@@ -21,7 +21,10 @@ log = logging.getLogger("robosat_pink")
 
 DEFAULT = "mine.yml"
 SUFFIXES = (".yml", ".yaml")
-TRAIN = "SAGEMAKER_BASE_DIR=$PWD/job bash start.sh train --config {file}"
+TRAIN = (
+    "mkdir -p job/input/data/config job/checkpoints; cp {file} job/input/data/config; "
+    "SAGEMAKER_BASE_DIR=$PWD/job bash start.sh train"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +58,7 @@ def run(argv: Sequence[str], stop: StopRequest) -> int:
     log.info("%s is written; its comments say why each key is so", target)
     if drafted.todos:
         log.info("what is yours to decide begins with %s there: %d", TODO, len(drafted.todos))
-    log.info("to train: mkdir -p job/checkpoints; %s", TRAIN.format(file=shlex.quote(str(target))))
+    log.info("to train: %s", TRAIN.format(file=shlex.quote(str(target))))
     return 0
 
 

@@ -28,7 +28,6 @@ CONFIG_BUCKET = "planet-snowcover-config"
 MODEL_BUCKET = "planet-snowcover-models"
 EXPERIMENT = "tuolumne-1"  # a prefix in CONFIG_BUCKET that contains only this experiment's file
 
-EVALUATED = "evaluated"  # the phase in the log of `evaluate`
 CHECKPOINTS = "/opt/ml/checkpoints"
 TENSORBOARD = "/opt/ml/output/tensorboard"
 VOLUME_GB = 150
@@ -184,7 +183,7 @@ def predict_job(account: Account) -> dict[str, Any]:
 def evaluate_job(account: Account) -> dict[str, Any]:
     """The same for `evaluate`, which also needs masks, and prints metrics."""
     job = predict_job(account)
-    specification = {"ContainerArguments": ["evaluate"], "MetricDefinitions": metrics.definitions_of(EVALUATED)}
+    specification = {"ContainerArguments": ["evaluate"], "MetricDefinitions": metrics.definitions_of(metrics.EVALUATED)}
     return job | {
         "TrainingJobName": f"robosat-pink-{EXPERIMENT}-evaluation",
         "AlgorithmSpecification": job["AlgorithmSpecification"] | specification,

@@ -38,6 +38,7 @@ from robosat_pink.training import final_evaluation, metrics, progress, setup
 from robosat_pink.training.background_writer import BackgroundWriter
 from robosat_pink.training.earlier_results import move_reports_away
 from robosat_pink.training.final_evaluation import Evaluation, TileResults
+from robosat_pink.training.metrics import EVALUATED
 from robosat_pink.training.phase_metrics import ONE_CLASS, has_one_class
 from robosat_pink.training.stopping import LoopControl
 from robosat_pink.training.task import Compute, Data, Objective, Task
@@ -45,7 +46,6 @@ from robosat_pink.training.thresholds import BINS
 
 log = logging.getLogger(__name__)
 
-EVALUATED = "evaluated"  # the name of these tiles in metrics.json, scenes.csv and the report, as `val` in training's
 STEP_TOLERANCE = 1e-6  # of a threshold in steps of 1 / BINS
 
 

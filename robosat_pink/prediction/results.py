@@ -46,7 +46,7 @@ class Results:
         self._threads = ThreadPoolExecutor(REQUESTS, "results")
         self._room = threading.Semaphore(MOST_WAITING)
         self._failures: list[BaseException] = []
-        self.interrupt: Callable[[], None] = lambda: None  # called during waits and between reads, and may raise
+        self.interrupt: Callable[[], None] = lambda: None  # called while `write` waits, and may raise
 
     def __enter__(self) -> Self:
         return self
@@ -94,7 +94,6 @@ class Results:
     def in_order(self, folder: str, paths: Sequence[str]) -> Iterator[np.ndarray]:
         """The pixels (bands, H, W) of tiles that are there, in order; some are read ahead."""
         for first in range(0, len(paths), MOST_WAITING):
-            self.interrupt()
             names = [f"{folder}/{path}" for path in paths[first : first + MOST_WAITING]]
             yield from map(rasters.read_tile, self._threads.map(self.destination.read, names))
 

@@ -121,8 +121,7 @@ class Loggers:
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """Log a row of the history: the learning rate, and the metrics of `train` and `val`."""
-        values = {"train/lr": row["lr"]} | scalars_of("train", row["train"]) | scalars_of("val", row["val"])
-        self._each(lambda logger: logger.scalars(values, row["epoch"]))
+        self._each(lambda logger: logger.scalars(scalars_of_epoch(row), row["epoch"]))
 
     def phase(self, name: str, values: Mapping[str, Any], epoch: int) -> None:
         """Log the metrics of a phase after the last epoch."""
@@ -134,7 +133,10 @@ class Loggers:
         self._each(lambda logger: _show(logger, paths, epoch))
 
     def close(self) -> None:
-        self._each(lambda logger: logger.close())
+        still_open, self._open = self._open, {}
+        for name, logger in still_open.items():
+            with self._left_out_if_it_fails(name):
+                logger.close()
 
     def _each(self, call: Callable[[Logger], None]) -> None:
         for name, logger in list(self._open.items()):
@@ -146,7 +148,10 @@ class Loggers:
         try:
             yield
         except Exception as error:
-            self._open.pop(name, None)
+            failed = self._open.pop(name, None)
+            if failed:
+                with contextlib.suppress(Exception):
+                    failed.close()
             message = user_message(error)
             log.warning("warning: runtime.loggers: %s failed, and logs no more of this run: %s", name, message)
 
@@ -154,6 +159,10 @@ class Loggers:
 def _show(logger: Logger, paths: Sequence[Path], epoch: int) -> None:
     for path in paths:
         logger.picture(f"tiles/{path.stem}", np.asarray(Image.open(path).convert("RGB")), epoch)
+
+
+def scalars_of_epoch(row: Mapping[str, Any]) -> dict[str, float]:
+    return {"train/lr": row["lr"]} | scalars_of("train", row["train"]) | scalars_of("val", row["val"])
 
 
 def scalars_of(phase: str, values: Mapping[str, Any]) -> dict[str, float]:

@@ -19,6 +19,7 @@ from robosat_pink.losses import IGNORE
 NAMES = ("loss", "iou", "miou", "precision", "recall", "f1", "accuracy", "mcc", "kappa")
 CLASS_NAMES = ("iou", "precision", "recall", "f1")
 PHASES = ("train", "val", "holdout")
+EVALUATED = "evaluated"  # the phase of `evaluate`: its name in log, metrics.json, scenes.csv and report
 PRINTED_NUMBER = r"([-+]?(?:[0-9]+\.?[0-9]*(?:[eE][-+]?[0-9]+)?|nan|inf))"
 
 

@@ -28,11 +28,10 @@ from robosat_pink.container.contract import Container
 from robosat_pink.errors import ConfigError
 from robosat_pink.losses import LOSSES
 from robosat_pink.models import MODELS
-from robosat_pink.prediction.evaluation import EVALUATED
 from robosat_pink.sample import main as write_sample
 from robosat_pink.train import main as train
 from robosat_pink.training import metrics
-from robosat_pink.training.metrics import NAMES, PHASES, definitions, log_line
+from robosat_pink.training.metrics import EVALUATED, NAMES, PHASES, definitions, log_line
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 FOLDER = EXPERIMENTS / "sagemaker"

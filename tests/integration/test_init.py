@@ -122,7 +122,8 @@ def test_what_could_not_be_told_begins_with_todo_in_the_file_and_in_the_log(run:
     assert f"TODO: classes: {todo}" in said
     assert "what is yours to decide begins with TODO there: 1" in said
     assert said.splitlines()[-1] == (
-        "to train: mkdir -p job/checkpoints; SAGEMAKER_BASE_DIR=$PWD/job bash start.sh train --config mine.yml"
+        "to train: mkdir -p job/input/data/config job/checkpoints; cp mine.yml job/input/data/config; "
+        "SAGEMAKER_BASE_DIR=$PWD/job bash start.sh train"
     )
 
 
@@ -465,7 +466,7 @@ def test_other_name_is_written_where_it_is_asked_for(here: Path, capsys: pytest.
     write_both("tiles/my 'images'/a: b", "tiles/masks")
     assert main(["tiles", "--to", "my own.yml"]) == 0
     assert load_config("my own.yml").dataset.image_bucket == "./tiles/my 'images'"
-    assert "train --config 'my own.yml'" in capsys.readouterr().out
+    assert "cp 'my own.yml' job/input/data/config; " in capsys.readouterr().out
     assert main(["tiles", "--to", "my own.yml"]) == 2
 
 

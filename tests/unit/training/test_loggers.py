@@ -131,7 +131,7 @@ def test_resumed_run_logs_the_epochs_of_its_history_again(
 
 
 @pytest.mark.parametrize(
-    ("fails_at", "calls"), [("open", 1), ("experiment", 2), ("epoch 2", 4), ("tiles", 6), ("close", 8)]
+    ("fails_at", "calls"), [("open", 1), ("experiment", 3), ("epoch 2", 5), ("tiles", 7), ("close", 8)]
 )
 def test_logger_that_fails_is_left_out_with_one_warning_and_the_others_go_on(
     opt_ml: Path,
@@ -153,6 +153,19 @@ def test_logger_that_fails_is_left_out_with_one_warning_and_the_others_go_on(
         "warning: runtime.loggers: recorder failed, and logs no more of this run: "
         "OSError: [Errno 28] No space left on device"
     )
+
+
+def test_history_of_another_version_costs_a_logger_and_never_a_run(
+    opt_ml: Path, recorder: type[Recorder], caplog: pytest.LogCaptureFixture
+) -> None:
+    of_another_version = {"epoch": 1, "train": {}, "val": {}}
+    Loggers().epoch(of_another_version)
+    assert not caplog.messages
+    run_loggers = Loggers(["recorder"])
+    run_loggers.begin(Container.here(), state_after(0), EXPERIMENT)
+    run_loggers.epoch(of_another_version)
+    assert recorder.calls[-1] == "close"
+    assert len(caplog.messages) == 1
 
 
 def test_undefined_numbers_are_left_out_and_classes_are_told_apart() -> None:
