@@ -96,13 +96,13 @@ def _scene(manifest: Mapping[str, Any], zxy: np.ndarray) -> SceneOnPage:
 
 
 def _card_about(config: Config) -> str:
-    only_card = config.model.symmetries and not config.predict.symmetries
-    averaged = " Its numbers are averaged over the eight flips and rotations of a tile; this map, by default, is not, "
-    return (
-        "What its card, MODEL_CARD.md, says of the tiles that it was evaluated on. `evaluate` measures how good it is "
-        "on others."
-        + (f"{averaged}but predict.symmetries: true makes it so, in eight times the time." if only_card else "")
-    )
+    about = "Its card, MODEL_CARD.md, says how good it was on its validation tiles; `evaluate` measures that on others."
+    if config.model.symmetries and not config.predict.symmetries:
+        about += (
+            " The card's numbers are averages over the eight flips and rotations of a tile, and this map is not: with "
+            "predict.symmetries: true it is, in eight times the time."
+        )
+    return about
 
 
 def _card(model: Model) -> str:

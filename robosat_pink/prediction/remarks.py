@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from robosat_pink.datasets.coverage import AT_ONCE, scaled_values
+from robosat_pink.datasets.coverage import chosen, scaled_values
 from robosat_pink.datasets.earlier_split import TRAIN_IDS
 from robosat_pink.datasets.images import ImageTiles
 from robosat_pink.datasets.normalisation import Moments, normalisation
@@ -19,20 +19,21 @@ from robosat_pink.errors import DataError, RobosatError
 from robosat_pink.prediction.model import Model
 from robosat_pink.prediction.model_files import ModelFiles
 
+SOME_TILES = 8  # to read
 # Other scenes of the same sensor differ by less: snow or none, sun high or low. An 8-bit image taken for reflectances
 # times 10,000 is 40 times too dark.
 FAR_MEAN, FAR_STD = 2.5, 8.0  # distance of means in stds of the training images, and ratio of stds
 
 
 def about_images(model: Model, tiles: ImageTiles | TilePairs, rows: np.ndarray) -> Iterator[str]:
-    """A warning if AT_ONCE of the images, evenly spread, have values far from those that the model has learnt from."""
+    """A warning if some of the images have values far from those that the model has learnt from."""
     mean, std = map(np.array, normalisation(model.config.channels))
     is_known = (mean != 0) | (std != 1)  # other bands were trained without statistics
     if not is_known.any():
         return
-    positions = np.unique(np.linspace(0, len(rows) - 1, min(AT_ONCE, len(rows))).round().astype(int))
+    some = chosen(rows, SOME_TILES)
     moments = Moments(len(mean))
-    for row in rows[positions].tolist():
+    for row in some:
         with contextlib.suppress(RobosatError):  # the run reads this tile later, and says what it then does
             (sample,) = tiles.__getitems__([row])
             moments.add(scaled_values(sample))
@@ -47,7 +48,7 @@ def about_images(model: Model, tiles: ImageTiles | TilePairs, rows: np.ndarray) 
         band = int(np.argmax(is_far))
         yield (
             f"warning: the images are unlike those that the model has learnt from: band {band + 1} of its input has "
-            f"the mean {moments.mean[band]:.3g} and std {moments.std[band]:.3g} in {len(positions)} tiles, where it "
+            f"the mean {moments.mean[band]:.3g} and std {moments.std[band]:.3g} in {len(some)} tiles, where it "
             f"was normalised by {mean[band]:.3g} and {std[band]:.3g}. Images of another data type, unit or order of "
             "bands differ like this; if these do, what the model says of them means little"
         )
