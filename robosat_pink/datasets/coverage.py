@@ -54,9 +54,9 @@ class Coverage:
         return self.ignored + int(self.pixels.sum())
 
 
-def chosen(rows: np.ndarray, most: int = MOST_TILES) -> list[int]:
-    """Choose at most `most` of the rows, evenly spread."""
-    positions = np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int))
+def chosen(rows: np.ndarray, most: int | None = None) -> list[int]:
+    """Choose at most `most` of the rows, evenly spread; MOST_TILES unless given."""
+    positions = np.unique(np.linspace(0, len(rows) - 1, min(most or MOST_TILES, len(rows))).round().astype(int))
     spread: list[int] = rows[positions].tolist()
     return spread
 
