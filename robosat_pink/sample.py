@@ -1,7 +1,6 @@
 """A synthetic mountain scene in tiles, for `start.sh demo` and the tests.
 
-`python -m robosat_pink.sample FOLDER` writes a folder shaped like /opt/ml; `write_tiles` writes only tiles. This module
-imports neither torch nor another module of the package.
+`python -m robosat_pink.sample FOLDER` writes a folder shaped like /opt/ml; `write_tiles` writes only tiles.
 """
 
 import argparse
@@ -14,12 +13,13 @@ import numpy as np
 import rasterio
 from rasterio.transform import from_bounds
 
+from robosat_pink.datasets.mercator import tile_bounds
+
 # Granite and cloud are as bright as snow, and light on slopes varies fourfold: no threshold on one band finds the snow,
 # but the ratio of near infrared to visible does. The scene shows that training works; it shows nothing about real snow.
 
 ZOOM = 15
 FIRST_X, FIRST_Y = 5524, 12666  # north-west tile of the block: around Mount Lyell, Sierra Nevada, 37.8 N 119.3 W
-MERCATOR_HALF_M = 20037508.342789244  # pi * 6378137: half the side of the EPSG:3857 square
 SCENE = "20180528_sierra"
 BANDS = ("blue", "green", "red", "near infrared")
 DN_PER_REFLECTANCE = 10000
@@ -33,13 +33,6 @@ GRANITE = (0.52, 0.57, 0.61, 0.66)
 SLATE = (0.17, 0.18, 0.19, 0.22)
 FOREST = (0.04, 0.07, 0.05, 0.30)
 CLOUD = (0.66, 0.66, 0.67, 0.70)
-
-
-def tile_bounds(x: int, y: int, z: int) -> tuple[float, float, float, float]:
-    """West, south, east, north of a slippy-map tile, in EPSG:3857 metres."""
-    side_m = 2 * MERCATOR_HALF_M / 2**z
-    west, north = x * side_m - MERCATOR_HALF_M, MERCATOR_HALF_M - y * side_m
-    return west, north - side_m, west + side_m, north
 
 
 def smooth_field(random: np.random.Generator, side: int, scale_px: float) -> np.ndarray:
@@ -126,7 +119,7 @@ def write_tiles(folder: Path | str, tiles: int = 8, size: int = 128, seed: int =
     written = []
     for column, row in np.ndindex(tiles, tiles):
         x, y, z = FIRST_X + column, FIRST_Y + row, ZOOM
-        bounds = tile_bounds(x, y, z)
+        bounds = tile_bounds(z, x, y)
         window = np.s_[..., row * size : (row + 1) * size, column * size : (column + 1) * size]
         relative = Path(SCENE, str(z), str(x), f"{y}.tif")
         write_tile(Path(folder, "imagery", relative), image[window], bounds, nodata=0)

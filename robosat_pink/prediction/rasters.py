@@ -1,8 +1,4 @@
-"""The files of a map: class and probability tiles as GeoTIFFs. Called by `results` and `mosaic`.
-
-Positions are those of slippy maps in EPSG:3857 (OSGeo, "Tile Map Service Specification", global-mercator), but with
-y counted from the north.
-"""
+"""The files of a map: class and probability tiles as GeoTIFFs. Called by `results` and `mosaic`."""
 
 from __future__ import annotations
 
@@ -15,10 +11,10 @@ from affine import Affine
 from PIL import ImageColor
 from rasterio.io import MemoryFile
 
+from robosat_pink.datasets.mercator import side_m, tile_bounds
 from robosat_pink.datasets.rasters.gdal import enter_environment
 from robosat_pink.losses import IGNORE
 
-HALF_WORLD_M = 20_037_508.342789244  # pi times the radius of EPSG:3857
 NO_DATA = IGNORE  # in class and probability tiles alike
 PROBABILITY_STEPS = 200  # a probability of 1; half a percent a step
 MADE_FROM = "ROBOSAT_PINK_MADE_FROM"  # the tag with the digest of everything that determines a tile
@@ -42,8 +38,8 @@ class Legend(NamedTuple):
 
 def geotransform(z: int, x: int, y: int, height: int, width: int) -> Affine:
     """From column and row of the tile z/x/y, of height x width pixels, to metres in EPSG:3857."""
-    side = 2 * HALF_WORLD_M / 2**z
-    return Affine(side / width, 0, x * side - HALF_WORLD_M, 0, -side / height, HALF_WORLD_M - y * side)
+    west, _, _, north = tile_bounds(z, x, y)
+    return Affine(side_m(z) / width, 0, west, 0, -side_m(z) / height, north)
 
 
 def profile(height: int, width: int, bands: int, transform: Affine) -> dict[str, Any]:

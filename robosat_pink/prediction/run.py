@@ -170,12 +170,16 @@ def finish_scenes(
     try:
         with open_results(plan, destination) as results:
             has_finished_one = False
-            for rows in finished_rows(plan, skipped, results):
+            for name, rows in finished_rows(plan, skipped, results):
+                damaged = damaged_files(plan, name, skipped)
+                if not len(rows):
+                    scenes.write_unfinished(results, name, damaged)
+                    continue
                 scene = Scene(
-                    name=scene_of(plan, int(rows[0])),
+                    name=name,
                     zxy=plan.tiles.files.zxy[rows],
                     tiles=list(entries(plan.model, plan.tiles, rows)),
-                    damaged=damaged_files(plan, scene_of(plan, int(rows[0])), skipped),
+                    damaged=damaged,
                     made_from=plan.made_from,
                     model=plan.model.files.name,
                 )
@@ -194,8 +198,8 @@ def finish_scenes(
     log.info("the map is in %s; open %s", destination, f"{destination}/{page.NAME}")
 
 
-def finished_rows(plan: Plan, skipped: set[int], results: Results) -> Iterator[np.ndarray]:
-    """The rows of each scene without damaged tiles, if any are left. Warns of files that are not of this map."""
+def finished_rows(plan: Plan, skipped: set[int], results: Results) -> Iterator[tuple[str, np.ndarray]]:
+    """Each scene, with its rows less those of damaged tiles. Warns of files that are not of this map."""
     for rows in by_scene(plan.tiles, plan.rows):
         left = rows[[row not in skipped for row in rows.tolist()]]
         name = scene_of(plan, int(rows[0]))
@@ -203,8 +207,7 @@ def finished_rows(plan: Plan, skipped: set[int], results: Results) -> Iterator[n
         if others := results.names(name) - files:
             some = sorted(others)[0]
             log.warning("warning: %d files of %s are not of this map, such as %s; remove them", len(others), name, some)
-        if len(left):
-            yield left
+        yield name, left
 
 
 def damaged_files(plan: Plan, scene: str, skipped: set[int]) -> dict[str, str]:

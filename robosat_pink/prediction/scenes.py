@@ -20,10 +20,11 @@ from PIL import Image, ImageColor
 
 from robosat_pink.container.atomic_write import TEMPORARY_SUFFIX
 from robosat_pink.container.redaction import redacted
+from robosat_pink.datasets.mercator import HALF_WORLD_M, side_m
 from robosat_pink.errors import DataError
 from robosat_pink.prediction.mosaic import MosaicTile, write_mosaic
 from robosat_pink.prediction.plan import digest
-from robosat_pink.prediction.rasters import HALF_WORLD_M, MADE_FROM, NO_DATA, Legend
+from robosat_pink.prediction.rasters import MADE_FROM, NO_DATA, Legend
 from robosat_pink.prediction.results import CLASSES, PROBABILITIES, Results, tile_path
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ def pixel_area_km2(zxy: tuple[int, int, int], height: int, width: int) -> np.nda
     Mercator's scale at latitude phi is 1 / cos(phi) in both directions, and cos(phi) = 1 / cosh(northing / radius).
     """
     z, _, y = zxy
-    side = 2 * HALF_WORLD_M / 2**z
+    side = side_m(z)
     northings = HALF_WORLD_M - (y + (np.arange(height) + 0.5) / height) * side
     area_m2: np.ndarray = side / width * (side / height) / np.cosh(northings * math.pi / HALF_WORLD_M) ** 2
     return area_m2 / 1e6
@@ -138,8 +139,7 @@ def finish(
 ) -> dict[str, Any]:
     """Write a scene's mosaics and manifest, and return the manifest. `folder` is for temporary files."""
     # Until it is whole, no manifest vouches for mosaics, of which some may be those of an earlier map.
-    unfinished = {"scene": scene.name, "damaged": dict(scene.damaged)}
-    results.destination.write(manifest_name(scene.name), json.dumps(unfinished, indent=1).encode())
+    write_unfinished(results, scene.name, scene.damaged)
     totals = Totals(scene.zxy, legend, is_compact(scene))
     for name in results.folders if mosaics else (CLASSES,):
         tiles = _tiles(scene, results, name, totals if name == CLASSES else None)
@@ -169,6 +169,12 @@ def finish(
     results.destination.write(manifest_name(scene.name), json.dumps(manifest, indent=1).encode())
     log.info("scene %s: %d tiles%s", scene.name, len(scene.zxy), ", one mosaic" if mosaics else "")
     return manifest
+
+
+def write_unfinished(results: Results, scene: str, damaged: Mapping[str, str]) -> None:
+    """Write a manifest that remembers a scene's damaged tiles and vouches for nothing."""
+    content = {"scene": scene, "damaged": dict(damaged)}
+    results.destination.write(manifest_name(scene), json.dumps(content, indent=1).encode())
 
 
 def known_damage(results: Results, scene: str) -> dict[str, str]:

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from robosat_pink.datasets.mercator import latitude, longitude, side_m
 from robosat_pink.datasets.tiles import Tile, parents
 
 MAX_CELLS = 160  # columns or rows of the map; tiles that span more are drawn as their parent tiles
 CELL = 10  # SVG units
-EQUATOR_M = 40_075_016.686  # its length in EPSG:3857
 
 
 class Bounds(NamedTuple):
@@ -27,16 +27,6 @@ class Bounds(NamedTuple):
         latitudes = [f"{abs(degrees):.3f}° {'N' if degrees >= 0 else 'S'}" for degrees in (self.south, self.north)]
         longitudes = [f"{abs(degrees):.3f}° {'E' if degrees >= 0 else 'W'}" for degrees in (self.west, self.east)]
         return f"{' to '.join(latitudes)}, {' to '.join(longitudes)}"
-
-
-def latitude(y: float, zoom: int) -> float:
-    """The latitude of the northern edge of row y, in degrees."""
-    return math.degrees(math.atan(math.sinh(math.pi * (1 - 2 * y / 2**zoom))))
-
-
-def longitude(x: float, zoom: int) -> float:
-    """The longitude of the western edge of column x, in degrees."""
-    return 360 * x / 2**zoom - 180
 
 
 def link(tile: Tile) -> str:
@@ -57,7 +47,7 @@ def metres_per_pixel(zxy: np.ndarray, tile_pixels: int) -> float:
     """Metres on the ground per pixel, at the middle latitude and the median zoom of tiles (N, 3)."""
     box = bounds(zxy)
     middle = math.radians((box.south + box.north) / 2)
-    return EQUATOR_M * math.cos(middle) / 2 ** int(np.median(zxy[:, 0])) / tile_pixels
+    return side_m(int(np.median(zxy[:, 0]))) * math.cos(middle) / tile_pixels
 
 
 def split_map(zxy: np.ndarray, splits: Mapping[str, np.ndarray], colors: Mapping[str, str]) -> str:

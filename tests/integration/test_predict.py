@@ -297,6 +297,17 @@ def test_damaged_tile_is_tried_again_when_its_file_changes_and_not_before(
         assert (dataset.read(1)[SIDE : 2 * SIDE, SIDE : 2 * SIDE] != 255).any()
 
 
+def test_scene_of_damaged_tiles_alone_has_a_manifest_that_says_so(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = f"clouds/{ZOOM}/{FIRST_X}/{FIRST_Y}.tif"
+    (job / "input/data/imagery" / name).parent.mkdir(parents=True)
+    (job / "input/data/imagery" / name).write_bytes(b"II*\0")
+    for _ in range(2):
+        assert main(["predict.if_damaged=skip"]) == 0
+        assert list(json.loads((job / "output/data/predictions/clouds.json").read_text())["damaged"]) == [name]
+    assert not (job / "output/data/predictions/clouds.tif").exists()
+    assert "0 of 7 batches are to be predicted" in capsys.readouterr().out
+
+
 def test_limit_of_time_holds_between_scenes_and_the_same_command_finishes_the_others(
     job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

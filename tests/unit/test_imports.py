@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": {"config", "container", "datasets", "models"},
     "sagemaker": {"config", "training"},
     "reference": {"config", "models", "sagemaker"},
-    "sample": set(),
+    "sample": {"datasets"},
 }
 
 # Libraries that only these modules, or rooms, may import.

@@ -103,12 +103,6 @@ def test_image_and_mask_hold_what_they_promise(folder: Path, image: np.ndarray, 
         assert file.compression.name == "deflate"
 
 
-def test_bounds_by_hand() -> None:
-    half = 20037508.342789244
-    assert sample.tile_bounds(0, 0, 0) == (-half, -half, half, half)
-    assert sample.tile_bounds(1, 0, 1) == (0.0, 0.0, half, half)
-
-
 @pytest.mark.parametrize("kind", ["imagery", "mask"])
 def test_file_lies_where_its_name_says(folder: Path, kind: str) -> None:
     # A tile of zoom 15 is 40075016.685578488 m / 32768 = 1222.992452562820 m wide.

@@ -14,13 +14,13 @@ import numpy as np
 from rasterio import warp
 from rasterio.crs import CRS
 
+from robosat_pink.datasets.mercator import latitude, longitude, tile_bounds
 from robosat_pink.datasets.rasters.gdal import enter_environment
 
 MODEL_TYPE, GEOGRAPHIC, PROJECTED = 1024, 2048, 3072  # keys of GeoTIFF 1.1, annex B
 CODES = range(1024, 32767)  # EPSG codes; 32767 stands for a system that the file itself defines
 LEAST_SHARED = 0.5  # intersection over union for the same ground; neighbouring tiles share an edge at most
 LEAST_SAME = 0.95  # intersection over union that rounding leaves; a half-pixel shift of 64 x 64 leaves 0.97
-HALF_WORLD_M, HALF_WORLD_DEGREES = math.pi * 6378137, 180  # half the world's width, in EPSG:3857 and 4326
 LEAST_ALIKE = 0.9  # cosine of the angle between rows, or columns, of image and mask
 
 
@@ -133,11 +133,10 @@ def is_from_the_south(tile: Georeference, height: int, width: int, name: str) ->
 
 def _of_tile(z: int, x: int, y: int, crs: int) -> np.ndarray:
     """x and y (2, 2) of two corners of a slippy-map tile, y counted from the north."""
-    columns, rows = (2 * np.array([edge, edge + 1]) / 2**z - 1 for edge in (x, y))
     if crs == 3857:
-        return HALF_WORLD_M * np.array([columns, -rows]).T
-    latitudes = np.degrees(np.arctan(np.sinh(-math.pi * rows)))
-    return np.array([HALF_WORLD_DEGREES * columns, latitudes]).T
+        west, south, east, north = tile_bounds(z, x, y)
+        return np.array([(west, north), (east, south)])
+    return np.array([(longitude(x, z), latitude(y, z)), (longitude(x + 1, z), latitude(y + 1, z))])
 
 
 def _shared(first: np.ndarray, second: np.ndarray) -> float:
