@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
+from robosat_pink.container import hardware
 from robosat_pink.container.contract import Container
 from robosat_pink.container.failure_file import user_message
 from robosat_pink.container.pid1 import run_as_init
@@ -97,6 +98,8 @@ def run_or_check(
     if verb.summarise and arguments.summary:
         verb.summarise(arguments.summary, container, stop)
         return 0
+    if launcher.PARENT not in os.environ:  # else the ranks of this run would count as other programs
+        hardware.share_cores()
     with stop.postponed():  # a stop inside an import of C++ code would abort the process
         from robosat_pink.config import load_config
     path = arguments.check or arguments.config or container.experiment_file()

@@ -133,3 +133,48 @@ def test_links_to_nowhere_or_to_themselves_count_as_no_room(tmp_path: Path) -> N
     (tmp_path / "loop.pth").symlink_to("loop.pth")
     (tmp_path / "gone.pth").symlink_to("nowhere")
     hardware.check_disk(tmp_path, 1, "a byte")
+
+
+@pytest.mark.parametrize(
+    ("busy", "environment", "policy"),
+    [
+        (0.0, {}, None),
+        (0.4, {}, None),
+        (1.0, {}, "PASSIVE"),
+        (1.0, {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"),
+        (1.0, {"GOMP_SPINCOUNT": "9"}, None),
+        (1.0, {"OMP_NUM_THREADS": "1"}, None),
+    ],
+)
+def test_threads_wait_passively_beside_other_programs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, busy: float, environment: dict[str, str], policy: str | None
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    worked = iter([100.0, 100.0 + busy * hardware.LOOK_S])
+    monkeypatch.setattr(hardware, "_busy_seconds", lambda: next(worked))
+    monkeypatch.setattr(hardware, "NVIDIA_DRIVER", tmp_path / "none")
+    hardware.share_cores()
+    assert os.environ.get("OMP_WAIT_POLICY") == policy
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+
+
+def test_time_that_all_cores_have_worked_grows() -> None:
+    before = hardware._busy_seconds()
+    while hardware._busy_seconds() == before:  # this process works
+        pass
+    assert hardware._busy_seconds() > before > 0
+
+
+def test_core_that_is_idle_somewhere_else_is_not_missed(monkeypatch: pytest.MonkeyPatch, cgroup: Path) -> None:
+    (cgroup / "cpu.max").write_text("100000 100000")  # one core of all
+    worked = iter([0.0, hardware.LOOK_S])
+    monkeypatch.setattr(hardware, "_busy_seconds", lambda: next(worked))
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(hardware, "NVIDIA_DRIVER", cgroup / "none")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    hardware.share_cores()
+    assert "OMP_WAIT_POLICY" not in os.environ
