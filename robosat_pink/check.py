@@ -35,7 +35,7 @@ from robosat_pink.distributed.process_group import World
 from robosat_pink.losses import LOSSES, build_loss
 from robosat_pink.models.blocks import Execution
 from robosat_pink.report.scenes import confusion_labels
-from robosat_pink.survey import Survey, suggested_classes, survey
+from robosat_pink.survey import Survey, limit_line, suggested_classes, survey
 from robosat_pink.training import initial_checkpoint, out_of_memory, resume
 from robosat_pink.training.channel_scales import resolve_scales
 from robosat_pink.training.loggers import check_installed
@@ -86,7 +86,8 @@ def check(config: Config, container: Container) -> None:
     config = dataclasses.replace(config, channels=channels)
     for line in (*class_lines(config, tiles, surveyed), *channel_lines(config, surveyed)):
         log.info(line)
-    log.info(time_line(config, split, surveyed, model, execution, process))
+    for line in time_lines(config, tiles, split, surveyed, model, execution, process):
+        log.info(line)
     for line in disk_lines(container, tiles, surveyed, model, config.model.ema is not None):
         log.info(line)
     log.info("checked; nothing was trained")
@@ -179,10 +180,16 @@ def suggestion_lines(
     yield f"  suggested: {_as_yaml(channel, mean * factor, std * np.where(is_flat, 1, factor), scale)}"
 
 
-def time_line(
-    config: Config, split: Split, surveyed: Survey, model: nn.Module, execution: Execution, process: ProcessRank
-) -> str:
-    """The time of an epoch and of the run on machines like this one, with the world size of `process`."""
+def time_lines(
+    config: Config,
+    tiles: TilePairs,
+    split: Split,
+    surveyed: Survey,
+    model: nn.Module,
+    execution: Execution,
+    process: ProcessRank,
+) -> Iterator[str]:
+    """The time of a run on machines like this one, with the world size of `process`, and what it will wait for."""
     device = devices.choose_device(config.runtime.device)
     precision = devices.choose_precision(config.runtime.precision, device)
     devices.prepare(device)
@@ -204,11 +211,12 @@ def time_line(
     remark = f", by {process.size} processes" if process.size > 1 else ""
     if config.runtime.compile:
         remark += ", not compiled (which takes a minute or more)"
-    return (
+    yield (
         f"time, on {device} in {precision or torch.float32}{remark}: about {duration(epoch_s)} per "
         f"epoch, {duration(run_s)} for {config.model.epochs} epochs; {tiles_read} tiles were read in "
         f"{surveyed.seconds:.1f} s ({tiles_read / surveyed.seconds:.1f} tiles/s)"
     )
+    yield limit_line(tiles, surveyed, parallel / process.size / tile_s, process.local_size)
 
 
 def step_seconds(config: Config, model: nn.Module, compute: Compute) -> float:

@@ -1,4 +1,4 @@
-"""Statistics of bands and classes over a sample of an experiment's training tiles, and class weights that follow.
+"""Statistics of bands and classes over a sample of an experiment's training tiles, and what follows from them.
 
 Called by `check`.
 """
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from robosat_pink.config import ClassConfig, Config
+from robosat_pink.container import hardware
 from robosat_pink.datasets import TilePairs, coverage
 from robosat_pink.datasets.coverage import Coverage
 from robosat_pink.datasets.normalisation import Moments
@@ -19,6 +20,7 @@ from robosat_pink.datasets.normalisation import Moments
 SAMPLED_PIXELS = 4096  # per tile, for the percentiles
 EXTREMES = (2, 98)  # percentiles, `low` and `high`
 MOST_RATIO = 10.0  # of the weights of two classes
+GB = 1e9
 FAR_RATIO = 2.0  # weights are suggested if the ratio of two classes is off by this factor
 
 
@@ -80,6 +82,31 @@ def survey(config: Config, tiles: TilePairs, rows: np.ndarray) -> Survey:
         fetched_bytes=fetched,
         decoded_bytes=decoded,
     )
+
+
+def limit_line(tiles: TilePairs, surveyed: Survey, rank_rate: float, ranks: int) -> str:
+    """What limits a run: the steps, or reading. `rank_rate` is what a rank's steps take, in tiles/s; of `ranks` a host.
+
+    A rank reads at least as fast as the survey, which also counts pixels. Later epochs read the cache.
+    """
+    tiles_read = len(surveyed.coverage.rows)
+    read_rate = tiles_read / surveyed.seconds
+    source = "the store" if surveyed.fetched_bytes else "the cache"
+    rates = (
+        f"limit: the steps take {rank_rate * ranks:.1f} tiles/s on this machine, {source} gave {read_rate * ranks:.1f}"
+    )
+    if tiles.reader.cache is None:
+        return f"{rates}, so {'the steps are' if read_rate > rank_rate else 'reading may be'} the limit of each epoch"
+    tile_bytes = surveyed.decoded_bytes / tiles_read
+    cache_bytes, memory = tile_bytes * len(tiles), hardware.memory_bytes()
+    first = "the steps are the limit" if read_rate > rank_rate else "reading may be the limit of the first epoch"
+    later = (
+        "later epochs read from memory"
+        if cache_bytes < memory / 2
+        else f"later epochs read {tile_bytes * rank_rate * ranks / 1e6:.3g} MB/s from the cache's disk, for the cache "
+        f"({cache_bytes / GB:.0f} GB) does not fit into memory ({memory / GB:.0f} GB)"
+    )
+    return f"{rates}: {first}; {later}"
 
 
 def balancing_weights(pixels: np.ndarray, is_binary: bool) -> np.ndarray:

@@ -5,6 +5,8 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.distributed.process_group import World
 from robosat_pink.errors import ContractError
 from robosat_pink.sample import write_tiles
-from robosat_pink.survey import Survey, balancing_weights, suggested_classes
+from robosat_pink.survey import Survey, balancing_weights, limit_line, suggested_classes
 from robosat_pink.train import main
 from robosat_pink.training.task import Compute
 
@@ -132,6 +134,7 @@ def test_counts_shares_and_statistics_are_those_of_an_independent_count(
     np.testing.assert_allclose([float(std) for _, std in told], everything.std(axis=1), rtol=0.01)
     assert "checked; nothing was trained" in said
     assert re.search(r"time, on cpu in torch\.\w+: about .* per epoch, .* for \d+ epochs; \d+ tiles were read", said)
+    assert re.search(r"limit: the steps take [\d.]+ tiles/s on this machine, the (store|cache) gave [\d.]+: ", said)
     assert re.search(r"disk, model: [\d.]+ GB .* where [\d.]+ GB are free", said)
     assert re.search(r"cache: up to [\d.]+ GB of decoded tiles in .*; [\d.]+ GB to download", said)
     assert list((opt_ml / "model").iterdir()) == []
@@ -469,3 +472,46 @@ def test_moments_of_parts_are_those_of_the_whole() -> None:
 def test_disk_is_measured_where_the_folder_will_be(tmp_path: Path) -> None:
     line = check._disk_line("model", tmp_path / "a/b/model", 2_000_000_000, 3_000_000_000)
     assert line.startswith(f"disk, model: 2.00 GB (3.00 GB at peak) in {tmp_path}/a/b/model, where ")
+
+
+@pytest.mark.parametrize(
+    ("fetched", "seconds", "cached", "words"),
+    [
+        (0, 1.0, True, "the cache gave 20.0: the steps are the limit; later epochs read from memory"),
+        (9, 4.0, True, "the store gave 5.0: reading may be the limit of the first epoch; later epochs read from"),
+        (9, 4.0, False, "the store gave 5.0, so reading may be the limit of each epoch"),
+        (9, 1.0, False, "the store gave 20.0, so the steps are the limit of each epoch"),
+    ],
+)
+def test_check_says_whether_steps_or_reading_limit_a_run(
+    fetched: int, seconds: float, cached: bool, words: str
+) -> None:
+    assert words in limit_line(*read_in(fetched, seconds, cached, tiles=100), rank_rate=8.0, ranks=1)
+
+
+def test_cache_larger_than_memory_is_read_from_its_disk() -> None:
+    # 10^9 tiles of 64 x 64 x 5 bytes; 2 ranks whose steps take 8 tiles/s each
+    line = limit_line(*read_in(9, 1.0, True, tiles=10**9), rank_rate=8.0, ranks=2)
+    assert "the steps take 16.0 tiles/s on this machine, the store gave 40.0" in line
+    assert (
+        "later epochs read 0.328 MB/s from the cache's disk, for the cache (20480 GB) does not fit into memory" in line
+    )
+
+
+def read_in(fetched: int, seconds: float, cached: bool, tiles: int) -> tuple[Any, Any]:
+    """Tiles, and a survey that read 20 of them."""
+    reader = SimpleNamespace(cache=object() if cached else None)
+    surveyed = SimpleNamespace(
+        coverage=SimpleNamespace(rows=np.arange(20)),
+        seconds=seconds,
+        fetched_bytes=fetched,
+        decoded_bytes=20 * 64 * 64 * 5,
+    )
+
+    class Tiles:
+        def __len__(self) -> int:
+            return tiles
+
+    found = Tiles()
+    found.reader = reader  # type: ignore[attr-defined]
+    return found, surveyed

@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "training",
     },
     "drafting": {"config", "container", "datasets", "models", "storage"},
-    "survey": {"config", "datasets", "losses"},
+    "survey": {"config", "container", "datasets", "losses"},
     "check": {
         "config",
         "container",
