@@ -5,6 +5,7 @@ Called by `train` and `prediction.evaluation`. It converts results to plain data
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import time
@@ -18,7 +19,7 @@ from robosat_pink.container import hardware
 from robosat_pink.container.atomic_write import write_atomically
 from robosat_pink.container.contract import Container
 from robosat_pink.container.redaction import redacted
-from robosat_pink.report import examples, maps, model_card, page, plots, previews, scenes, trust
+from robosat_pink.report import error_map, examples, maps, model_card, page, plots, previews, scenes, trust
 from robosat_pink.report.examples import Examples
 from robosat_pink.report.summary import (
     Summary,
@@ -149,6 +150,7 @@ def _report(
     zxy = evaluation.task.data.loader.tiles.pairs.images.zxy
     all_scenes = [scene for result in summary.splits.values() for scene in result.scenes]
     _write(container.output_data / "scenes.csv", scenes.to_csv(all_scenes, summary.class_names).encode())
+    tiles = _draw_tiles(evaluation, shown, container.output_data / "tiles")
     return page.Report(
         title=f"{', '.join(summary.class_names)} by {config.model.name}",
         source=redacted(f"Images of {config.dataset.image_bucket}, masks of {config.dataset.mask_bucket}"),
@@ -165,7 +167,8 @@ def _report(
         threshold=evaluation.threshold,
         reliability_curve=_draw_reliability(evaluation, container.output_data),
         meanings=meanings,
-        tiles=_draw_tiles(evaluation, shown, container.output_data / "tiles"),
+        tiles=tiles,
+        error_map=error_map.error_map(zxy, evaluation.results.values(), _marks(evaluation, shown, tiles)),
         split_map=maps.split_map(zxy, split_rows, page.SPLIT_COLORS),
         bounds=str(maps.bounds(zxy)),
         dataset=dataset_rows(evaluation, summary),
@@ -210,6 +213,7 @@ def _draw_tiles(evaluation: Evaluation, shown: Examples, folder: Path) -> dict[s
     ious = examples.tile_ious(results.confusions, is_single=config.num_classes == 1)
     bands, colors = tiles.reader.bands, [class_.color for class_ in config.classes]
     by_kind: dict[str, list[page.TilePreview]] = {}
+    tile_number = itertools.count(1)
     for kind, positions in shown.positions.items():
         for number, position in enumerate(positions, 1):
             row = int(results.rows[position])
@@ -218,6 +222,7 @@ def _draw_tiles(evaluation: Evaluation, shown: Examples, folder: Path) -> dict[s
             name = re.sub(r"[^\w.-]", "_", f"{kind}-{number}-{tiles.id(row)}.png")
             _write(folder / name, previews.as_png(previews.strip(panels)))
             preview = page.TilePreview(
+                number=next(tile_number),
                 iou=float(ious[position]),
                 id=tiles.id(row),
                 zxy=f"{tile.z}/{tile.x}/{tile.y}",
@@ -227,6 +232,15 @@ def _draw_tiles(evaluation: Evaluation, shown: Examples, folder: Path) -> dict[s
             )
             by_kind.setdefault(kind, []).append(preview)
     return by_kind
+
+
+def _marks(evaluation: Evaluation, shown: Examples, tiles: Mapping[str, Sequence[page.TilePreview]]) -> dict[int, str]:
+    """What the map of errors says of each example tile, by row, in the page's sequence."""
+    rows = [int(evaluation.shown.rows[position]) for positions in shown.positions.values() for position in positions]
+    words = [
+        f"{kind} tile, {tile.zxy}, IoU {trust.number(tile.iou)}" for kind, of_kind in tiles.items() for tile in of_kind
+    ]
+    return dict(zip(rows, words, strict=True))
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,4 +1,7 @@
-"""Bounds of tiles, a link to a map, and a small map of the split as SVG. Called by `build`, `summary`, `model_card`."""
+"""Bounds of tiles, a link to a map, the squares of a map as SVG, and the map of the split.
+
+Called by `build`, `error_map`, `summary`, `model_card` and `prediction.page`.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,16 @@ class Bounds(NamedTuple):
         return f"{' to '.join(latitudes)}, {' to '.join(longitudes)}"
 
 
+class Grid(NamedTuple):
+    """The squares of a map: the tiles of one zoom that contain all tiles (N, 3)."""
+
+    zoom: int
+    columns: int
+    rows: int
+    squares: np.ndarray  # (M, 2) int64, column and row of each square that contains a tile
+    square_of_tile: np.ndarray  # (N,) int64, index into squares
+
+
 def link(tile: Tile) -> str:
     """The address of a page that shows the tile's centre on a map."""
     centre_lat, centre_lon = latitude(tile.y + 0.5, tile.z), longitude(tile.x + 0.5, tile.z)
@@ -56,11 +69,7 @@ def split_map(zxy: np.ndarray, splits: Mapping[str, np.ndarray], colors: Mapping
     A square with tiles of several splits (several days of a tile, several tiles of a parent) shows the shares as
     columns.
     """
-    cells = _cells(zxy)
-    corner = cells.min(axis=0)
-    columns, rows = (cells.max(axis=0) - corner + 1).tolist()
-    squares, square_of_tile = np.unique(cells - corner, axis=0, return_inverse=True)
-    square_of_tile = square_of_tile.reshape(-1)
+    _, columns, rows, squares, square_of_tile = grid(zxy)
     tiles = np.bincount(square_of_tile, minlength=len(squares))
     filled = np.zeros(len(squares))
     paths = []
@@ -77,17 +86,25 @@ def split_map(zxy: np.ndarray, splits: Mapping[str, np.ndarray], colors: Mapping
     sizes = ", ".join(f"{len(split_rows)} {split}" for split, split_rows in splits.items())
     return (
         f'<svg viewBox="0 0 {CELL * columns} {CELL * rows}" role="img" aria-label="Map of the tiles: {sizes}" '
-        f'style="max-width:{max(160, min(680, 40 * columns))}px;max-height:520px">{"".join(paths)}</svg>'
+        f'style="{shown_size(CELL * columns)}">{"".join(paths)}</svg>'
     )
 
 
-def _cells(zxy: np.ndarray) -> np.ndarray:
-    """Columns and rows (N, 2) of tiles, at the highest common zoom at which all of them fit into MAX_CELLS."""
+def grid(zxy: np.ndarray) -> Grid:
+    """The squares of tiles (N, 3), at the highest common zoom at which all of them fit into MAX_CELLS."""
     zoom = int(zxy[:, 0].min())
     cells: np.ndarray = parents(zxy, zoom)[:, 1:]
     while (cells.max(axis=0) - cells.min(axis=0)).max() >= MAX_CELLS:
-        cells = cells >> 1
-    return cells.astype(np.int64)
+        zoom, cells = zoom - 1, cells >> 1
+    corner = cells.min(axis=0)
+    columns, rows = (cells.max(axis=0) - corner + 1).tolist()
+    squares, square_of_tile = np.unique((cells - corner).astype(np.int64), axis=0, return_inverse=True)
+    return Grid(zoom, columns, rows, squares, square_of_tile.reshape(-1))
+
+
+def shown_size(width: float) -> str:
+    """The style of a map that is `width` SVG units wide."""
+    return f"max-width:{max(160, min(680, 4 * width)):.4g}px;max-height:520px"
 
 
 def _extremes(zxy: np.ndarray) -> list[list[int]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from robosat_pink.report import previews, templating
+from robosat_pink.report.error_map import NOT_EVALUATED, ErrorMap
 from robosat_pink.report.plots import metric_name
 from robosat_pink.report.scenes import SCENE_METRICS, Scene, confusion_labels
 from robosat_pink.training import metrics
@@ -42,6 +43,7 @@ DARKEST = (66, 146, 198)  # darkest confusion cell; text has a contrast of 4.7 o
 class TilePreview:
     """An example tile."""
 
+    number: int  # from 1, through all kinds
     iou: float
     id: str
     zxy: str
@@ -94,6 +96,7 @@ class Report:
     reliability_curve: str  # a data URI
     meanings: Mapping[str, str]  # a sentence by name, as `trust.sentences` writes them
     tiles: Mapping[str, Sequence[TilePreview]]  # best, median and worst tiles; a kind without tiles has no key
+    error_map: ErrorMap
     split_map: str  # SVG
     bounds: str
     dataset: Mapping[str, int | str]
@@ -118,6 +121,7 @@ def render(report: Report) -> str:
             interval_metrics=list(INTERVAL_METRICS),
             confusion_labels=confusion_labels(report.class_names),
             max_scenes=MAX_SCENES,
+            not_evaluated_color=NOT_EVALUATED,
             split_colors=SPLIT_COLORS,
             split_names=SPLIT_NAMES,
             previews=previews,

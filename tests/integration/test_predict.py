@@ -124,6 +124,7 @@ def test_map_is_what_the_model_says_of_the_whole_scene(job: Path, capsys: pytest
     assert len(manifest["tiles"]) == 16
     assert {len(entry["images"]) for entry in manifest["tiles"]} == {4, 6, 9}
     page = (out / "map.html").read_text()
+    assert "@media print" in page
     assert "Map of snow" in page
     assert "http" not in page.replace("http-equiv", "")
 

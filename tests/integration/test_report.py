@@ -278,6 +278,28 @@ def test_page_names_what_was_run(run: Path) -> None:
     assert page.count('aria-label="Map of the tiles: 16 train, 8 val, 8 holdout"') == 1
 
 
+def test_map_of_errors_and_example_tiles_link_to_each_other(run: Path) -> None:
+    page = (run / "output/data/report.html").read_text()
+    kinds = ["best"] * 2 + ["median"] * 2 + ["worst"] * 2
+    marks = re.findall(
+        r'<a class="mark" id="(.*?)" href="#(.*?)" aria-label="(\d): (.*?) tile, (.*?), IoU (.*?)">', page
+    )
+    assert [mark[:4] for mark in marks] == [
+        (f"square-{number}", f"tile-{number}", str(number), kind) for number, kind in enumerate(kinds, 1)
+    ]
+    for number, (_, _, _, _, zxy, iou) in enumerate(marks, 1):
+        article = page.partition(f'<article class="tile" id="tile-{number}">')[2].partition("</article>")[0]
+        assert f">{iou}</data> · {zxy}</h4>" in article
+        assert f'<a href="#square-{number}">{number} in the map of errors</a>' in article
+    # 16 squares of two days, which are of any split.
+    listed = [(run / "model" / name).read_text().split() for name in ("holdout_ids.txt", "test_ids.txt")]
+    places = {name.rpartition("sierra-")[2] for names in listed for name in names}
+    squares = {words: int(count) for words, count in re.findall(r"</i>([^<]*): (\d+) squares</span>", page)}
+    assert squares.get("not evaluated", 0) == 16 - len(places)
+    assert sum(squares.values()) == 16
+    assert "Held-out tiles and validation tiles. Each square is a tile of zoom 15." in page
+
+
 def test_nothing_in_the_page_is_fetched_from_elsewhere(run: Path) -> None:
     page = (run / "output/data/report.html").read_text()
     sources = re.findall(r'\b(?:src|srcset|data|poster|action)="([^"]*)"', page)
@@ -496,6 +518,42 @@ def test_request_and_error_are_noticed(chromium: Chromium, tmp_path: Path) -> No
     chromium.open(page.as_uri(), 1280)
     assert "http://127.0.0.1:9/x.png" in chromium.requests
     assert any("broken" in complaint for complaint in chromium.complaints)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_keyboard_goes_from_a_square_to_its_tile_and_back(run: Path, chromium: Chromium, width: int) -> None:
+    chromium.open((run / "output/data/report.html").as_uri(), width)
+    chromium.evaluate("document.documentElement.style.scrollBehavior = 'auto'")
+    chromium.evaluate("document.querySelector('nav a[href=\"#errors\"]').focus()")
+    focused = "document.activeElement.id || document.activeElement.getAttribute('href')"
+    chromium.press("Enter")
+    chromium.press("Tab")
+    assert chromium.evaluate(focused) == "square-1"
+    ring = "getComputedStyle(document.activeElement).outlineStyle"
+    assert chromium.evaluate(ring) == "solid"
+    for _ in range(4):
+        chromium.press("Tab")
+    chromium.press("Enter")
+    assert chromium.evaluate("location.hash") == "#tile-5"
+    assert chromium.evaluate("document.querySelector('#tile-5').getBoundingClientRect().top") < 900
+    chromium.press("Tab")
+    assert chromium.evaluate(focused) == "#square-5"
+    assert chromium.evaluate(ring) == "solid"
+    chromium.press("Enter")
+    assert chromium.evaluate("document.querySelector(':target').id") == "square-5"
+
+
+def test_printed_page_has_all_words_colors_and_no_navigation(run: Path, chromium: Chromium) -> None:
+    chromium.open((run / "output/data/report.html").as_uri(), 680)  # as wide as A4 between its margins
+    hidden = "document.querySelector('details pre').checkVisibility()"
+    assert chromium.evaluate(hidden) is False
+    chromium.call("Emulation.setEmulatedMedia", media="print")
+    assert chromium.evaluate(hidden) is True
+    assert chromium.evaluate("[...document.querySelectorAll('nav, .skip')].every(e => !e.checkVisibility())")
+    assert chromium.evaluate("getComputedStyle(document.querySelector('.key i')).printColorAdjust") == "exact"
+    wide = "[...document.querySelectorAll('.scroll, pre')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+    assert chromium.evaluate(wide) == 0
+    chromium.call("Emulation.setEmulatedMedia", media="")
 
 
 def test_keyboard_reaches_what_scrolls_and_what_leads_elsewhere(run: Path, chromium: Chromium) -> None:

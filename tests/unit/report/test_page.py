@@ -11,6 +11,7 @@ import pytest
 from jinja2 import UndefinedError
 
 from robosat_pink.report import page
+from robosat_pink.report.error_map import ErrorMap, Shade
 from robosat_pink.report.page import History, Report, SplitResult, TilePreview
 from robosat_pink.report.scenes import Scene
 from robosat_pink.training import metrics
@@ -47,7 +48,7 @@ def report(text: str, classes: int = 1) -> Report:
         "at_threshold": undefined if classes == 1 else None,
     }
     image = "data:image/png;base64,AAAA"
-    tile = TilePreview(0.5, text, f"15/1/{text}", f"https://www.openstreetmap.org/?{text}", text, {"image": image})
+    tile = TilePreview(1, 0.5, text, f"15/1/{text}", f"https://www.openstreetmap.org/?{text}", text, {"image": image})
     return Report(
         title=text,
         source=f"Images of {text}",
@@ -65,6 +66,7 @@ def report(text: str, classes: int = 1) -> Report:
         reliability_curve=image,
         meanings={name: f"{name} of {text}." for name in ("interval", "boundary_f1", "ece", "threshold")},
         tiles={"best": [tile]},
+        error_map=ErrorMap("<svg></svg>", "Each square is a tile.", [Shade("#fee391", "below 1 %", 2345)], 0, 7),
         split_map="<svg></svg>",
         bounds="1° N",
         dataset={"scenes": 3, "of them": text},
@@ -180,6 +182,16 @@ def test_times_have_their_share_of_the_whole() -> None:
         ["waiting for tiles", "0.1 s", "0.1%", ""],
         ["all", "1 min 00 s", "", ""],
     ]
+
+
+def test_map_of_errors_has_a_legend_of_what_is_in_it() -> None:
+    html = page.render(report("A"))
+    assert "<p>Validation tiles. Each square is a tile. A number marks a tile that is shown below, and leads" in html
+    assert '<i style="background:#fee391"></i>below 1 %: 2\u202f345 squares</span>' in html
+    assert "not evaluated: 7 squares" in html
+    assert "no valid pixel" not in html
+    assert '<article class="tile" id="tile-1">' in html
+    assert '<a href="#square-1">1 in the map of errors</a>' in html
 
 
 def test_remarks_are_sentences_and_warnings_stand_on_top() -> None:
