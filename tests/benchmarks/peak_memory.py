@@ -3,9 +3,10 @@
     python tests/benchmarks/peak_memory.py [--pairs 20] [--network albunet] [KEY=VALUE ...]
 
 Tiles of 512 x 512, batches of 7, AlbuNet on ResNet-50 by default; two epochs, the first of which fills the cache, with
-the worker that `auto` gives. A collect of planet-snowcover's is --pairs 1500 model.epochs=50. Proportional set sizes (a page that n
-processes share counts 1/n in each), summed five times a second; the system's page cache is not among them. start.sh
-starts the run, with the Python that it finds; with an empty GLIBC_TUNABLES here, without what it sets there.
+the worker that `auto` gives. A collect of planet-snowcover's is --pairs 1500 model.epochs=50. Memory is counted in
+proportional set sizes (a page that n processes share counts 1/n in each), summed five times a second; the system's page
+cache is not among them. start.sh starts the run, with the Python that it finds; with an empty GLIBC_TUNABLES here,
+without what it sets there.
 """
 
 from __future__ import annotations
