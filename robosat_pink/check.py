@@ -22,6 +22,7 @@ from torch.amp.grad_scaler import GradScaler
 from robosat_pink.config import ChannelConfig, Config, to_tree
 from robosat_pink.container import device as devices
 from robosat_pink.container.contract import Container
+from robosat_pink.container.quantities import duration
 from robosat_pink.container.redaction import redacted_tree
 from robosat_pink.datasets import TilePairs, coverage
 from robosat_pink.datasets.loader import crops_of_an_epoch
@@ -39,7 +40,6 @@ from robosat_pink.survey import Survey, suggested_classes, survey
 from robosat_pink.training import initial_checkpoint, out_of_memory, resume
 from robosat_pink.training.channel_scales import resolve_scales
 from robosat_pink.training.loggers import check_installed
-from robosat_pink.training.progress import duration
 from robosat_pink.training.recomputation import choose_recompute
 from robosat_pink.training.setup import check_world_size, find_tiles, make_model
 from robosat_pink.training.state import State

@@ -297,7 +297,9 @@ def test_damaged_tile_is_tried_again_when_its_file_changes_and_not_before(
         assert (dataset.read(1)[SIDE : 2 * SIDE, SIDE : 2 * SIDE] != 255).any()
 
 
-def test_scene_of_damaged_tiles_alone_has_a_manifest_that_says_so(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scene_of_damaged_tiles_alone_has_a_manifest_that_says_so(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     name = f"clouds/{ZOOM}/{FIRST_X}/{FIRST_Y}.tif"
     (job / "input/data/imagery" / name).parent.mkdir(parents=True)
     (job / "input/data/imagery" / name).write_bytes(b"II*\0")
