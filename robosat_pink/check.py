@@ -22,6 +22,7 @@ from torch.amp.grad_scaler import GradScaler
 from robosat_pink.config import ChannelConfig, Config, to_tree
 from robosat_pink.container import device as devices
 from robosat_pink.container.contract import Container
+from robosat_pink.container.log_lines import IN_LOG
 from robosat_pink.container.quantities import duration
 from robosat_pink.container.redaction import redacted_tree
 from robosat_pink.datasets import TilePairs, coverage
@@ -68,7 +69,7 @@ def check(config: Config, container: Container) -> None:
     store = store_options(config.dataset, container.channels())
     initial = initial_checkpoint.find(config, None, store)
     config = resolve_scales(config, initial)
-    log.info("experiment: %s", json.dumps(redacted_tree(to_tree(config))))
+    log.info("experiment: %s", json.dumps(redacted_tree(to_tree(config))), extra=IN_LOG)
     tiles, split = find_tiles(config, container, World())
     if config.model.pretrained is True:
         log.info("the encoder's ImageNet weights are not downloaded for a check")

@@ -19,6 +19,7 @@ from robosat_pink.config import Config
 from robosat_pink.container import hardware
 from robosat_pink.container.atomic_write import write_atomically
 from robosat_pink.container.contract import Container
+from robosat_pink.container.log_lines import ON_TERMINAL
 from robosat_pink.container.redaction import redacted
 from robosat_pink.container.stop_request import StopRequest
 from robosat_pink.datasets import TilePairs, coverage
@@ -62,14 +63,14 @@ class Plan(NamedTuple):
 
 def run(config: Config, container: Container, stop: StopRequest) -> None:
     """Evaluate in this process, and write metrics.json, scenes.csv and report.html. Raises Stopped at a stop."""
-    for line in hardware.report(container):
-        log.info(line)
+    hardware.log_report(container)
     found = plan(config, container)
     compute = setup.choose_compute(found.model.config, World())
     stop.is_polled = True
     network = found.model.network(compute.device, compute.memory_format)
     task = make_task(found, network, compute, container, stop)
     log.info("evaluating on %s in %s", compute.device, compute.precision or "torch.float32")
+    log.info("leaves metrics.json and report.html in %s", container.output_data, extra=ON_TERMINAL)
     results = final_evaluation.evaluate_tiles(network, task, found.rows, EVALUATED)
     refuse_unusable(results)
     numbers = final_evaluation.numbers_of(results, found.threshold, task)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from robosat_pink.config import ModelConfig
 from robosat_pink.container.quantities import clock, count, duration
 
 log = logging.getLogger(__name__)
@@ -122,8 +123,8 @@ def epoch_line(history: Sequence[Mapping[str, Any]], epochs: int, best_epoch: in
     return f"{line}; {duration(left)} left, until {clock(left)}" if left else line
 
 
-def summary(model: nn.Module, steps: int, batch_size: int, epochs: int) -> str:
+def summary(model: nn.Module, steps: int, settings: ModelConfig) -> str:
     """The line before the first step."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    of_a_step = f"{count(batch_size, 'tile')} a step"
-    return f"{parameters / 1e6:.1f} million parameters; {count(epochs, 'epoch')} of {count(steps, 'step')}, {of_a_step}"
+    epochs = f"{count(settings.epochs, 'epoch')} of {count(steps, 'step')}, {count(settings.batch_size, 'tile')} a step"
+    return f"{settings.name}, {parameters / 1e6:.1f} million parameters; {epochs}"

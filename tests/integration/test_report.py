@@ -265,7 +265,7 @@ def test_counts_of_a_scene_are_those_of_its_tiles_and_masks(run: Path, scenes: P
 
 def test_page_names_what_was_run(run: Path) -> None:
     page = (run / "output/data/report.html").read_text()
-    for words in ("robosat_pink 0.1.0", "CPU cores", "image_bucket: channel:imagery", "num_filters: 4", "test_percent"):
+    for words in ("robosat_pink 0.1.0", " CPU core", "image_bucket: channel:imagery", "num_filters: 4", "test_percent"):
         assert words in page
     counts = {row[0]: row[1] for row in tables(run)["What was found"][1:]}
     assert (counts["pairs of image and mask"], counts["scenes"], counts["tile zoom"]) == ("32", "2", "15")
