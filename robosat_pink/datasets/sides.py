@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from robosat_pink.container.log_lines import IN_LOG
+from robosat_pink.container.quantities import count
 from robosat_pink.container.some_names import some_names
 from robosat_pink.datasets.expressions import Groups, Names, matching
 from robosat_pink.datasets.file_names import SIDECARS, TILE_PATH, likeliest, misfit
@@ -104,11 +105,11 @@ def _tiles(side: Side, scans: Mapping[str, Scan]) -> TileFiles:
         raise DataError(_why_no_tile(side, scans))
     others = sum(scan.files - len(scan.table) for scan in scans.values())
     log.info(
-        "listed %d tiles of %s (directories: %d, other files: %d)",
-        len(files),
+        "listed %s of %s (directories: %s, other files: %s)",
+        count(len(files), "tile"),
         side.location,
-        len(scans),
-        others,
+        count(len(scans)),
+        count(others),
         extra=IN_LOG,
     )
     if with_sidecars := int((files.sidecars > 0).sum()):

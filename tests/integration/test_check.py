@@ -132,8 +132,8 @@ def test_counts_shares_and_statistics_are_those_of_an_independent_count(
     np.testing.assert_allclose([float(std) for _, std in told], everything.std(axis=1), rtol=0.01)
     assert "checked; nothing was trained" in said
     assert re.search(r"time, on cpu in torch\.\w+: about .* per epoch, .* for \d+ epochs; \d+ tiles were read", said)
-    assert re.search(r"disk, model: [\d.]+ GB .* where [\d.]+ GB are free", said)
-    assert re.search(r"cache: up to [\d.]+ GB of decoded tiles in .*; [\d.]+ GB to download", said)
+    assert re.search(r"disk, model: [\d.]+ [kMG]B .* where [\d.]+ GB are free", said)
+    assert re.search(r"cache: up to [\d.]+ [kMG]B of decoded tiles in .*; [\d.]+ [kMG]B to download", said)
     assert list((opt_ml / "model").iterdir()) == []
 
 
@@ -384,7 +384,7 @@ def test_what_a_resume_would_refuse_is_refused_before_it(
     assert main([*arguments, f"checkpoint.resume={point}", "model.lr=0.5"]) == 4
     assert "is of another experiment: model.lr = 0.5" in capsys.readouterr().out
     assert main([*arguments, f"checkpoint.resume={point}"]) == 0
-    assert f"continuing from {point}: 1 epochs and 0 steps are done" in capsys.readouterr().out
+    assert f"continuing from {point}: 1 epoch and 0 steps are done" in capsys.readouterr().out
 
 
 def test_processes_are_counted(job: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
@@ -468,4 +468,4 @@ def test_moments_of_parts_are_those_of_the_whole() -> None:
 
 def test_disk_is_measured_where_the_folder_will_be(tmp_path: Path) -> None:
     line = check._disk_line("model", tmp_path / "a/b/model", 2_000_000_000, 3_000_000_000)
-    assert line.startswith(f"disk, model: 2.00 GB (3.00 GB at peak) in {tmp_path}/a/b/model, where ")
+    assert line.startswith(f"disk, model: 2.0 GB (3.0 GB at peak) in {tmp_path}/a/b/model, where ")

@@ -432,7 +432,7 @@ def test_run_whose_time_is_over_leaves_the_report_of_its_epochs_and_later_that_o
         patch.setattr(PhaseMetrics, "finish", finished)
         assert main(["runtime.max_seconds=1000"]) == 0
     log = capsys.readouterr().out
-    assert "stopped at runtime.max_seconds = 1000 after 1 epochs and 1 steps" in log
+    assert "stopped at runtime.max_seconds = 1000 after 1 epoch and 1 step" in log
     assert "phase=holdout" not in log
     page, card = (opt_ml / "output/data/report.html").read_text(), (opt_ml / "model/MODEL_CARD.md").read_text()
     assert re.search(r"Stopped [-\d]+ [\d:]+ UTC at runtime\.max_seconds = 1000\.", page)
