@@ -30,7 +30,7 @@ usage: start.sh VERB [ARGUMENT ...]
   demo      write sample tiles into ./demo, train on them for some minutes on a CPU, make a map of them, and say where
             to look; an earlier one becomes ./demo-1 and so on
   test      run the tests but the slow ones, on all cores; --all runs every test; other arguments go to pytest
-  help      this text
+  help      this text; `start.sh VERB --help`, except for demo and test, is about one verb
 
 Where robosat_pink is not installed (a clone), the verbs make ./.venv first: some minutes and 8 GB, once.
 TEXT
@@ -90,6 +90,9 @@ make_environment() {
 choose_python() {
     if is_installed; then
         python=$(command -v python3)
+    elif [ -n "$asks_for_help" ]; then # which needs no packages
+        python=$(find_python)
+        export PYTHONPATH=$here
     else
         make_environment "$@"
         python=$venv/bin/python
@@ -140,6 +143,10 @@ wait_for() {
 
 verb=${1:-}
 shift || true
+asks_for_help=
+case " $* " in
+*" -h "* | *" --help "*) asks_for_help=yes ;;
+esac
 case $verb in
 train | predict | evaluate | init)
     choose_python
@@ -152,12 +159,10 @@ check)
     exec "$python" -m robosat_pink.train --check "$@"
     ;;
 demo)
-    case " $* " in
-    *" -h "* | *" --help "*)
+    if [ -n "$asks_for_help" ]; then
         usage
         exit
-        ;;
-    esac
+    fi
     choose_python
     folder=$here/demo
     if ! mkdir -p "$folder" 2>/dev/null; then
@@ -175,6 +180,7 @@ demo)
     exec "$python" -m robosat_pink.predict "$@" "predict.model=$folder/model"
     ;;
 test)
+    asks_for_help= # pytest does the helping
     if ! [ -d "$here/tests" ]; then
         fail 69 "an image has no tests; run them in a clone: bash start.sh test"
     fi

@@ -22,6 +22,8 @@ from torch.amp.grad_scaler import GradScaler
 from robosat_pink.config import ChannelConfig, Config, to_tree
 from robosat_pink.container import device as devices
 from robosat_pink.container.contract import Container
+from robosat_pink.container.log_lines import IN_LOG
+from robosat_pink.container.quantities import count, duration, size
 from robosat_pink.container.redaction import redacted_tree
 from robosat_pink.datasets import TilePairs, coverage
 from robosat_pink.datasets.loader import crops_of_an_epoch
@@ -39,7 +41,6 @@ from robosat_pink.survey import Survey, limit_line, suggested_classes, survey
 from robosat_pink.training import initial_checkpoint, out_of_memory, resume
 from robosat_pink.training.channel_scales import resolve_scales
 from robosat_pink.training.loggers import check_installed
-from robosat_pink.training.progress import duration
 from robosat_pink.training.recomputation import choose_recompute
 from robosat_pink.training.setup import check_world_size, find_tiles, make_model
 from robosat_pink.training.state import State
@@ -53,7 +54,6 @@ STEPS = 4
 EVALUATION_SHARE = 1 / 3  # time of an evaluation step relative to a training step: forward without backward
 FAR_MEAN, FAR_STD = 0.25, 1.5  # measured values are suggested beyond this distance in stds, or this ratio of stds
 SPARSE = 0.02  # a class with a smaller share of the pixels is sparse
-GB = 1e9
 
 
 def check(config: Config, container: Container) -> None:
@@ -68,7 +68,7 @@ def check(config: Config, container: Container) -> None:
     store = store_options(config.dataset, container.channels())
     initial = initial_checkpoint.find(config, None, store)
     config = resolve_scales(config, initial)
-    log.info("experiment: %s", json.dumps(redacted_tree(to_tree(config))))
+    log.info("experiment: %s", json.dumps(redacted_tree(to_tree(config))), extra=IN_LOG)
     tiles, split = find_tiles(config, container, World())
     if config.model.pretrained is True:
         log.info("the encoder's ImageNet weights are not downloaded for a check")
@@ -100,10 +100,12 @@ def directory_lines(tiles: TilePairs, split: Split) -> Iterator[str]:
     directories = np.flatnonzero(counts.sum(axis=0)).tolist()
     for directory in directories[:SHOWN_DIRECTORIES]:
         train, val, holdout = counts[:, directory].tolist()
-        splits = f"train {train}, val {val}" + (f", holdout {holdout}" if len(split.holdout) else "")
-        yield f"  {images.directories[directory]}: {train + val + holdout} pairs ({splits})"
+        splits = f"train {count(train)}, val {count(val)}" + (
+            f", holdout {count(holdout)}" if len(split.holdout) else ""
+        )
+        yield f"  {images.directories[directory]}: {count(train + val + holdout, 'pair')} ({splits})"
     if len(directories) > SHOWN_DIRECTORIES:
-        yield f"  and {len(directories) - SHOWN_DIRECTORIES} more directories"
+        yield f"  and {count(len(directories) - SHOWN_DIRECTORIES)} more directories"
 
 
 def class_lines(config: Config, tiles: TilePairs, surveyed: Survey) -> Iterator[str]:
@@ -213,8 +215,8 @@ def time_lines(
         remark += ", not compiled (which takes a minute or more)"
     yield (
         f"time, on {device} in {precision or torch.float32}{remark}: about {duration(epoch_s)} per "
-        f"epoch, {duration(run_s)} for {config.model.epochs} epochs; {tiles_read} tiles were read in "
-        f"{surveyed.seconds:.1f} s ({tiles_read / surveyed.seconds:.1f} tiles/s)"
+        f"epoch, {duration(run_s)} for {count(config.model.epochs, 'epoch')}; {tiles_read} tiles were read in "
+        f"{duration(surveyed.seconds)} ({tiles_read / surveyed.seconds:.1f} tiles/s)"
     )
     yield limit_line(tiles, surveyed, parallel / process.size / tile_s, process.local_size)
 
@@ -273,15 +275,14 @@ def disk_lines(
     if cache:
         decoded = surveyed.decoded_bytes / len(surveyed.coverage.rows) * len(tiles)
         fetched = surveyed.fetched_bytes / len(surveyed.coverage.rows) * len(tiles)
-        more = f"; {fetched / GB:.2f} GB to download" if fetched else ""
-        yield f"cache: up to {decoded / GB:.2f} GB of decoded tiles in {cache.folder}{more}"
+        more = f"; {size(fetched)} to download" if fetched else ""
+        yield f"cache: up to {size(decoded)} of decoded tiles in {cache.folder}{more}"
 
 
 def _disk_line(what: str, folder: Path, needed: int, at_peak: int) -> str:
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
-    needed_gb = f"{needed / GB:.2f} GB ({at_peak / GB:.2f} GB at peak)"
-    return f"disk, {what}: {needed_gb} in {folder}, where {free / GB:.1f} GB are free"
+    return f"disk, {what}: {size(needed)} ({size(at_peak)} at peak) in {folder}, where {size(free)} are free"
 
 
 def _as_yaml(channel: ChannelConfig, mean: np.ndarray, std: np.ndarray, scale: str) -> str:

@@ -51,8 +51,9 @@ def summarise(folders: Sequence[str], container: Container, stop: StopRequest) -
 
 EVALUATE = command.Verb(
     name="evaluate",
-    purpose="Evaluate a trained model on images and their masks, as /opt/ml/input/data/config says.",
+    purpose="Say how good the model of the section predict is on tiles with masks. SAGEMAKER_BASE_DIR moves /opt/ml.",
     checks="evaluate nothing, but say what there is to evaluate",
+    example="SAGEMAKER_BASE_DIR=$PWD/job bash start.sh evaluate predict.model=job/model predict.tiles=holdout",
     resumes=lambda container: command.STARTS_AGAIN,
     run=evaluate,
     check=check,

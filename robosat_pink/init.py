@@ -7,7 +7,6 @@ import logging
 import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,10 +20,8 @@ log = logging.getLogger("robosat_pink")
 
 DEFAULT = "mine.yml"
 SUFFIXES = (".yml", ".yaml")
-TRAIN = (
-    "mkdir -p job/input/data/config job/checkpoints; cp {file} job/input/data/config; "
-    "SAGEMAKER_BASE_DIR=$PWD/job bash start.sh train"
-)
+LAY_OUT = "mkdir -p job/input/data/config job/checkpoints; cp {file} job/input/data/config"
+PACKAGE = Path(__file__).parent
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,21 +42,34 @@ def run(argv: Sequence[str], stop: StopRequest) -> int:
     drafted = draft(arguments.folder, arguments.images, arguments.masks)
     for todo in drafted.todos:
         log.warning("%s: %s", TODO, todo)
-    with tempfile.TemporaryDirectory() as folder:  # so that the file exists only once its check has passed
-        unchecked = Path(folder) / target.name
-        unchecked.write_text(drafted.text, encoding="utf-8")
-        try:
-            check.check(load_config(unchecked), Container.here())
-        except RobosatError:
-            log.info("the draft does not pass this check, and is not written")
-            raise
+    content = drafted.text.encode()
+    try:
+        check.check(load_config(target, content=content), Container.here())
+    except RobosatError:
+        log.info("the draft does not pass this check, and is not written")
+        raise
     refuse_existing(target)  # another process may have written it meanwhile
-    write_atomically(target, lambda file: file.write(drafted.text.encode()))
+    write_atomically(target, lambda file: file.write(content))
     log.info("%s is written; its comments say why each key is so", target)
     if drafted.todos:
         log.info("what is yours to decide begins with %s there: %d", TODO, len(drafted.todos))
-    log.info("to train: %s", TRAIN.format(file=shlex.quote(str(target))))
+    log.info(
+        "to train: %s; %s", LAY_OUT.format(file=shlex.quote(str(target))), train_command(PACKAGE, Path(sys.prefix))
+    )
     return 0
+
+
+def train_command(package: Path, environment: Path) -> str:
+    """How to train in ./job: by start.sh in a clone, by docker where this is the image, else by the package."""
+    base = "SAGEMAKER_BASE_DIR=$PWD/job"
+    script = package.parent / "start.sh"
+    if script.exists():
+        shorter = min(str(script), os.path.relpath(script), key=len)
+        return f"{base} bash {shlex.quote(shorter)} train"
+    if (environment.parent / "start.sh").exists():
+        here = shlex.quote(os.getcwd())
+        return f"docker run --rm -v $PWD:{here} -w {here} -e SAGEMAKER_BASE_DIR={here}/job IMAGE train"
+    return f"{base} python -m robosat_pink.train"
 
 
 def refuse_existing(target: Path) -> None:
@@ -77,7 +87,8 @@ def refuse_unwritable(target: Path) -> None:
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line; raises ConfigError."""
-    parser = _Parser(prog="robosat_pink.init", description="Draft an experiment file for tiles, and check it.")
+    purpose = "Write an experiment file for tiles, with a comment for each choice, and check it."
+    parser = _Parser("init", purpose, "bash start.sh init ./tiles --to mine.yml")
     parser.add_argument("folder", nargs="?", metavar="FOLDER", help="where the tiles are, or s3://BUCKET/PREFIX")
     parser.add_argument("--to", default=DEFAULT, metavar="FILE", help=f"the file to write (default: {DEFAULT})")
     parser.add_argument("--images", metavar="FOLDER", help="where the images are, if that cannot be told")

@@ -37,8 +37,9 @@ def check(config: Config, container: Container, stop: StopRequest) -> None:
 
 PREDICT = command.Verb(
     name="predict",
-    purpose="Predict a map of tiles with a trained model, as /opt/ml/input/data/config says.",
+    purpose="Make a map as the section predict of the experiment file says. SAGEMAKER_BASE_DIR moves /opt/ml.",
     checks="predict nothing, but say what there is to predict",
+    example="SAGEMAKER_BASE_DIR=$PWD/job bash start.sh predict predict.model=job/model predict.images=my-bucket/tiles",
     resumes=lambda container: "the same command continues",
     run=predict,
     check=check,

@@ -13,6 +13,7 @@ import numpy as np
 
 from robosat_pink.config import ClassConfig, Config
 from robosat_pink.container import hardware
+from robosat_pink.container.quantities import size
 from robosat_pink.datasets import TilePairs, coverage
 from robosat_pink.datasets.coverage import Coverage
 from robosat_pink.datasets.normalisation import Moments
@@ -20,7 +21,6 @@ from robosat_pink.datasets.normalisation import Moments
 SAMPLED_PIXELS = 4096  # per tile, for the percentiles
 EXTREMES = (2, 98)  # percentiles, `low` and `high`
 MOST_RATIO = 10.0  # of the weights of two classes
-GB = 1e9
 FAR_RATIO = 2.0  # weights are suggested if the ratio of two classes is off by this factor
 
 
@@ -103,8 +103,8 @@ def limit_line(tiles: TilePairs, surveyed: Survey, rank_rate: float, ranks: int)
     later = (
         "later epochs read from memory"
         if cache_bytes < memory / 2
-        else f"later epochs read {tile_bytes * rank_rate * ranks / 1e6:.3g} MB/s from the cache's disk, for the cache "
-        f"({cache_bytes / GB:.0f} GB) does not fit into memory ({memory / GB:.0f} GB)"
+        else f"later epochs read {size(tile_bytes * rank_rate * ranks)}/s from the cache's disk, for the cache "
+        f"({size(cache_bytes)}) does not fit into memory ({size(memory)})"
     )
     return f"{rates}: {first}; {later}"
 

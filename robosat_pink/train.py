@@ -84,8 +84,9 @@ def resumes(container: Container) -> str:
 
 TRAIN = command.Verb(
     name="train",
-    purpose="Train on tiles, as /opt/ml/input/data/config says.",
+    purpose="Train as the experiment file in /opt/ml/input/data/config says. SAGEMAKER_BASE_DIR moves /opt/ml.",
     checks="train nothing, but say what a run would find and take",
+    example="SAGEMAKER_BASE_DIR=$PWD/job bash start.sh train model.epochs=20",
     resumes=resumes,
     run=train,
     check=check,

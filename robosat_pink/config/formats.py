@@ -35,8 +35,11 @@ class Refused(ValueError):
     """The reason to refuse a file, which quotes no value."""
 
 
-def read_tree(path: Path, sections: Iterable[str]) -> dict[str, Any]:
-    """The file as nested dicts and lists. Raises ConfigError if it cannot be read in the format of its suffix."""
+def read_tree(path: Path, sections: Iterable[str], content: bytes | None = None) -> dict[str, Any]:
+    """The file as nested dicts and lists. Raises ConfigError if it cannot be read in the format of its suffix.
+
+    `content` is that of a file that is not written yet.
+    """
     readers: dict[str, Callable[[str], Any]] = {
         ".yml": _read_yaml,
         ".yaml": _read_yaml,
@@ -46,7 +49,7 @@ def read_tree(path: Path, sections: Iterable[str]) -> dict[str, Any]:
     if path.suffix.lower() not in readers:
         raise ConfigError(f"{path.name}: not an experiment file; accepted suffixes: {', '.join(readers)}")
     try:
-        content = read_regular(path, MOST_BYTES)
+        content = read_regular(path, MOST_BYTES) if content is None else content
     except OSError as error:
         where = "" if path.is_absolute() else f"; it was looked for at {path.absolute()}"
         raise ConfigError(f"{path}: cannot be read: {error.strerror}{where}") from error

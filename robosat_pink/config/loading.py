@@ -20,15 +20,17 @@ def load_config(
     path: str | Path,
     hyperparameters: Mapping[str, str] | None = None,
     arguments: Mapping[str, str] | None = None,
+    content: bytes | None = None,
 ) -> Config:
     """The experiment of a file, overridden by hyperparameters and then by command-line arguments (dotted keys).
 
+    `content` is that of a file that is not written yet; errors name it by its path all the same.
     Raises a ConfigError with one line per problem: where, key, value, what is accepted, the nearest name.
     """
     path = Path(path)
     problems = Problems(path.name)
     sections = sections_of(Config)
-    tree = read_tree(path, sections)
+    tree = read_tree(path, sections, content)
     override(tree, hyperparameters or {}, "hyperparameters.json", problems)
     override(tree, arguments or {}, "command line", problems)
     take_out_misplaced(tree, sections, problems)

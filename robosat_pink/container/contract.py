@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from robosat_pink.container.atomic_write import TEMPORARY_SUFFIX, check_writable, write_atomically
 from robosat_pink.container.failure_file import failure_text
@@ -124,9 +124,9 @@ class Container:
         values = {name: value for name, value in self._config("hyperparameters").items() if not _is_reserved(name)}
         return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
-    def is_interactive(self) -> bool:
-        """Whether a person watches the terminal. SageMaker's local mode attaches a terminal that nobody watches."""
-        return sys.stderr.isatty() and not (self.base / "input" / "config" / "resourceconfig.json").exists()
+    def is_interactive(self, stream: TextIO | None = None) -> bool:
+        """Whether a person watches the stream (default: stderr), a terminal. Nobody watches that of local mode."""
+        return (stream or sys.stderr).isatty() and not (self.base / "input" / "config" / "resourceconfig.json").exists()
 
     def prepare(self, trains: bool = True) -> None:
         """Create the output folders. Remove the half-written files and the failure file of an earlier attempt.

@@ -14,10 +14,13 @@ import os
 import platform
 import shutil
 import time
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
 from robosat_pink.container.contract import Container
+from robosat_pink.container.log_lines import IN_LOG, ON_TERMINAL
+from robosat_pink.container.quantities import count, size
 from robosat_pink.errors import ContractError
 
 log = logging.getLogger(__name__)
@@ -30,7 +33,6 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 TUNABLES = "glibc.malloc.tcache_count=0"  # without an NVIDIA driver, start.sh sets GLIBC_TUNABLES to this
 PACKAGES = ("torch", "torchvision", "rasterio", "obstore", "numpy")
 WAIT_POLICY = "OMP_WAIT_POLICY"
-GIB = 2**30
 LOOK_S = 0.1
 LEAST_BUSY = 0.5  # cores that other programs use
 KILLED_ADVICE = (  # for a process killed by SIGKILL
@@ -176,8 +178,8 @@ def check_disk(folder: Path, needed_bytes: int, what: str) -> None:
     room = shutil.disk_usage(folder).free + replaced
     if room < needed_bytes:
         raise ContractError(
-            f"{folder} has room for {room / GIB:.2f} GiB; {what} need {needed_bytes / GIB:.2f} GiB; make room there, "
-            "or mount a larger volume"
+            f"{folder} has room for {size(room)}; {what} need {size(needed_bytes)}; make room there, or mount a larger "
+            "volume"
         )
 
 
@@ -190,19 +192,29 @@ def report(container: Container) -> list[str]:
     lines = [
         f"robosat_pink {version('robosat_pink')}, Python {platform.python_version()}, "
         + ", ".join(f"{name} {version(name)}" for name in PACKAGES),
-        f"machine: {cpu_count()} CPU cores{waiting}, {memory_bytes() / GIB:.1f} GiB memory, "
-        f"{free_shared_memory_bytes() / GIB:.2f} GiB shared memory, "
-        f"{shutil.disk_usage(folder).free / GIB:.1f} GiB free in {folder}",
+        f"machine: {count(cpu_count(), 'CPU core')}{waiting}, {size(memory_bytes())} memory, "
+        f"{size(free_shared_memory_bytes())} shared memory, {size(shutil.disk_usage(folder).free)} free in {folder}",
     ]
     for number in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(number)
-        lines.append(f"GPU {number}: {device.name}, {device.total_memory / GIB:.1f} GiB, CUDA {torch.version.cuda}")
+        lines.append(f"GPU {number}: {device.name}, {size(device.total_memory)}, CUDA {torch.version.cuda}")
     if NVIDIA_DRIVER.exists():
         lines.append(f"driver: {NVIDIA_DRIVER.read_text().splitlines()[0]}")
     channels = ", ".join(f"{name} {path}" for name, path in container.channels().items()) or "none"
     hosts, current = container.hosts()
     lines.append(f"channels: {channels}; host {current} of {', '.join(hosts)}; checkpoints: {container.checkpoints}")
     return lines
+
+
+def log_report(container: Container) -> None:
+    """Log the report; on a terminal, versions and the machine, in a line each."""
+    versions, machine, *others = report(container)
+    log.info(versions)
+    names = [line.partition(": ")[2] for line in others if line.startswith("GPU ")]
+    gpus = "".join(f"; {count(number, 'GPU')}: {name}" for name, number in Counter(names).items())
+    log.info("%s%s", machine, gpus, extra=ON_TERMINAL)
+    for line in (machine, *others):
+        log.info(line, extra=IN_LOG)
 
 
 def _numbers(path: Path) -> tuple[float, ...]:

@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from robosat_pink.config import CacheConfig
+from robosat_pink.container import quantities
 from robosat_pink.container.atomic_write import TEMPORARY_SUFFIX
 from robosat_pink.container.hardware import is_in_memory
 from robosat_pink.datasets import cache_file
@@ -192,10 +193,10 @@ def open_cache(directory: str | None, max_gb: float | None) -> TileCache | None:
     if max_gb is None:
         cache.max_bytes = int((free + _held_bytes(folder)) * USED_SHARE)
         if cache.max_bytes < SMALLEST_BYTES:
-            log.info("cache: off, %s has only %.2f GB free", folder, free / GB)
+            log.info("cache: off, %s has only %s free", folder, quantities.size(free))
             return None
     held = cache.make_room()
-    log.info("cache: %s, up to %.1f GB, holds %.2f GB", folder, cache.max_bytes / GB, held / GB)
+    log.info("cache: %s, up to %s, holds %s", folder, quantities.size(cache.max_bytes), quantities.size(held))
     return cache
 
 

@@ -12,6 +12,8 @@ from typing import Literal
 import numpy as np
 
 from robosat_pink.container import hardware
+from robosat_pink.container.log_lines import IN_LOG
+from robosat_pink.container.quantities import count, size
 from robosat_pink.datasets.batch import NO_TILES, Batch
 from robosat_pink.datasets.pairs import TilePairs, TrainingCrop
 from robosat_pink.datasets.reader import REQUESTS
@@ -83,11 +85,12 @@ class TileLoader:
         self._ahead = min(max(LEAST_AHEAD, math.ceil(REQUESTS / share)), self._most_ahead(batch_bytes))
         self._knows_whole_tiles = False
         log.info(
-            "loader: %d worker(s), each reads %d batches of up to %.1f MB ahead, %d requests at a time",
-            workers,
+            "loader: %s, each reads %d batches of up to %s ahead, %d requests at a time",
+            count(workers, "worker"),
             self._ahead,
-            batch_bytes / 1e6,
+            size(batch_bytes),
             REQUESTS,
+            extra=IN_LOG,
         )
         self._sources: list[Source] = (
             [Worker(tiles.reader, pin_memory, interrupt) for _ in range(workers)]

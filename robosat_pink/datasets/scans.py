@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from robosat_pink.container import hardware
+from robosat_pink.container.quantities import size
 from robosat_pink.datasets.file_names import FILE, likeliest, parse_names
 from robosat_pink.errors import DataError
 from robosat_pink.storage import Location, Page, listings
@@ -42,7 +43,7 @@ class MemoryWatch:
         grown = hardware.resident_bytes() - self.began - 2 * self.kept
         if grown > MOST_GROWN:
             raise DataError(
-                f"{' or '.join(self.locations)}: to list it has taken {grown / 1e9:.1f} GB of memory beside what is "
+                f"{' or '.join(self.locations)}: to list it has taken {size(grown)} of memory beside what is "
                 "kept of it; a page of the listing does not end; check the store, or the gateway before it"
             )
 

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from robosat_pink.container.log_lines import IN_LOG
+from robosat_pink.container.quantities import count
 from robosat_pink.container.some_names import some_names
 from robosat_pink.datasets.expressions import Groups, Names, matching
 from robosat_pink.datasets.file_names import SIDECARS, TILE_PATH, likeliest, misfit
@@ -102,9 +104,16 @@ def _tiles(side: Side, scans: Mapping[str, Scan]) -> TileFiles:
     if not len(files):
         raise DataError(_why_no_tile(side, scans))
     others = sum(scan.files - len(scan.table) for scan in scans.values())
-    log.info("listed %d tiles of %s (directories: %d, other files: %d)", len(files), side.location, len(scans), others)
+    log.info(
+        "listed %s of %s (directories: %s, other files: %s)",
+        count(len(files), "tile"),
+        side.location,
+        count(len(scans)),
+        count(others),
+        extra=IN_LOG,
+    )
     if with_sidecars := int((files.sidecars > 0).sum()):
-        log.info("%d of them have a file beside them (%s)", with_sidecars, ", ".join(SIDECARS[:2]))
+        log.info("%d of them have a file beside them (%s)", with_sidecars, ", ".join(SIDECARS[:2]), extra=IN_LOG)
     return files
 
 

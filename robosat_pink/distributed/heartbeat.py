@@ -18,6 +18,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 
 from robosat_pink.container.contract import Container
 from robosat_pink.container.failure_file import user_message
+from robosat_pink.container.quantities import duration
 from robosat_pink.container.stop_request import Stopped, StopRequest
 from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.errors import RobosatError
@@ -190,8 +191,8 @@ class Heartbeat:
             return None
         rank, seconds = next(iter(silent.items()))
         return RankFailed(
-            f"host {self.hosts[rank]} has vanished: rank {rank} was last heard of {seconds:.0f} s ago. Its own log may "
-            "say why; the same command resumes from the last resume point"
+            f"host {self.hosts[rank]} has vanished: rank {rank} was last heard of {duration(seconds)} ago. Its own log "
+            "may say why; the same command resumes from the last resume point"
         )
 
     def _exit(self, error: BaseException) -> None:

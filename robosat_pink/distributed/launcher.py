@@ -17,12 +17,15 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from robosat_pink.config import RuntimeConfig
 from robosat_pink.container import hardware
 from robosat_pink.container.contract import Container
 from robosat_pink.container.stop_request import StopRequest
 from robosat_pink.errors import ConfigError, RobosatError
+
+if TYPE_CHECKING:
+    from robosat_pink.config import RuntimeConfig
 
 log = logging.getLogger(__name__)
 

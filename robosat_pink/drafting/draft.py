@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
+from robosat_pink.container.quantities import count
 from robosat_pink.datasets import coverage
 from robosat_pink.drafting import channels, classes, layout, network, samples, sides, split, text, where
 from robosat_pink.drafting.layout import Directory
@@ -34,7 +35,12 @@ def draft(folder: str | None, images: str | None = None, masks: str | None = Non
     for name, side in (("images", found.images), ("masks", found.masks)):
         tiles = sum(len(known.directory.files) for known in side)
         log.info(
-            "%s: %d tiles in %s (directories: %d), %s", name, tiles, side[0].directory.parent, len(side), side[0].kind
+            "%s: %s in %s (directories: %d), %s",
+            name,
+            count(tiles, "tile"),
+            side[0].directory.parent,
+            len(side),
+            side[0].kind,
         )
     located = where.where(image_directories, mask_directories, others)
     pairs = located.pairs

@@ -19,6 +19,8 @@ from robosat_pink.config import Config
 from robosat_pink.container import hardware
 from robosat_pink.container.atomic_write import write_atomically
 from robosat_pink.container.contract import Container
+from robosat_pink.container.log_lines import ON_TERMINAL
+from robosat_pink.container.quantities import count
 from robosat_pink.container.redaction import redacted
 from robosat_pink.container.stop_request import StopRequest
 from robosat_pink.datasets import TilePairs, coverage
@@ -62,14 +64,14 @@ class Plan(NamedTuple):
 
 def run(config: Config, container: Container, stop: StopRequest) -> None:
     """Evaluate in this process, and write metrics.json, scenes.csv and report.html. Raises Stopped at a stop."""
-    for line in hardware.report(container):
-        log.info(line)
+    hardware.log_report(container)
     found = plan(config, container)
     compute = setup.choose_compute(found.model.config, World())
     stop.is_polled = True
     network = found.model.network(compute.device, compute.memory_format)
     task = make_task(found, network, compute, container, stop)
     log.info("evaluating on %s in %s", compute.device, compute.precision or "torch.float32")
+    log.info("leaves metrics.json and report.html in %s", container.output_data, extra=ON_TERMINAL)
     results = final_evaluation.evaluate_tiles(network, task, found.rows, EVALUATED)
     refuse_unusable(results)
     numbers = final_evaluation.numbers_of(results, found.threshold, task)
@@ -107,11 +109,11 @@ def plan(config: Config, container: Container) -> Plan:
     rows = selected_rows(settings.tiles, ids, model.files)
     refuse_other_zooms(model, tiles, rows)
     log.info(
-        "pairs: %d, to be evaluated: %d; without partner: %d images, %d masks",
-        len(tiles),
-        len(rows),
-        tiles.pairs.unpaired_images,
-        tiles.pairs.unpaired_masks,
+        "pairs: %s, to be evaluated: %s; without partner: %s, %s",
+        count(len(tiles)),
+        count(len(rows)),
+        count(tiles.pairs.unpaired_images, "image"),
+        count(tiles.pairs.unpaired_masks, "mask"),
     )
     learnt_from = remarks.about_training_tiles(model.files, [ids[row] for row in rows.tolist()])
     all_remarks = (*(f"warning: {remark}" for remark in learnt_from), *remarks.about_images(model, tiles, rows))
@@ -238,7 +240,7 @@ def about_in_words(found: Plan) -> dict[str, str]:
         "digest of the model": f"{model.digest} (BLAKE2b)",
         "images": f"{dataset.image_bucket}, directories {dataset.imagery_directory_regex}",
         "masks": f"{dataset.mask_bucket}, directories {dataset.mask_directory_regex}",
-        "tiles": f"{len(found.rows)} of {len(found.tiles)} pairs (predict.tiles = {settings.tiles})",
+        "tiles": f"{count(len(found.rows))} of {count(len(found.tiles), 'pair')} (predict.tiles = {settings.tiles})",
         "neighbours seen": neighbours,
         "predicted": "averaged over the eight flips and rotations" if settings.symmetries else "once",
         "threshold beside 0.5": threshold,

@@ -15,6 +15,7 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
+from robosat_pink.container.quantities import size
 from robosat_pink.datasets.rasters.gdal import enter_environment
 from robosat_pink.errors import ContractError
 from robosat_pink.prediction.rasters import Legend, describe, geotransform, profile
@@ -70,9 +71,9 @@ def write_mosaic(
                 SPARSE_OK="YES",
             )
     except (RasterioError, CPLE_BaseError, OSError) as error:
-        free_gb = shutil.disk_usage(path.parent).free / 1e9
+        free = size(shutil.disk_usage(path.parent).free)
         raise ContractError(
-            f"{path.parent}: a mosaic could not be written there: {error}; {free_gb:.1f} GB are free; make room, or "
+            f"{path.parent}: a mosaic could not be written there: {error}; {free} are free; make room, or "
             "set predict.mosaic: false"
         ) from error
     finally:

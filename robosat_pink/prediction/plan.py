@@ -16,6 +16,7 @@ import numpy as np
 
 from robosat_pink.config import Config, to_tree
 from robosat_pink.container.contract import Container
+from robosat_pink.container.quantities import count
 from robosat_pink.container.redaction import redacted_tree
 from robosat_pink.container.some_names import some_names
 from robosat_pink.datasets.images import ImageTiles, ListedImages
@@ -65,8 +66,8 @@ def make_plan(config: Config, container: Container, compute: Compute) -> Plan:
         made = (digest(common, entry) for entry in entries(model, tiles, of_scene))
         digests |= dict(zip(of_scene.tolist(), made, strict=True))
     scenes_count = len(by_scene(tiles, rows))
-    where = tiles.image_location
-    log.info("%s: %d of %d tiles are wanted, of %d scene(s)", where, len(rows), len(tiles), scenes_count)
+    where, wanted = tiles.image_location, (count(len(rows)), count(len(tiles), "tile"))
+    log.info("%s: %s of %s are wanted, of %s", where, *wanted, count(scenes_count, "scene"))
     return Plan(
         model, tiles, rows, batches, common, digests, remarks_on(model, tiles, rows) if world.is_rank_zero else []
     )

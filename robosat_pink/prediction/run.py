@@ -15,6 +15,8 @@ from robosat_pink.config import Config, to_tree
 from robosat_pink.container import hardware
 from robosat_pink.container.atomic_write import TEMPORARY_SUFFIX, check_writable, make_folder
 from robosat_pink.container.contract import Container
+from robosat_pink.container.log_lines import IN_LOG, ON_TERMINAL
+from robosat_pink.container.quantities import count
 from robosat_pink.container.redaction import redacted_tree
 from robosat_pink.container.stop_request import Stopped, StopRequest
 from robosat_pink.datasets import coverage
@@ -41,18 +43,18 @@ log = logging.getLogger(__name__)
 
 def run(config: Config, container: Container, stop: StopRequest, world: World) -> None:
     """Find model and tiles, predict what is not there yet, and finish the scenes. Raises Stopped at a stop."""
-    for line in hardware.report(container):
-        log.info(line)
+    hardware.log_report(container)
     compute = setup.choose_compute(config, world)
     plan = make_plan(config, container, compute)
-    log.info("experiment: %s", json.dumps(redacted_tree(to_tree(plan.model.config))))
+    log.info("experiment: %s", json.dumps(redacted_tree(to_tree(plan.model.config))), extra=IN_LOG)
     predictor = Predictor(plan.model, compute.device, compute.precision)
     destination = destination_of(plan.model.config, container, world)
     log.info("predicting on %s in %s", compute.device, plan.made_from["precision"])
+    log.info("leaves the map in %s; after a stop, the same command continues", destination, extra=ON_TERMINAL)
     control = LoopControl(world, stop, BackgroundWriter(), max_seconds=plan.model.config.runtime.max_seconds)
     with open_results(plan, destination) as results:
         to_do, known = world.on_rank_zero(lambda: batches_to_do(plan, results))
-        log.info("%d of %d batches are to be predicted", len(to_do), len(plan.batches))
+        log.info("%s of %s are to be predicted", count(len(to_do)), count(len(plan.batches), "batch", "batches"))
         stop.is_polled = True
         skipped = known | predict_batches(to_do, plan, predictor, results, container, control)
     skipped = {row for rows in world.all_gather(skipped) for row in rows}  # and all tiles are written
@@ -281,4 +283,8 @@ def check(config: Config, container: Container) -> None:
     ):
         for reason in batch.damaged.values():
             log.warning("warning: to be skipped: %s", reason)
-    log.info("%d batches; %d tiles were read; nothing was predicted", len(plan.batches), len(some))
+    log.info(
+        "%s; %s were read; nothing was predicted",
+        count(len(plan.batches), "batch", "batches"),
+        count(len(some), "tile"),
+    )

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from robosat_pink.container.atomic_write import TEMPORARY_SUFFIX
+from robosat_pink.container.quantities import count
 from robosat_pink.container.redaction import redacted
 from robosat_pink.datasets.mercator import HALF_WORLD_M, side_m
 from robosat_pink.errors import DataError
@@ -167,7 +168,7 @@ def finish(
         "damaged": dict(scene.damaged),
     }
     results.destination.write(manifest_name(scene.name), json.dumps(manifest, indent=1).encode())
-    log.info("scene %s: %d tiles%s", scene.name, len(scene.zxy), ", one mosaic" if mosaics else "")
+    log.info("scene %s: %s%s", scene.name, count(len(scene.zxy), "tile"), ", one mosaic" if mosaics else "")
     return manifest
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from robosat_pink.container import hardware
 from robosat_pink.container.atomic_write import write_atomically
 from robosat_pink.container.contract import Container
+from robosat_pink.container.quantities import duration
 from robosat_pink.container.redaction import redacted
 from robosat_pink.report import error_map, examples, maps, model_card, page, plots, previews, scenes, trust
 from robosat_pink.report.examples import Examples
@@ -72,7 +73,7 @@ def make_report(outcome: RunOutcome, best: Evaluation, container: Container) -> 
         config_yaml=(container.model / "config.yml").read_text(),
     )
     _write(container.output_data / "report.html", page.render(report).encode())
-    log.info("report in %s, made in %.1f s", container.output_data / "report.html", time.monotonic() - started)
+    log.info("report in %s, made in %s", container.output_data / "report.html", duration(time.monotonic() - started))
 
 
 def report_evaluation(

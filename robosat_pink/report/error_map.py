@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from robosat_pink.container.quantities import count
 from robosat_pink.report import maps
 from robosat_pink.report.maps import CELL, Grid
-from robosat_pink.report.templating import thousands
 from robosat_pink.training.final_evaluation import TileResults
 
 LIMITS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # of the share of wrong pixels, between one shade and the next
@@ -86,9 +86,7 @@ def _words(zoom: int, evaluated: np.ndarray, wrong: np.ndarray, squares: int) ->
     total = int(wrong.sum())
     if total and squares > 1:
         half = int(np.searchsorted(np.cumsum(np.sort(wrong)[::-1]), total / 2)) + 1
-        words += (
-            f" Half of the {thousands(total)} wrong pixels are in {thousands(half)} of {thousands(squares)} squares."
-        )
+        words += f" Half of the {count(total)} wrong pixels are in {count(half)} of {count(squares)} squares."
     return words
 
 

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from robosat_pink.container.quantities import duration
 from robosat_pink.report import previews, templating
 from robosat_pink.report.error_map import NOT_EVALUATED, ErrorMap
 from robosat_pink.report.plots import metric_name
 from robosat_pink.report.scenes import SCENE_METRICS, Scene, confusion_labels
 from robosat_pink.training import metrics
 from robosat_pink.training.intervals import INTERVAL_METRICS
-from robosat_pink.training.progress import duration
 
 if TYPE_CHECKING:
     from jinja2 import Environment

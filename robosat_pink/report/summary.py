@@ -135,8 +135,10 @@ def seconds_of_run(outcome: RunOutcome, evaluation: Evaluation) -> dict[str, flo
     """The seconds of finished epochs, over all attempts; and of start-up, if this process has made the whole run."""
     state, val, holdout = outcome.state, outcome.val, outcome.holdout
     waited = sum(row["train"].get("waited_s", 0.0) for row in state.history)
+    compiling = sum(row["train"].get("compile_s", 0.0) for row in state.history)
     seconds = {
-        "training": sum(row["train"]["seconds"] for row in state.history) - waited,
+        "training": sum(row["train"]["seconds"] for row in state.history) - waited - compiling,
+        "compiling the network": compiling,
         "waiting for tiles, in training": waited,
         "evaluating after each epoch": sum(row["val"]["seconds"] for row in state.history),
         "evaluating validation tiles with symmetries": val["seconds"] if val else 0.0,

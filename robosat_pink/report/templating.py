@@ -8,15 +8,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from robosat_pink.container.quantities import count
+
 if TYPE_CHECKING:
     from jinja2 import Environment
-
-NARROW_SPACE = "\u202f"
 
 
 def html_environment() -> Environment:
     environment = _environment()
-    environment.filters["thousands"] = thousands
+    environment.filters["thousands"] = count
     return environment
 
 
@@ -27,11 +27,6 @@ def markdown_environment() -> Environment:
     environment.filters["code"] = lambda text: Markup(code_span(text))  # noqa: S704 - escaped for Markdown
     environment.filters["one_line"] = one_line
     return environment
-
-
-def thousands(count: int) -> str:
-    """The number as `1 234 567`, with narrow no-break spaces."""
-    return f"{count:,}".replace(",", NARROW_SPACE)
 
 
 def one_line(text: str) -> str:

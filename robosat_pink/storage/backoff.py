@@ -10,6 +10,8 @@ from typing import TypeVar
 
 from obstore import exceptions
 
+from robosat_pink.container.quantities import duration
+
 T = TypeVar("T")
 
 RETRY_S = 45.0  # no attempt begins later than this after the first began
@@ -37,4 +39,4 @@ def retry_with_backoff(
         if not is_retried(error) or elapsed_s + pause_s > RETRY_S:
             break
         time.sleep(pause_s)
-    raise explain(error, f" (tried {retries + 1} times in {elapsed_s:.0f} s)" if retries else "") from error
+    raise explain(error, f" (tried {retries + 1} times in {duration(elapsed_s)})" if retries else "") from error

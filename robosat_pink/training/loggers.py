@@ -25,7 +25,7 @@ from robosat_pink.training.state import State
 
 log = logging.getLogger(__name__)
 
-NOT_SHOWN = ("per_class", "waited_s")  # entries of a phase's metrics that are no number of its log line
+NOT_SHOWN = ("per_class", "waited_s", "compile_s")  # entries of a phase's metrics that are no number of its log line
 
 
 class Logger(Protocol):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from robosat_pink.errors import RobosatError
 from robosat_pink.training import progress
 from robosat_pink.training.phase_metrics import PhaseMetrics
 from robosat_pink.training.state import State
-from robosat_pink.training.step import evaluation_step, set_training_mode, training_step
+from robosat_pink.training.step import compiles, evaluation_step, set_training_mode, training_step
 from robosat_pink.training.task import Data, Task
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def train_epoch(state: State, task: Task, epoch: int, save: Callable[[State], No
     steps = task.data.loader.num_training_batches(rows)
     phase_metrics = PhaseMetrics(config, compute.device, "train", epoch, steps)
     state.restore_partial_metrics(phase_metrics, compute.world)
-    batches = phase_metrics.timed(task.data.loader.training(rows, epoch, state.step))
+    batches = phase_metrics.timed(task.data.loader.training(rows, epoch, state.step), partial(compiles, task))
     try:
         for batch in task.show_progress(batches, steps, f"epoch {epoch} train", phase_metrics, state.step):
             set_learning_rate(state, config.model, (epoch - 1 + state.step / steps) / config.model.epochs)

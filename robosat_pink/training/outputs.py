@@ -22,6 +22,7 @@ from robosat_pink.config import Config, class_values, to_tree
 from robosat_pink.container import hardware
 from robosat_pink.container.atomic_write import write_atomically
 from robosat_pink.container.contract import Container
+from robosat_pink.container.quantities import count, duration
 from robosat_pink.container.redaction import redacted_tree
 from robosat_pink.datasets import TilePairs
 from robosat_pink.datasets.earlier_split import HOLDOUT_IDS, TRAIN_IDS, VAL_IDS
@@ -139,7 +140,7 @@ class Outputs(NoOutputs):
             self._save_resume_point(state.to_content())
         if has_trained:
             self._fill_model_folder(state)
-        log.info("stopped %s after %d epochs and %d steps", reason, state.epoch, state.step)
+        log.info("stopped %s after %s and %s", reason, count(state.epoch, "epoch"), count(state.step, "step"))
 
     def fill_model_folder(self, state: State) -> None:
         """After the last epoch, fill the model folder: it is empty if the run resumed with no epoch left."""
@@ -159,7 +160,7 @@ class Outputs(NoOutputs):
             self.loggers.phase("val_symmetries", val, state.epoch)
         if holdout:
             self.loggers.phase("holdout", holdout, state.best_epoch)
-        log.info("training waited %.2f s for %d saves", self._copied_s, self._copies)
+        log.info("training waited %s for %s", duration(self._copied_s), count(self._copies, "save"))
 
     def _check_disk(self, state: State) -> None:
         """Raises ContractError if space is missing.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,8 @@ class PhaseMetrics:
         self.is_nonfinite = torch.zeros(steps, dtype=torch.bool, device=device)  # by step: loss is NaN or inf
         self.reported_steps: set[int] = set()  # steps that `new_nonfinite_steps` has returned
         self.empty = self.cached = self.fetched = self.fetched_bytes = self.retries = 0
-        self.waited_s = 0.0
+        self.waited_s = self.compile_s = 0.0
+        self.is_compiling = False
         self.started = time.monotonic()
 
     def content(self) -> dict[str, Any]:
@@ -109,8 +110,10 @@ class PhaseMetrics:
         loss = loss_sum / max(samples, 1)
         return loss, metrics.scores(self.confusion.counts.cpu().numpy(), self.class_names, loss)["iou"]
 
-    def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield the batches; sum up the time of waiting for them, and their traffic."""
+    def timed(
+        self, batches: Iterable[Batch], compiles: Callable[[Batch], bool] = lambda batch: False
+    ) -> Iterator[Batch]:
+        """Yield the batches; sum up the time of waiting for them, that of steps that compile, and the traffic."""
         iterator = iter(batches)
         while True:
             asked = time.monotonic()
@@ -123,7 +126,10 @@ class PhaseMetrics:
             self.fetched += len(batch) + batch.empty - batch.cached
             self.fetched_bytes += batch.fetched_bytes
             self.retries += batch.retries
+            self.is_compiling, given = compiles(batch), time.monotonic()
             yield batch
+            if self.is_compiling:
+                self.compile_s += time.monotonic() - given
 
     def finish(self, world: World) -> dict[str, Any]:
         """Compute the metrics of the phase over all ranks; log and return them.
@@ -151,7 +157,8 @@ class PhaseMetrics:
         }
         shown = {name: f"{value:{FORMATS.get(name, '')}}" for name, value in more.items()}
         log.info(metrics.log_line(self.phase, self.epoch, self.config.model.epochs, values, **shown))
-        return values | more | {"waited_s": self.waited_s}
+        not_logged = {"waited_s": self.waited_s} | ({"compile_s": self.compile_s} if self.compile_s else {})
+        return values | more | not_logged
 
     def _mean_loss(self, empty: int) -> tuple[float, int]:
         """The mean loss over the samples of all ranks, and their number."""

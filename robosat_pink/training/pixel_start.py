@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robosat_pink.config import Config
+from robosat_pink.container.quantities import count, duration
 from robosat_pink.datasets.normalisation import normalisation
 from robosat_pink.datasets.pixel_sample import PixelSample
 from robosat_pink.distributed.process_group import World
@@ -50,8 +51,8 @@ def _fitted_weights(network: nn.Module, pixels: PixelSample, config: Config) -> 
     finally:
         torch.set_num_threads(threads)
     loss = sum(losses[-AVERAGED_STEPS:]) / len(losses[-AVERAGED_STEPS:])
-    values = (len(pixels.classes), len(losses), time.monotonic() - started, loss)
-    log.info("fitted to %d single pixels of training tiles in %d steps, %.1f s: cross entropy %.3f", *values)
+    values = (count(len(pixels.classes)), count(len(losses)), duration(time.monotonic() - started), loss)
+    log.info("fitted to %s single pixels of training tiles in %s steps, %s: cross entropy %.3f", *values)
     return network.state_dict()
 
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from robosat_pink.config import Config
+from robosat_pink.container.log_lines import IN_LOG
+from robosat_pink.container.quantities import size as size_in_words
 from robosat_pink.models.blocks import Execution, choose_execution
 from robosat_pink.models.recomputation import Recompute
 from robosat_pink.training.task import Compute
@@ -54,10 +56,11 @@ def fitting_recompute(
     needed = PEAK_PER_KEPT * kept + copies * parameters + WORKSPACE_BYTES
     fits = needed <= USABLE_SHARE * memory_bytes
     log.info(
-        "runtime.recompute = %s: without it, a step needs about %.1f GB of the GPU's %.1f GB",
+        "runtime.recompute = %s: without it, a step needs about %s of the GPU's %s",
         "none" if fits else "norms",
-        needed / 1e9,
-        memory_bytes / 1e9,
+        size_in_words(needed),
+        size_in_words(memory_bytes),
+        extra=IN_LOG,
     )
     return "none" if fits else "norms"
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from robosat_pink import checkpoint
 from robosat_pink.config import Config
+from robosat_pink.container.quantities import count
 from robosat_pink.datasets import TilePairs
 from robosat_pink.datasets.split import Split
 from robosat_pink.errors import CheckpointError, RobosatError
@@ -29,7 +30,7 @@ def restore(state: State, initial: InitialCheckpoint, config: Config, tiles: Til
     if not initial.is_resumed:
         loaded = checkpoint.load_weights(state.model, initial.content, name=initial.name)
         state.restore_average({})
-        log.info("starting from %s: %d tensors, epoch %s", initial.name, loaded.tensors, loaded.epoch)
+        log.info("starting from %s: %s, epoch %s", initial.name, count(loaded.tensors, "tensor"), loaded.epoch)
         return
     state.is_resumed = True
     try:
@@ -39,7 +40,8 @@ def restore(state: State, initial: InitialCheckpoint, config: Config, tiles: Til
     except Exception as error:  # a damaged or foreign checkpoint may cause any error
         raise CheckpointError(f"{initial.name}: damaged, or of another program: {error}") from error
     left = "" if state.epoch < config.model.epochs else "; nothing is left to train: for more, raise model.epochs"
-    log.info("continuing from %s: %d epochs and %d steps are done%s", initial.name, state.epoch, state.step, left)
+    done = f"{count(state.epoch, 'epoch')} and {count(state.step, 'step')}"
+    log.info("continuing from %s: %s are done%s", initial.name, done, left)
 
 
 def _resume(state: State, initial: InitialCheckpoint, config: Config, tiles: TilePairs, split: Split) -> None:
@@ -50,7 +52,7 @@ def _resume(state: State, initial: InitialCheckpoint, config: Config, tiles: Til
     if not isinstance(epoch, int) or not isinstance(step, int) or epoch < 0:
         raise CheckpointError(f"{name}: does not say after how many epochs it was written, or is damaged")
     if epoch + (step > 0 or not initial.is_resume_point) > epochs:
-        done = f"{epoch} epochs and {step} steps" if step else f"{epoch} epochs"
+        done = count(epoch, "epoch") + (f" and {count(step, 'step')}" if step else "")
         raise CheckpointError(
             f"{name} was written after {done}, but model.epochs = {epochs}; raise model.epochs, or give this run an "
             "empty checkpoints folder and no checkpoint.resume"

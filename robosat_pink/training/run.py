@@ -14,6 +14,7 @@ from robosat_pink.checkpoint import ResumePoints
 from robosat_pink.config import Config, to_tree
 from robosat_pink.container import hardware
 from robosat_pink.container.contract import Container
+from robosat_pink.container.log_lines import IN_LOG, ON_TERMINAL
 from robosat_pink.container.redaction import redacted_tree
 from robosat_pink.container.stop_request import Stopped, StopRequest
 from robosat_pink.datasets import TilePairs
@@ -51,15 +52,14 @@ class RunOutcome(NamedTuple):
 
 def run(config: Config, container: Container, stop: StopRequest, world: World) -> RunOutcome:
     """Find the tiles, build the model, resume if there is a resume point, train and evaluate."""
-    for line in hardware.report(container):
-        log.info(line)
+    hardware.log_report(container)
     setup.check_world_size(config, world)
     check_installed(config.runtime.loggers)
     points = ResumePoints(container.checkpoints) if container.checkpoints else None
     store = store_options(config.dataset, container.channels())
     initial = world.on_rank_zero(lambda: initial_checkpoint.find(config, points, store))
     config = resolve_scales(config, initial)
-    log.info("experiment: %s", json.dumps(redacted_tree(to_tree(config))))
+    log.info("experiment: %s", json.dumps(redacted_tree(to_tree(config))), extra=IN_LOG)
 
     torch.manual_seed(config.runtime.seed)
     compute = setup.choose_compute(config, world)
@@ -89,12 +89,21 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
             outputs = Outputs(container, config, tiles, split, writer, points, execution.upsampling)
         log.info("training on %s in %s", compute.device, compute.precision or torch.float32)
         steps = loader.num_training_batches(split.train)
-        log.info(progress.summary(model, steps, config.model.batch_size, config.model.epochs))
+        log.info(progress.summary(model, steps, config.model))
+        log.info(leaves(container), extra=ON_TERMINAL)
         world.on_rank_zero(lambda: outputs.begin(state))
         stop.is_polled = True
         outcome = train_and_evaluate(state, task, outputs, container, stop)
     log.info("model and metrics are in %s; best epoch %d of %d", container.model, state.best_epoch, state.epoch)
     return outcome
+
+
+def leaves(container: Container) -> str:
+    """What the run will leave, and whether it can be resumed."""
+    files = f"leaves the model in {container.model}, the report in {container.output_data}"
+    if container.checkpoints:
+        return f"{files}, resume points in {container.checkpoints}"
+    return f"{files}; no resume points, for there is no folder {container.base / 'checkpoints'}"
 
 
 def find_and_inspect_tiles(config: Config, container: Container, world: World) -> tuple[TilePairs, Split, Look]:

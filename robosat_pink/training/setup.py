@@ -15,6 +15,7 @@ from robosat_pink import checkpoint
 from robosat_pink.config import Config
 from robosat_pink.container import device as devices
 from robosat_pink.container.contract import Container
+from robosat_pink.container.quantities import count
 from robosat_pink.datasets import TilePairs, coverage
 from robosat_pink.datasets.loader import TileLoader, bytes_of_a_batch, worker_count
 from robosat_pink.datasets.normalisation import normalisation
@@ -83,13 +84,10 @@ def find_tiles(config: Config, container: Container, world: World) -> tuple[Tile
     tiles = list_tiles(config, container, world)
     split = tiles.split()
     log.info(
-        "pairs: %d (train %d, val %d, holdout %d); without partner: %d images, %d masks",
-        len(tiles),
-        len(split.train),
-        len(split.val),
-        len(split.holdout),
-        tiles.pairs.unpaired_images,
-        tiles.pairs.unpaired_masks,
+        "pairs: %s (train %s, val %s, holdout %s); without partner: %s, %s",
+        *(count(number) for number in (len(tiles), *map(len, split))),
+        count(tiles.pairs.unpaired_images, "image"),
+        count(tiles.pairs.unpaired_masks, "mask"),
     )
     return tiles, split
 

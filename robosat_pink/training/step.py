@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -172,19 +173,37 @@ def forward(
     return loss_function(logits, mask), logits
 
 
-def compile_stance(task: Task, samples: int) -> contextlib.AbstractContextManager[Any]:
+@contextlib.contextmanager
+def compile_stance(task: Task, samples: int) -> Iterator[None]:
     """With runtime.compile, use the compiled model for micro-batches with a usual number of tiles.
 
     Another number, such as that of an epoch's last batch, runs eagerly: compiling for it would take another minute.
     """
     if not task.config.runtime.compile:
-        return contextlib.nullcontext()
+        yield
+        return
+    is_usual = samples in usual_sizes(task)
+    with torch.compiler.set_stance("default" if is_usual else "force_eager"):
+        yield
+    if is_usual:
+        task.objective.compiled_sizes.add(samples)
+
+
+def compiles(task: Task, batch: Batch) -> bool:
+    """Whether the training step of this batch first compiles the model."""
+    if not task.config.runtime.compile:
+        return False
+    sizes = micro_batch_sizes(len(batch), task.config.runtime.accumulation) & usual_sizes(task)
+    return not sizes <= task.objective.compiled_sizes
+
+
+def usual_sizes(task: Task) -> set[int]:
+    """The numbers of tiles in this rank's micro-batches of a whole batch."""
     world = task.compute.world
     crops = crops_of_an_epoch(len(task.data.split.train), task.config.sampling.tiles_per_epoch)
     batch = range(min(task.config.model.batch_size, crops))
     share = len(batch[world.rank :: world.size])
-    is_usual = samples in micro_batch_sizes(share, task.config.runtime.accumulation)
-    return torch.compiler.set_stance("default" if is_usual else "force_eager")
+    return micro_batch_sizes(share, task.config.runtime.accumulation)
 
 
 def micro_batch_sizes(samples: int, micro_batches: int) -> set[int]:

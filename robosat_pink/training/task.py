@@ -27,6 +27,7 @@ class Objective:
 
     wrapped_model: nn.Module  # the model as training calls it: compiled, in DistributedDataParallel, or plain
     loss: nn.Module  # (logits (N, K, H, W), mask (N, H, W)) -> the mean over samples
+    compiled_sizes: set[int] = field(default_factory=set)  # numbers of tiles for which this process has compiled it
 
 
 @dataclass(frozen=True)

@@ -336,6 +336,16 @@ def test_help_of_the_demo_leaves_an_earlier_one_alone(machine: Machine) -> None:
     assert (machine.clone / "demo/model").exists()
 
 
+@pytest.mark.parametrize("verb", ["train", "check", "predict", "evaluate", "init"])
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_of_a_verb_makes_no_environment(machine: Machine, verb: str, option: str) -> None:
+    assert machine.run(verb, option).returncode == 0
+    (call,) = machine.take_calls()
+    assert call.program == str(machine.bin / "python3")
+    assert call.arguments[-1] == option
+    assert not machine.venv.exists()
+
+
 def test_demo_that_fails_to_train_exits_with_its_code(machine: Machine) -> None:
     machine.say("train exits with", "4")
     assert machine.run("demo").returncode == 4

@@ -115,7 +115,7 @@ def test_signal_that_reaches_the_workers_too_is_a_stop_like_any_other(job: Path)
     os.killpg(run.pid, signal.SIGTERM)
     after = run.communicate(timeout=60)[0]
     assert run.returncode == 0, "".join(before) + after
-    assert "stopped by a signal after 1 epochs" in after
+    assert "stopped by a signal after 1 epoch " in after
     assert not (job / "output/failure").exists()
 
 

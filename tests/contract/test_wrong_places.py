@@ -112,7 +112,7 @@ def full_model_volume(job: Path) -> Iterator[Path]:
 def test_full_model_volume_is_told_with_numbers_before_anything_is_trained(job: Path, full_model_volume: Path) -> None:
     cause = cause_of(CONTRACT, job)
     assert cause.startswith(
-        f"{full_model_volume} has room for 0.00 GiB; the last checkpoint, the next one and the best model need"
+        f"{full_model_volume} has room for 1.0 MB; the last checkpoint, the next one and the best model need"
     )
     assert list(full_model_volume.iterdir()) == []
 

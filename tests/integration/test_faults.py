@@ -211,7 +211,7 @@ def test_what_is_said_of_a_listing_that_broke_off_counts_no_file_twice(
         pairs_on(server, folder, image_bucket="s3://many", mask_bucket="s3://many", **expressions)
     assert server.stats()["faults"]["short_body"] > 1
     said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("listed")]
-    assert said == ["listed 3500 tiles of s3://many (directories: 3, other files: 0)"] * 2
+    assert said == ["listed 3,500 tiles of s3://many (directories: 3, other files: 0)"] * 2
 
 
 @pytest.fixture

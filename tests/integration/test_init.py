@@ -3,7 +3,9 @@
 The situations are those that people have; tiles are tiny. `check` runs as a user would see it, but times no network.
 """
 
+import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,9 @@ from PIL import Image
 from conftest import S3Server, write_tile
 from robosat_pink import check
 from robosat_pink.config import Config, load_config
-from robosat_pink.init import main
+from robosat_pink.drafting import draft
+from robosat_pink.drafting.draft import Draft
+from robosat_pink.init import PACKAGE, main, train_command
 
 SIDE = 32
 Run = Callable[..., tuple[int, str]]
@@ -123,8 +127,38 @@ def test_what_could_not_be_told_begins_with_todo_in_the_file_and_in_the_log(run:
     assert "what is yours to decide begins with TODO there: 1" in said
     assert said.splitlines()[-1] == (
         "to train: mkdir -p job/input/data/config job/checkpoints; cp mine.yml job/input/data/config; "
-        "SAGEMAKER_BASE_DIR=$PWD/job bash start.sh train"
+        f"{train_command(PACKAGE, Path(sys.prefix))}"
     )
+
+
+def test_last_line_trains_where_it_is_read(here: Path) -> None:
+    """In a clone's folder or beside it, in an image, where only the package is installed."""
+    clone, image, elsewhere = (here / name for name in ("clone", "image", "elsewhere"))
+    for folder in (clone / "robosat_pink", image / "venv", elsewhere / "venv"):
+        folder.mkdir(parents=True)
+    for folder in (clone, image):
+        (folder / "start.sh").touch()
+    base = "SAGEMAKER_BASE_DIR=$PWD/job"
+    environments = {folder: folder / "venv" for folder in (clone, image, elsewhere)}
+    in_clone = clone / "robosat_pink"
+    assert train_command(in_clone, environments[clone]) == f"{base} bash clone/start.sh train"
+    installed = image / "venv/lib/robosat_pink"
+    assert train_command(installed, environments[image]) == (
+        f"docker run --rm -v $PWD:{here} -w {here} -e SAGEMAKER_BASE_DIR={here}/job IMAGE train"
+    )
+    installed = elsewhere / "venv/lib/robosat_pink"
+    assert train_command(installed, environments[elsewhere]) == f"{base} python -m robosat_pink.train"
+    os.chdir(clone)  # the fixture changes back
+    assert train_command(in_clone, environments[clone]) == f"{base} bash start.sh train"
+
+
+def test_error_in_a_draft_names_the_file_that_the_user_would_have(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_both()
+    monkeypatch.setattr(draft, "draft", lambda *_: Draft("model: {epoch: 1}\n", ()))
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")  # and no other file is written for it
+    code, said = run("tiles")
+    assert code == 2
+    assert "\nmine.yml: model.epoch = 1: no such key" in said
 
 
 def test_name_of_the_masks_band_and_their_palette_name_and_paint_the_class(run: Run) -> None:

@@ -12,6 +12,7 @@ import torch
 from conftest import DATA, S3Server
 from robosat_pink import checkpoint
 from robosat_pink.config import ChannelConfig, DatasetConfig, load_config
+from robosat_pink.container.quantities import count
 from robosat_pink.datasets import TilePairs
 from robosat_pink.models import build_model
 from robosat_pink.sample import write_tiles
@@ -68,7 +69,7 @@ def test_run_goes_on_from_the_resume_point_at_its_epoch_and_step(
     assert [row["epoch"] for row in state.history] == [1]
     assert_each_has_its_own(state.best_weights, BEST_WEIGHTS)
     log = capsys.readouterr().out
-    assert f"resume-00001-{step:06d}.pth: 1 epochs and {step} steps are done" in log
+    assert f"resume-00001-{step:06d}.pth: 1 epoch and {count(step, 'step')} are done" in log
     assert "warning" not in log
 
 

@@ -366,7 +366,7 @@ def test_batch_size_and_colors_are_the_experiment_s_own(job: Path, capsys: pytes
     change = {"model": {"batch_size": 16}, "classes": [{"name": "snow", "color": "red"}]}
     (job / "input/data/config/experiment.yml").write_text(yaml.safe_dump(experiment(change)))
     assert main([]) == 0
-    assert "1 of 1 batches are to be predicted" in capsys.readouterr().out
+    assert "1 of 1 batch are to be predicted" in capsys.readouterr().out
     with rasterio.open(job / f"output/data/predictions/{SCENE}.tif") as dataset:
         assert dataset.colormap(1)[1] == (255, 0, 0, 255)
 

@@ -265,7 +265,7 @@ def test_counts_of_a_scene_are_those_of_its_tiles_and_masks(run: Path, scenes: P
 
 def test_page_names_what_was_run(run: Path) -> None:
     page = (run / "output/data/report.html").read_text()
-    for words in ("robosat_pink 0.1.0", "CPU cores", "image_bucket: channel:imagery", "num_filters: 4", "test_percent"):
+    for words in ("robosat_pink 0.1.0", " CPU core", "image_bucket: channel:imagery", "num_filters: 4", "test_percent"):
         assert words in page
     counts = {row[0]: row[1] for row in tables(run)["What was found"][1:]}
     assert (counts["pairs of image and mask"], counts["scenes"], counts["tile zoom"]) == ("32", "2", "15")
@@ -454,7 +454,7 @@ def test_run_whose_time_is_over_leaves_the_report_of_its_epochs_and_later_that_o
         patch.setattr(PhaseMetrics, "finish", finished)
         assert main(["runtime.max_seconds=1000"]) == 0
     log = capsys.readouterr().out
-    assert "stopped at runtime.max_seconds = 1000 after 1 epochs and 1 steps" in log
+    assert "stopped at runtime.max_seconds = 1000 after 1 epoch and 1 step" in log
     assert "phase=holdout" not in log
     page, card = (opt_ml / "output/data/report.html").read_text(), (opt_ml / "model/MODEL_CARD.md").read_text()
     assert re.search(r"Stopped [-\d]+ [\d:]+ UTC at runtime\.max_seconds = 1000\.", page)

@@ -242,7 +242,7 @@ def test_damaged_newest_resume_point_falls_back_to_the_one_before(
     newest = job / "checkpoints/resume-00002-000000.pth"
     newest.write_bytes(newest.read_bytes()[:1000])
     assert main(["model.epochs=2"]) == 0
-    assert "1 epochs and 0 steps are done" in capsys.readouterr().out
+    assert "1 epoch and 0 steps are done" in capsys.readouterr().out
     assert identical(whole, weights(job / "model", "checkpoint-00002-of-00002.pth"))
 
 
@@ -458,12 +458,12 @@ def test_run_whose_time_is_over_stops_cleanly_and_goes_on_another_time(
 ) -> None:
     monkeypatch.setattr("robosat_pink.training.progress.LINE_S", 0.0)
     assert main(["runtime.max_seconds=0.001"]) == 0
-    assert "stopped at runtime.max_seconds = 0.001 after 0 epochs and 1 steps" in capsys.readouterr().out
+    assert "stopped at runtime.max_seconds = 0.001 after 0 epochs and 1 step" in capsys.readouterr().out
     assert [path.name for path in (job / "checkpoints").iterdir()] == ["resume-00000-000001.pth"]
     assert not (job / "output/data/report.html").exists()  # there is no epoch to report on
     assert main([]) == 0
     log = capsys.readouterr().out
-    assert "0 epochs and 1 steps are done" in log
+    assert "0 epochs and 1 step are done" in log
     assert "epoch 1 train: 1 of 4 batches" not in log
     assert "epoch 1 train: 2 of 4 batches" in log
 
@@ -509,7 +509,7 @@ def test_checkpoint_of_an_earlier_run_is_resumed_with_its_optimizer_and_epoch(
         (job / folder).mkdir()
     resume = [f"checkpoint.resume={job}/first.pth", "model.epochs=2", "model.schedule=constant"]
     assert main(resume) == 0
-    assert f"continuing from {job}/first.pth: 1 epochs and 0 steps are done" in capsys.readouterr().out
+    assert f"continuing from {job}/first.pth: 1 epoch and 0 steps are done" in capsys.readouterr().out
     assert identical(weights(job / "model", "checkpoint-00002-of-00002.pth"), whole)
     assert [row["epoch"] for row in history(job / "model")] == ["2"]
 
@@ -535,7 +535,9 @@ def test_compiled_network_is_compiled_once_for_the_batches_that_most_are(
     monkeypatch.setattr("robosat_pink.container.device.check_compiler", lambda device: None)
     assert main([*settings, "runtime.compile=true"]) == 0
     assert counters["stats"]["unique_graphs"] == 1
-    assert "the network is compiled in the first step" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "the network is compiled in the first step" in out
+    assert out.count("epoch 1 train: the step that compiled the network took ") == 1
     compiled = weights(job / "model")
     assert plain.keys() == compiled.keys()
     for key, value in plain.items():

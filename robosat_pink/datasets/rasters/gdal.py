@@ -16,6 +16,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader, MemoryFile
 from rasterio.session import DummySession
 
+from robosat_pink.container import quantities
 from robosat_pink.errors import DataError
 
 MEMORY_NAME = re.compile(r"'?(/vsimem/)?[-0-9a-f/]{36,}(\.\w+)?'?(, |: | )?")  # GDAL's names for bytes in memory
@@ -72,7 +73,7 @@ def _excess(dataset: DatasetReader) -> str:
     chunk = rows * columns * size * (1 if is_planar else count)
     if max(chunk, width * height * count * size) > MAX_BYTES:
         what = f"{count} bands of {width} x {height} pixels in pieces of {columns} x {rows}"
-        return f"{what}, which take more than {MAX_BYTES >> 20} MiB decoded"
+        return f"{what}, which take more than {quantities.size(MAX_BYTES)} decoded"
     chunks = math.ceil(width / columns) * math.ceil(height / rows) * (count if is_planar else 1)
     if chunks > MAX_CHUNKS:
         return f"{chunks} strips or internal tiles, a tile has at most {MAX_CHUNKS}"

@@ -193,9 +193,9 @@ def test_checkpoint_of_another_band_count_is_told_with_both_counts(run: Job) -> 
     )
 
 
-@pytest.mark.parametrize(("size", "room"), [("4k", "0.00 GiB"), ("1g", "1.00 GiB")], ids=["full", "room for one"])
+@pytest.mark.parametrize(("size", "room"), [("4k", "4.1 kB"), ("1g", "1.1 GB")], ids=["full", "room for one"])
 def test_model_volume_without_room_is_told_with_numbers_in_the_failure_file(run: Job, size: str, room: str) -> None:
-    """A checkpoint of the smoke experiment has 0.65 GiB; the output volume is another, and takes the failure file."""
+    """A checkpoint of the smoke experiment has 0.70 GB; the output volume is another, and takes the failure file."""
     options = ("--tmpfs", f"/opt/ml/model:size={size}")
     cause = cause_of(run, CONTRACT, options=options)
     assert cause.startswith(

@@ -95,7 +95,7 @@ def test_disk_without_room_is_an_error_with_the_numbers_and_old_checkpoints_coun
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2 << 30))
-    with pytest.raises(ContractError, match=f"{tmp_path} has room for 2.00 GiB; two files need 3.00 GiB; make room"):
+    with pytest.raises(ContractError, match=f"{tmp_path} has room for 2.1 GB; two files need 3.2 GB; make room"):
         hardware.check_disk(tmp_path, 3 << 30, "two files")
     with (tmp_path / "old.pth").open("wb") as file:
         file.truncate(1 << 30)
@@ -104,7 +104,7 @@ def test_disk_without_room_is_an_error_with_the_numbers_and_old_checkpoints_coun
 
 def test_report_names_versions_cores_memory_disk_channels_and_hosts(opt_ml: Path) -> None:
     text = "\n".join(hardware.report(Container.here()))
-    for word in ("robosat_pink ", "Python 3.", "torch 2.", "CPU cores", "GiB memory", "shared memory", "GiB free in"):
+    for word in ("robosat_pink ", "Python 3.", "torch 2.", " CPU core", "GB memory", "shared memory", "GB free in"):
         assert word in text
     assert f"channels: config {opt_ml}/input/data/config; host localhost of localhost; checkpoints: None" in text
     assert "\r" not in text

@@ -129,7 +129,7 @@ def test_page_that_fills_the_memory_is_an_error(store: Store, monkeypatch: pytes
     held = itertools.count(hardware.resident_bytes(), 10_000_000)
     monkeypatch.setattr(hardware, "resident_bytes", lambda: next(held))
     with pytest.raises(
-        DataError, match=r"/below: to list it has taken 0\.1 GB of memory .*a page of the listing does not"
+        DataError, match=r"/below: to list it has taken 60\.0 MB of memory .*a page of the listing does not"
     ):
         list_sides([Side(bucket(store), ".*", kind, "expression") for kind in ("images", "masks")])
     is_over.set()

@@ -4,7 +4,7 @@ import contextlib
 import math
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def setup(model: nn.Module, accumulation: int = 1, autocast: torch.dtype | None 
     transform = EvaluationTransform((0.0, 0.0), (1.0, 1.0))
     task = SimpleNamespace(
         config=Experiment(accumulation),
-        objective=SimpleNamespace(wrapped_model=model, loss=build_loss("lovasz", num_classes=1)),
+        objective=SimpleNamespace(wrapped_model=model, loss=build_loss("lovasz", num_classes=1), compiled_sizes=set()),
         data=SimpleNamespace(training_transform=transform, evaluation_transform=transform),
         compute=SimpleNamespace(
             device=torch.device("cpu"), precision=autocast, memory_format=torch.contiguous_format, world=World()
@@ -316,16 +316,42 @@ def test_network_is_compiled_for_the_numbers_of_samples_that_most_steps_have(
     accumulation: int,
     compiled: set[int],
 ) -> None:
-    monkeypatch.setattr(torch.compiler, "set_stance", contextlib.nullcontext)
+    stances: list[str] = []
+
+    def set_stance(stance: str) -> contextlib.nullcontext[None]:
+        stances.append(stance)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(torch.compiler, "set_stance", set_stance)
     _, task = setup(Small(), accumulation)
     task.config.model = replace(task.config.model, batch_size=batch_size)
     task.compute.world, task.data.split = World(place), SimpleNamespace(train=range(tiles))
 
-    def stance(samples: int) -> Any:
-        with step.compile_stance(task, samples) as found:
-            return found
+    def stances_of(samples: int) -> list[str]:
+        stances.clear()
+        with step.compile_stance(task, samples):
+            return list(stances)
 
-    assert {stance(samples) for samples in range(10)} == {None}
+    assert [stances_of(samples) for samples in range(10)] == [[]] * 10
     task.config.runtime = replace(task.config.runtime, compile=True)
-    assert {samples for samples in range(10) if stance(samples) == "default"} == compiled
-    assert {stance(samples) for samples in range(10)} <= {"default", "force_eager"}
+    assert {samples for samples in range(10) if stances_of(samples) == ["default"]} == compiled
+    assert all(stances_of(samples) == ["force_eager"] for samples in set(range(10)) - compiled)
+
+
+def test_step_compiles_if_it_has_a_usual_number_of_tiles_for_the_first_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler, "set_stance", contextlib.nullcontext)
+    _, task = setup(Small(), accumulation=2)
+    task.config.model = replace(task.config.model, batch_size=7)
+    task.data.split = SimpleNamespace(train=range(100))
+    of_a_whole_batch, of_the_last = (cast(Batch, range(samples)) for samples in (7, 2))
+    assert not step.compiles(task, of_a_whole_batch)
+    task.config.runtime = replace(task.config.runtime, compile=True)
+    assert step.compiles(task, of_a_whole_batch)
+    assert not step.compiles(task, of_the_last)  # it runs eagerly
+    for samples in (4, 1):
+        with step.compile_stance(task, samples):
+            pass
+    assert step.compiles(task, of_a_whole_batch)  # its second micro-batch has 3
+    with step.compile_stance(task, 3):
+        pass
+    assert not step.compiles(task, of_a_whole_batch)
