@@ -187,7 +187,7 @@ def test_times_have_their_share_of_the_whole() -> None:
 def test_map_of_errors_has_a_legend_of_what_is_in_it() -> None:
     html = page.render(report("A"))
     assert "<p>Validation tiles. Each square is a tile. A number marks a tile that is shown below, and leads" in html
-    assert '<i style="background:#fee391"></i>below 1 %: 2\u202f345 squares</span>' in html
+    assert '<i style="background:#fee391"></i>below 1 %: 2,345 squares</span>' in html
     assert "not evaluated: 7 squares" in html
     assert "no valid pixel" not in html
     assert '<article class="tile" id="tile-1">' in html
