@@ -104,7 +104,7 @@ def run_or_check(
     if verb.summarise and arguments.summary:
         verb.summarise(arguments.summary, container, stop)
         return 0
-    if launcher.PARENT not in os.environ:  # else the ranks of this run would count as other programs
+    if {launcher.PARENT, "RANK"}.isdisjoint(os.environ):  # else the ranks of this run would count as other programs
         hardware.share_cores()
     with stop.postponed():  # a stop inside an import of C++ code would abort the process
         from robosat_pink.config import load_config
@@ -145,7 +145,9 @@ def log_as(process: ProcessRank) -> None:
 
 def parse_arguments(verb: Verb, argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line; raises ConfigError. The verb, which SageMaker may pass, is ignored."""
-    if list(argv[:1]) == ["--check"] and not {"-h", "--help"}.isdisjoint(argv):  # what start.sh makes of `check --help`
+    if (
+        verb.trains and list(argv[:1]) == ["--check"] and not {"-h", "--help"}.isdisjoint(argv)
+    ):  # what start.sh makes of `check --help`
         check_parser().parse_args(["--help"])
     parser = Parser(verb.name, verb.purpose, verb.example)
     parser.add_argument("--config", metavar="FILE", help="an experiment file, instead of the one in the channel config")

@@ -67,8 +67,7 @@ def train_command(package: Path, environment: Path) -> str:
         shorter = min(str(script), os.path.relpath(script), key=len)
         return f"{base} bash {shlex.quote(shorter)} train"
     if (environment.parent / "start.sh").exists():
-        here = shlex.quote(os.getcwd())
-        return f"docker run --rm -v $PWD:{here} -w {here} -e SAGEMAKER_BASE_DIR={here}/job IMAGE train"
+        return 'docker run --rm -v "$PWD/job:/opt/ml" IMAGE train, with --gpus all where there is a GPU'
     return f"{base} python -m robosat_pink.train"
 
 

@@ -85,27 +85,33 @@ def survey(config: Config, tiles: TilePairs, rows: np.ndarray) -> Survey:
 
 
 def limit_line(tiles: TilePairs, surveyed: Survey, rank_rate: float, ranks: int) -> str:
-    """What limits a run: the steps, or reading. `rank_rate` is what a rank's steps take, in tiles/s; of `ranks` a host.
+    """What limits a run: the steps, or reading. `rank_rate` is what the steps of one rank take, in tiles/s.
 
-    A rank reads at least as fast as the survey, which also counts pixels. Later epochs read the cache.
+    `ranks` counts those of this host. A rank reads at least as fast as the survey, which also counts pixels.
     """
-    tiles_read = len(surveyed.coverage.rows)
+    tiles_read, cache = len(surveyed.coverage.rows), tiles.reader.cache
     read_rate = tiles_read / surveyed.seconds
-    source = "the store" if surveyed.fetched_bytes else "the cache"
-    rates = (
-        f"limit: the steps take {rank_rate * ranks:.1f} tiles/s on this machine, {source} gave {read_rate * ranks:.1f}"
-    )
-    if tiles.reader.cache is None:
-        return f"{rates}, so {'the steps are' if read_rate > rank_rate else 'reading may be'} the limit of each epoch"
+    each = f" in each of {ranks} ranks" if ranks > 1 else ""
+    rates = f"limit: the steps take {rank_rate:.1f} tiles/s{each}, reading gave {read_rate:.1f}"
+    if cache is None:
+        return f"{rates}: {'the steps are' if read_rate > rank_rate else 'reading may be'} the limit of each epoch"
+    if not surveyed.fetched_bytes:
+        first = "from the cache, so that the first epoch's limit is not known"
+    elif read_rate > rank_rate:
+        first = "the steps are the limit of the first epoch"
+    else:
+        first = "reading may be the limit of the first epoch"
     tile_bytes = surveyed.decoded_bytes / tiles_read
-    cache_bytes, memory = tile_bytes * len(tiles), hardware.memory_bytes()
-    first = "the steps are the limit" if read_rate > rank_rate else "reading may be the limit of the first epoch"
-    later = (
-        "later epochs read from memory"
-        if cache_bytes < memory / 2
-        else f"later epochs read {size(tile_bytes * rank_rate * ranks)}/s from the cache's disk, for the cache "
-        f"({size(cache_bytes)}) does not fit into memory ({size(memory)})"
-    )
+    cached_bytes, room = tile_bytes * len(tiles), hardware.memory_bytes() / 2
+    if cached_bytes > cache.max_bytes:
+        later = f"later epochs fetch again what does not fit into the cache ({size(cached_bytes)} of tiles)"
+    elif cached_bytes > room:
+        later = (
+            f"later epochs read {size(tile_bytes * rank_rate * ranks)}/s from the cache's disk, for its "
+            f"{size(cached_bytes)} do not fit into half of the memory ({size(room)})"
+        )
+    else:
+        later = "later epochs read from memory"
     return f"{rates}: {first}; {later}"
 
 

@@ -1,7 +1,7 @@
 """The hardware of a run: cores, memory, shared memory, disk, GPU driver.
 
 A container sees the whole machine, but its control group (cgroup v1 or v2) limits what it may use. Called by
-`training`, `datasets`, `distributed`, `report`, `device` and `pid1`.
+most rooms, by `command`, `check` and `survey`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 TUNABLES = "glibc.malloc.tcache_count=0"  # without an NVIDIA driver, start.sh sets GLIBC_TUNABLES to this
 PACKAGES = ("torch", "torchvision", "rasterio", "obstore", "numpy")
 WAIT_POLICY = "OMP_WAIT_POLICY"
-LOOK_S = 0.1
+LOOK_S = 0.2
 LEAST_BUSY = 0.5  # cores that other programs use
 KILLED_ADVICE = (  # for a process killed by SIGKILL
     "most likely out of memory; lower model.batch_size, model.tile_size or runtime.workers, or take a machine with "
@@ -64,9 +64,9 @@ def thread_count(processes: int, neighbours: int) -> int:
 def share_cores() -> None:
     """If other programs keep some of our cores busy, have threads sleep while they wait for each other.
 
-    By default they spin, for some milliseconds: on two cores of which one was busy, a step of unet took 1.6 times as
-    long, but on idle cores 0.8 times (AlbuNet: 1.4 and 0.85). Has an effect before torch is loaded, and no say where
-    the environment has one.
+    By default they spin for some milliseconds. On two cores (AMD EPYC) of which one was busy, a step of unet took 1.6
+    times as long with spinning as without, one of AlbuNet 1.4 times; on idle cores 0.8 and 0.85 times. Call it before
+    torch is loaded. What the environment says of waiting stays.
     """
     if NVIDIA_DRIVER.exists() or not {WAIT_POLICY, "GOMP_SPINCOUNT"}.isdisjoint(os.environ):
         return
@@ -188,7 +188,7 @@ def report(container: Container) -> list[str]:
     import torch
 
     folder = container.model if container.model.is_dir() else container.output_data
-    waiting = " shared with other programs" if os.environ.get(WAIT_POLICY, "").upper() == "PASSIVE" else ""
+    waiting = ", threads wait passively" if os.environ.get(WAIT_POLICY, "").upper() == "PASSIVE" else ""
     lines = [
         f"robosat_pink {version('robosat_pink')}, Python {platform.python_version()}, "
         + ", ".join(f"{name} {version(name)}" for name in PACKAGES),

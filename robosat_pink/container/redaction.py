@@ -25,7 +25,7 @@ SECRET_NAME = re.compile(f"{_IN_ANY_NAME}|{_WORD}|{_LAST_WORD}")
 _NOT_A_NAME = (
     r"(?:NoSuch|Invalid|Expired|Missing)\w|\w*(?:DoesNotMatch|Required|NotSupported|Malformed|Error|Failure)\b"
 )
-_COUNT = r": \d[\d,]* (?:pairs|tiles)\b"  # follows the name of a directory, which may be "pass"
+_COUNT = r": \d[\d,]* (?:pairs?|tiles?)\b"  # follows the name of a directory, which may be "pass"
 _VALUE = (
     r"""(?:(?i:Bearer|Basic)\s+)?(?:"(?:[^"\\\n]|\\.)*"?|'(?:[^'\\\n]|\\.)*'?|\\+(["'])(?:(?!\\+\2).)*(?:\\+\2)?"""
     r"""|[{\[].*|[^\s,;&]+)"""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 HALF_WORLD_M = math.pi * 6378137  # half the side of the square that EPSG:3857 maps
+FARTHEST = 700.0  # northing, in radii, whose sinh a float holds
 
 
 def side_m(z: int) -> float:
@@ -24,8 +25,9 @@ def tile_bounds(z: int, x: int, y: int) -> tuple[float, float, float, float]:
 
 
 def latitude(y: float, zoom: int) -> float:
-    """The latitude of the northern edge of row y, in degrees."""
-    return math.degrees(math.atan(math.sinh(math.pi * (1 - 2 * y / 2**zoom))))
+    """The latitude of the northern edge of row y, in degrees; close to a pole for a row outside the zoom's."""
+    northing = math.pi * (1 - 2 * y / 2**zoom)
+    return math.degrees(math.atan(math.sinh(max(-FARTHEST, min(FARTHEST, northing)))))
 
 
 def longitude(x: float, zoom: int) -> float:

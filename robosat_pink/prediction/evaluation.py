@@ -15,13 +15,13 @@ from typing import NamedTuple
 import numpy as np
 from torch import nn
 
-from robosat_pink.config import Config
+from robosat_pink.config import Config, to_tree
 from robosat_pink.container import hardware
 from robosat_pink.container.atomic_write import write_atomically
 from robosat_pink.container.contract import Container
-from robosat_pink.container.log_lines import ON_TERMINAL
+from robosat_pink.container.log_lines import IN_LOG, ON_TERMINAL
 from robosat_pink.container.quantities import count
-from robosat_pink.container.redaction import redacted
+from robosat_pink.container.redaction import redacted, redacted_tree
 from robosat_pink.container.stop_request import StopRequest
 from robosat_pink.datasets import TilePairs, coverage
 from robosat_pink.datasets.bordered_loader import BorderedLoader
@@ -66,6 +66,7 @@ def run(config: Config, container: Container, stop: StopRequest) -> None:
     """Evaluate in this process, and write metrics.json, scenes.csv and report.html. Raises Stopped at a stop."""
     hardware.log_report(container)
     found = plan(config, container)
+    log.info("experiment: %s", json.dumps(redacted_tree(to_tree(found.model.config))), extra=IN_LOG)
     compute = setup.choose_compute(found.model.config, World())
     stop.is_polled = True
     network = found.model.network(compute.device, compute.memory_format)

@@ -30,7 +30,7 @@ from robosat_pink.prediction import page, scenes
 from robosat_pink.prediction.inference import Predictor
 from robosat_pink.prediction.plan import Plan, by_scene, entries, make_plan
 from robosat_pink.prediction.rasters import Legend
-from robosat_pink.prediction.results import Results, TileResult, tile_path
+from robosat_pink.prediction.results import CLASSES, Results, TileResult, tile_path
 from robosat_pink.prediction.scenes import Scene
 from robosat_pink.report.previews import class_colors
 from robosat_pink.storage import Location
@@ -206,6 +206,8 @@ def finished_rows(plan: Plan, skipped: set[int], results: Results) -> Iterator[t
         left = rows[[row not in skipped for row in rows.tolist()]]
         name = scene_of(plan, int(rows[0]))
         files = {path for row in left.tolist() for path in results.files_of(result_path(plan, row))}
+        if not len(left) and results.may_have([f"{CLASSES}/{name}.tif"]):
+            log.warning("warning: all tiles of %s are damaged: its mosaic, if there is one, is of an earlier map", name)
         if others := results.names(name) - files:
             some = sorted(others)[0]
             log.warning("warning: %d files of %s are not of this map, such as %s; remove them", len(others), name, some)

@@ -86,14 +86,14 @@ def _words(zoom: int, evaluated: np.ndarray, wrong: np.ndarray, squares: int) ->
     total = int(wrong.sum())
     if total and squares > 1:
         half = int(np.searchsorted(np.cumsum(np.sort(wrong)[::-1]), total / 2)) + 1
-        words += f" Half of the {count(total)} wrong pixels are in {count(half)} of {count(squares)} squares."
+        words += f" Half of the wrong pixels ({count(total)}) are in {count(half)} of {count(squares)} squares."
     return words
 
 
 def _svg(grid: Grid, paths: Sequence[str], examples: Mapping[int, str]) -> str:
     """The picture, wide enough for all marks."""
     width, height = CELL * grid.columns, CELL * grid.rows
-    radius = max(MARK_RADIUS, 0.025 * max(width, height))
+    radius = max(MARK_RADIUS, 0.015 * max(width, height))
     centers = _centers(grid, list(examples), radius)
     corners = np.concatenate([centers - 1.1 * radius, centers + 1.1 * radius, [(0, 0), (width, height)]])
     (left, top), (right, bottom) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
@@ -115,8 +115,8 @@ def _centers(grid: Grid, rows: Sequence[int], radius: float) -> np.ndarray:
     centers = np.zeros((len(rows), 2))
     for number, square in enumerate(squares):
         line, column = divmod(squares[:number].count(square), MARKS_IN_A_LINE)
-        count = squares.count(square)
-        lines, columns = math.ceil(count / MARKS_IN_A_LINE), min(count, MARKS_IN_A_LINE)
+        marks = squares.count(square)
+        lines, columns = math.ceil(marks / MARKS_IN_A_LINE), min(marks, MARKS_IN_A_LINE)
         steps = np.array([column - (columns - 1) / 2, line - (lines - 1) / 2])
         centers[number] = CELL * (grid.squares[square] + 0.5) + 2 * radius * steps
     return centers

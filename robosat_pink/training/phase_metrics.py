@@ -56,12 +56,12 @@ class PhaseMetrics:
         self.started = time.monotonic()
 
     def content(self) -> dict[str, Any]:
-        """The metrics so far, for a resume point. Its keys never change."""
+        """The metrics so far, for a resume point. Its keys never change; `compile_s` came later, and may be missing."""
         return {
             "counts": self.confusion.counts.cpu(),
             "sums": self.sums.cpu(),
             "is_unfit": self.is_nonfinite.cpu(),
-            **{name: getattr(self, name) for name in (*self.COUNTS, "waited_s")},
+            **{name: getattr(self, name) for name in (*self.COUNTS, "waited_s", "compile_s")},
             "seconds": time.monotonic() - self.started,
         }
 
@@ -73,10 +73,11 @@ class PhaseMetrics:
         self.reported_steps |= set(content["is_unfit"].nonzero().flatten().tolist())
         if not self.sums.isfinite().all() or (self.confusion.counts < 0).any():
             raise ValueError("negative counts, NaN or inf")
-        for name in (*self.COUNTS, "waited_s", "seconds"):
+        content = {"compile_s": 0.0, **content}
+        for name in (*self.COUNTS, "waited_s", "compile_s", "seconds"):
             if not 0 <= content[name] < MOST:
                 raise ValueError(f"{name} below 0, {MOST:,} or more, or NaN")
-        for name in (*self.COUNTS, "waited_s"):
+        for name in (*self.COUNTS, "waited_s", "compile_s"):
             setattr(self, name, getattr(self, name) + content[name])
         self.started = min(self.started, time.monotonic() - content["seconds"])
 

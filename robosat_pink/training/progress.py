@@ -1,4 +1,4 @@
-"""The progress of a run: a bar on a terminal, log lines elsewhere. Called by `loop`, `run`, `check` and the report."""
+"""The progress of a run: a bar on a terminal, log lines elsewhere. Called by `loop` and `run`, and by `prediction`."""
 
 from __future__ import annotations
 
@@ -100,7 +100,9 @@ def lines(
         spent, now = pace.add(len(batch), is_compiling), time.monotonic()
         if is_compiling:
             logged = now
-            log.info("%s: the step that compiled the network took %s", phase, duration(spent))
+            log.info(
+                "%s: the step that compiled the network took %s, with the wait for its tiles", phase, duration(spent)
+            )
         elif now - logged >= LINE_S and pace.done < total and pace.left_s is not None:
             logged = now
             done, left = f"{count(pace.done)} of {count(total, 'batch', 'batches')}", pace.left_s

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that wants a GPU: what tests cannot show without, the steps of both networks lever by lever, torch's ways to
+# Everything that wants a GPU: what tests cannot show without, the steps of the networks lever by lever, torch's ways to
 # recompute and to synchronise batch norm beside ours, the Lovász loss, the two forms of upsampling, and what the loader
 # costs a step. Some 18 minutes on an H100, 4 of them compiling. An argument replaces the device:
 #

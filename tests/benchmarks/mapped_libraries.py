@@ -27,8 +27,11 @@ PACKAGES = Path(sysconfig.get_path("purelib")).resolve()
 def mapped(process: int) -> set[Path]:
     """The files below site-packages that the process and its descendants map now."""
     files: set[Path] = set()
-    for member in (process, *descendants(process)):
-        with contextlib.suppress(OSError):  # it has just ended
+    members = [process]
+    with contextlib.suppress(OSError):  # it has just ended
+        members += descendants(process)
+    for member in members:
+        with contextlib.suppress(OSError):
             lines = Path(f"/proc/{member}/maps").read_text().splitlines()
             files |= {Path(line.split(None, 5)[5]) for line in lines if line.endswith(".so") or ".so." in line}
     return {file.resolve() for file in files if file.is_relative_to(PACKAGES)}

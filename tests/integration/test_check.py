@@ -134,8 +134,8 @@ def test_counts_shares_and_statistics_are_those_of_an_independent_count(
     np.testing.assert_allclose([float(std) for _, std in told], everything.std(axis=1), rtol=0.01)
     assert "checked; nothing was trained" in said
     assert re.search(r"time, on cpu in torch\.\w+: about .* per epoch, .* for \d+ epochs; \d+ tiles were read", said)
-    assert re.search(r"limit: the steps take [\d.]+ tiles/s on this machine, the (store|cache) gave [\d.]+: ", said)
-    assert re.search(r"disk, model: [\d.]+ [kMG]B .* where [\d.]+ GB are free", said)
+    assert re.search(r"limit: the steps take [\d.]+ tiles/s, reading gave [\d.]+: ", said)
+    assert re.search(r"disk, model: [\d.]+ [kMG]B .* where [\d.]+ [MGT]B are free", said)
     assert re.search(r"cache: up to [\d.]+ [kMG]B of decoded tiles in .*; [\d.]+ [kMG]B to download", said)
     assert list((opt_ml / "model").iterdir()) == []
 
@@ -475,32 +475,37 @@ def test_disk_is_measured_where_the_folder_will_be(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fetched", "seconds", "cached", "words"),
+    ("fetched", "seconds", "cache_bytes", "words"),
     [
-        (0, 1.0, True, "the cache gave 20.0: the steps are the limit; later epochs read from memory"),
-        (9, 4.0, True, "the store gave 5.0: reading may be the limit of the first epoch; later epochs read from"),
-        (9, 4.0, False, "the store gave 5.0, so reading may be the limit of each epoch"),
-        (9, 1.0, False, "the store gave 20.0, so the steps are the limit of each epoch"),
+        (
+            0,
+            1.0,
+            10**9,
+            "reading gave 20.0: from the cache, so that the first epoch's limit is not known; later epochs",
+        ),
+        (9, 1.0, 10**9, "reading gave 20.0: the steps are the limit of the first epoch; later epochs read from memory"),
+        (9, 4.0, 10**9, "reading gave 5.0: reading may be the limit of the first epoch; later epochs read from memory"),
+        (9, 4.0, 10**6, "later epochs fetch again what does not fit into the cache (2.0 MB of tiles)"),
+        (9, 4.0, None, "reading gave 5.0: reading may be the limit of each epoch"),
+        (9, 1.0, None, "reading gave 20.0: the steps are the limit of each epoch"),
     ],
 )
 def test_check_says_whether_steps_or_reading_limit_a_run(
-    fetched: int, seconds: float, cached: bool, words: str
+    fetched: int, seconds: float, cache_bytes: int | None, words: str
 ) -> None:
-    assert words in limit_line(*read_in(fetched, seconds, cached, tiles=100), rank_rate=8.0, ranks=1)
+    assert words in limit_line(*read_in(fetched, seconds, cache_bytes, tiles=100), rank_rate=8.0, ranks=1)
 
 
 def test_cache_larger_than_memory_is_read_from_its_disk() -> None:
     # 10^9 tiles of 64 x 64 x 5 bytes; 2 ranks whose steps take 8 tiles/s each
-    line = limit_line(*read_in(9, 1.0, True, tiles=10**9), rank_rate=8.0, ranks=2)
-    assert "the steps take 16.0 tiles/s on this machine, the store gave 40.0" in line
-    assert (
-        "later epochs read 327.7 kB/s from the cache's disk, for the cache (20.5 TB) does not fit into memory" in line
-    )
+    line = limit_line(*read_in(9, 1.0, 10**15, tiles=10**9), rank_rate=8.0, ranks=2)
+    assert "the steps take 8.0 tiles/s in each of 2 ranks, reading gave 20.0: " in line
+    assert "later epochs read 327.7 kB/s from the cache's disk, for its 20.5 TB do not fit into half of the" in line
 
 
-def read_in(fetched: int, seconds: float, cached: bool, tiles: int) -> tuple[Any, Any]:
+def read_in(fetched: int, seconds: float, cache_bytes: int | None, tiles: int) -> tuple[Any, Any]:
     """Tiles, and a survey that read 20 of them."""
-    reader = SimpleNamespace(cache=object() if cached else None)
+    reader = SimpleNamespace(cache=None if cache_bytes is None else SimpleNamespace(max_bytes=cache_bytes))
     surveyed = SimpleNamespace(
         coverage=SimpleNamespace(rows=np.arange(20)),
         seconds=seconds,

@@ -185,7 +185,9 @@ def test_tiles_that_the_model_has_learnt_from_are_said(job: Path, capsys: pytest
     assert f"warning: {words}" in capsys.readouterr().out
     assert words in (job / "output/data/report.html").read_text()
     assert evaluate.main(["predict.tiles=channel:model/holdout_ids.txt"]) == 0
-    assert "has learnt from" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "has learnt from" not in said
+    assert '\nexperiment: {"dataset": ' in said
 
 
 def test_threshold_of_the_experiment_takes_the_place_of_the_models(job: Path) -> None:

@@ -144,7 +144,7 @@ def test_last_line_trains_where_it_is_read(here: Path) -> None:
     assert train_command(in_clone, environments[clone]) == f"{base} bash clone/start.sh train"
     installed = image / "venv/lib/robosat_pink"
     assert train_command(installed, environments[image]) == (
-        f"docker run --rm -v $PWD:{here} -w {here} -e SAGEMAKER_BASE_DIR={here}/job IMAGE train"
+        'docker run --rm -v "$PWD/job:/opt/ml" IMAGE train, with --gpus all where there is a GPU'
     )
     installed = elsewhere / "venv/lib/robosat_pink"
     assert train_command(installed, environments[elsewhere]) == f"{base} python -m robosat_pink.train"

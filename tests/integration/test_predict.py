@@ -307,8 +307,14 @@ def test_scene_of_damaged_tiles_alone_has_a_manifest_that_says_so(
     for _ in range(2):
         assert main(["predict.if_damaged=skip"]) == 0
         assert list(json.loads((job / "output/data/predictions/clouds.json").read_text())["damaged"]) == [name]
-    assert not (job / "output/data/predictions/clouds.tif").exists()
-    assert "0 of 7 batches are to be predicted" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "0 of 7 batches are to be predicted" in said
+    assert "all tiles of clouds are damaged" not in said
+    (job / "output/data/predictions/clouds.tif").touch()  # of an earlier map
+    assert main(["predict.if_damaged=skip"]) == 0
+    assert (
+        "all tiles of clouds are damaged: its mosaic, if there is one, is of an earlier map" in capsys.readouterr().out
+    )
 
 
 def test_limit_of_time_holds_between_scenes_and_the_same_command_finishes_the_others(

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -153,6 +154,8 @@ def test_threads_wait_passively_beside_other_programs(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(hardware, "cpu_count", lambda: 2)
     worked = iter([100.0, 100.0 + busy * hardware.LOOK_S])
     monkeypatch.setattr(hardware, "_busy_seconds", lambda: next(worked))
     monkeypatch.setattr(hardware, "NVIDIA_DRIVER", tmp_path / "none")
@@ -162,10 +165,12 @@ def test_threads_wait_passively_beside_other_programs(
 
 
 def test_time_that_all_cores_have_worked_grows() -> None:
-    before = hardware._busy_seconds()
-    while hardware._busy_seconds() == before:  # this process works
+    before, worked_s = hardware._busy_seconds(), time.process_time()
+    if not before:
+        pytest.skip("this system does not say how long its cores have worked")
+    while time.process_time() < worked_s + 0.2:
         pass
-    assert hardware._busy_seconds() > before > 0
+    assert hardware._busy_seconds() > before
 
 
 def test_core_that_is_idle_somewhere_else_is_not_missed(monkeypatch: pytest.MonkeyPatch, cgroup: Path) -> None:
@@ -174,7 +179,7 @@ def test_core_that_is_idle_somewhere_else_is_not_missed(monkeypatch: pytest.Monk
     monkeypatch.setattr(hardware, "_busy_seconds", lambda: next(worked))
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setattr(hardware, "NVIDIA_DRIVER", cgroup / "none")
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
     hardware.share_cores()
     assert "OMP_WAIT_POLICY" not in os.environ

@@ -61,6 +61,8 @@ def test_value_of_a_secret_name_is_not_shown(text: str, shown: str) -> None:
         "SignatureDoesNotMatch: The request is signed by another; ExpiredToken: The provided one has expired",
         "s3://bucket/20180528/key: damaged; /data/pass: no such folder",
         "  pass: 8 pairs (train 6, val 2); key: 1,000 tiles",
+        "  pass: 1 pair (train 1, val 0)",
+        "scene pass: 1 tile, one mosaic",
         "http://a.example:9000/b and http://c.example/d, by ann@e.example",
         "phase=val epoch=1 val_loss=1.040954",
     ],

@@ -19,3 +19,7 @@ def test_a_tile_of_zoom_15_is_1223_metres_wide() -> None:
 def test_the_square_ends_at_the_antimeridian_and_85_degrees() -> None:
     assert (longitude(0, 3), longitude(8, 3)) == (-180, 180)
     assert (latitude(0, 3), latitude(4, 3)) == (pytest.approx(85.0511287798), 0)
+
+
+def test_row_that_no_map_has_is_at_a_pole() -> None:
+    assert latitude(51200, 8) == pytest.approx(-90)

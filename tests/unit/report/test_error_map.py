@@ -48,7 +48,7 @@ def test_square_is_the_darker_the_larger_the_share_of_wrong_pixels() -> None:
     assert [shade.squares for shade in found.shades] == [1, 0, 0, 1, 0, 0, 1]
     assert (found.without_data, found.not_evaluated) == (1, 1)
     assert [shade.words for shade in found.shades][::3] == ["below 0.5 %", "2 to 5 %", "20 % or more"]
-    assert found.words.endswith("Half of the 1,030 wrong pixels are in 1 of 3 squares.")
+    assert found.words.endswith("Half of the wrong pixels (1,030) are in 1 of 3 squares.")
     assert "count together" not in found.words
 
 

@@ -127,7 +127,7 @@ def test_lines_say_how_long_compiling_took_and_estimate_without_it(
     for _ in progress.lines(metrics.timed(6), 6, "epoch 1 train", metrics):
         clock.now += 185 if metrics.is_compiling else 30
     assert caplog.messages == [
-        "epoch 1 train: the step that compiled the network took 3 min 05 s",
+        "epoch 1 train: the step that compiled the network took 3 min 05 s, with the wait for its tiles",
         "epoch 1 train: 3 of 6 batches, 1 min 30 s left, until 08:05 UTC",
         "epoch 1 train: 5 of 6 batches, 30.0 s left, until 08:05 UTC",
     ]
