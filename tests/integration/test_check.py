@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from conftest import S3Server
 from robosat_pink import check
 from robosat_pink.config import ChannelConfig, ClassConfig, Config, DatasetConfig, ModelConfig, RuntimeConfig
+from robosat_pink.container.quantities import count
 from robosat_pink.datasets.normalisation import Moments
 from robosat_pink.distributed.launcher import ProcessRank
 from robosat_pink.distributed.process_group import World
@@ -105,7 +106,7 @@ def test_counts_shares_and_statistics_are_those_of_an_independent_count(
     train = round(data["train_percent"] * len(pairs))
     assert (
         f"pairs: {len(pairs)} (train {train}, val {len(pairs) - train}, holdout 0); without partner: "
-        f"{len(images.keys() - masks.keys())} images, {len(masks.keys() - images.keys())} masks"
+        f"{count(len(images.keys() - masks.keys()), 'image')}, {count(len(masks.keys() - images.keys()), 'mask')}"
     ) in said
     scenes = {images[each].relative_to(folders[0]).parts[0] for each in pairs}
     for scene in scenes:
