@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ from robosat_pink.container.atomic_write import write_atomically
 from robosat_pink.container.regular_file import read_regular
 from robosat_pink.container.some_names import some_names
 from robosat_pink.errors import CheckpointError, DataError
+from robosat_pink.models.older_weights import is_plain_tensor, with_current_names, with_current_weights
 from robosat_pink.storage import location
 
 log = logging.getLogger(__name__)
@@ -31,9 +32,6 @@ EPOCH_FILE = re.compile(r"checkpoint-(\d{5})-of-(\d{5})\.pth")
 RESUME_FILE = re.compile(r"resume-(\d{5})-(\d{6,})(?:-(\d+))?\.pth")
 KEPT_RESUME_POINTS = 2
 FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# unet's path of single pixels in files of November 2026, whose weights there are 10 times smaller than those used.
-SMALLER_WEIGHTS = re.compile(r"\bpixel\.(?:convs\.([0-2])|conv([1-3]))\.(weight|bias)$")
-PIXEL_CONVS = ("conv_in", "conv_hidden", "conv_out")
 UPLOADING_SUFFIX = ".sagemaker-uploading"  # suffix of the marker that SageMaker keeps while it copies a file to S3
 
 
@@ -133,7 +131,7 @@ def weights_of(content: Mapping[str, Any], name: str) -> dict[str, Any]:
 
     Raises CheckpointError if there are none.
     """
-    return _without_wrapper_names(_state_dict_of(content, name))
+    return with_current_names(_state_dict_of(content, name))
 
 
 def metadata_of(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,38 +243,6 @@ def _state_dict_of(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return content
 
 
-def is_plain_tensor(value: object) -> TypeGuard[torch.Tensor]:
-    """Whether it is a strided, real, unquantized CPU tensor. Quantized models and malicious files contain others."""
-    return (
-        isinstance(value, torch.Tensor)
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and not value.is_quantized
-        and not value.is_complex()
-    )
-
-
-def _without_wrapper_names(weights: Mapping[str, Any]) -> dict[str, Any]:
-    """Remove the prefixes of DataParallel and torch.compile from the names, and the `.bn` of activated batch norms."""
-    weights = _with_weights_as_used(weights)
-    plain = {key.removeprefix("_orig_mod.").removeprefix("module."): value for key, value in weights.items()}
-    return {re.sub(r"(\bbn\d)\.bn\.", r"\1.", key): value for key, value in plain.items()}
-
-
-def _with_weights_as_used(weights: Mapping[Any, Any]) -> dict[Any, Any]:
-    """The entries of a file, with the SMALLER_WEIGHTS among them multiplied by 10, under today's names."""
-    used = {}
-    for key, value in weights.items():
-        match = SMALLER_WEIGHTS.search(key) if isinstance(key, str) and is_plain_tensor(value) else None
-        if match:
-            number, counted, kind = match.groups()
-            position = int(number) if number else int(counted) - 1
-            used[f"{key[: match.start()]}pixel.{PIXEL_CONVS[position]}.{kind}"] = 10 * value
-        else:
-            used[key] = value
-    return used
-
-
 def _check_fit(weights: Mapping[str, Any], expected: Mapping[str, Any], name: str) -> None:
     """Raises CheckpointError if names or shapes differ. Its message says if the number of bands or classes differs."""
     missing, surplus = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
@@ -310,8 +276,8 @@ def unpack(data: bytes, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{name}: holds {type(content).__name__}, not a checkpoint or a state dict")
     return {
-        key: _with_weights_as_used(value) if isinstance(value, dict) else value
-        for key, value in _with_weights_as_used(content).items()
+        key: with_current_weights(value) if isinstance(value, dict) else value
+        for key, value in with_current_weights(content).items()
     }
 
 

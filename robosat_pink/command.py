@@ -145,9 +145,8 @@ def log_as(process: ProcessRank) -> None:
 
 def parse_arguments(verb: Verb, argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line; raises ConfigError. The verb, which SageMaker may pass, is ignored."""
-    if (
-        verb.trains and list(argv[:1]) == ["--check"] and not {"-h", "--help"}.isdisjoint(argv)
-    ):  # what start.sh makes of `check --help`
+    asks_for_help = not {"-h", "--help"}.isdisjoint(argv)
+    if verb.trains and list(argv[:1]) == ["--check"] and asks_for_help:  # what start.sh makes of `check --help`
         check_parser().parse_args(["--help"])
     parser = Parser(verb.name, verb.purpose, verb.example)
     parser.add_argument("--config", metavar="FILE", help="an experiment file, instead of the one in the channel config")

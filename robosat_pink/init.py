@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robosat_pink import command
+from robosat_pink.container import hardware
 from robosat_pink.container.atomic_write import check_writable, write_atomically
 from robosat_pink.container.contract import Container
 from robosat_pink.container.stop_request import StopRequest
@@ -34,6 +35,7 @@ def run(argv: Sequence[str], stop: StopRequest) -> int:
     arguments = parse_arguments(argv)
     target = Path(arguments.to)
     refuse_unwritable(target)
+    hardware.share_cores()
     with stop.postponed():  # a stop inside an import of C++ code would abort the process
         from robosat_pink import check
         from robosat_pink.config import load_config

@@ -1,13 +1,13 @@
 """The experiment file, read and checked, as frozen dataclasses."""
 
 from robosat_pink.config.loading import load_config, to_tree
+from robosat_pink.config.model import ModelConfig
 from robosat_pink.config.sections import (
     CacheConfig,
     ChannelConfig,
     ClassConfig,
     Config,
     DatasetConfig,
-    ModelConfig,
     RuntimeConfig,
     SamplingConfig,
     class_values,

@@ -13,7 +13,8 @@ from typing import Any, Literal, get_args, get_origin
 from robosat_pink import models
 from robosat_pink.config.constraints import Rule, positive_weight
 from robosat_pink.config.keys import Key, alternatives, keys_of
-from robosat_pink.config.sections import Config, ModelConfig
+from robosat_pink.config.model import ModelConfig
+from robosat_pink.config.sections import Config
 
 Schema = dict[str, Any]
 

@@ -54,7 +54,7 @@ def run(config: Config, container: Container, stop: StopRequest, world: World) -
     control = LoopControl(world, stop, BackgroundWriter(), max_seconds=plan.model.config.runtime.max_seconds)
     with open_results(plan, destination) as results:
         to_do, known = world.on_rank_zero(lambda: batches_to_do(plan, results))
-        log.info("%s of %s are to be predicted", count(len(to_do)), count(len(plan.batches), "batch", "batches"))
+        log.info("to be predicted: %s of %s", count(len(to_do)), count(len(plan.batches), "batch", "batches"))
         stop.is_polled = True
         skipped = known | predict_batches(to_do, plan, predictor, results, container, control)
     skipped = {row for rows in world.all_gather(skipped) for row in rows}  # and all tiles are written

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def html_environment() -> Environment:
     environment = _environment()
-    environment.filters["thousands"] = environment.filters["counted"] = count
+    environment.filters["counted"] = count
     return environment
 
 

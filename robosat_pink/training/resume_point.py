@@ -10,6 +10,7 @@ from torch import nn
 
 from robosat_pink import checkpoint
 from robosat_pink.errors import CheckpointError
+from robosat_pink.models.older_weights import is_plain_tensor
 
 KINDS: dict[str, tuple[type, ...]] = {
     "epoch": (int,),
@@ -73,11 +74,7 @@ def check_moments(state: Mapping[int, Mapping[str, Any]], parameters: Sequence[t
         expected = {"step": torch.Size(), "exp_avg": parameters[number].shape, "exp_avg_sq": parameters[number].shape}
         for key, shape in expected.items():
             moment = moments.get(key)
-            if (
-                not checkpoint.is_plain_tensor(moment)
-                or moment.dtype not in checkpoint.FLOAT_TYPES
-                or moment.shape != shape
-            ):
+            if not is_plain_tensor(moment) or moment.dtype not in checkpoint.FLOAT_TYPES or moment.shape != shape:
                 raise _refusal(name, f"its optimizer's {key} for shape {tuple(parameters[number].shape)}")
             if not moment.float().isfinite().all():
                 raise CheckpointError(f"{name}: its optimizer holds NaN or inf; take an earlier one")

@@ -286,7 +286,7 @@ def test_damaged_tile_is_tried_again_when_its_file_changes_and_not_before(
     capsys.readouterr()
     assert main(skip) == 0
     said = capsys.readouterr().out
-    assert "0 of 6 batches are to be predicted" in said
+    assert "to be predicted: 0 of 6 batches" in said
     assert "damaged before and is the same: " in said
     assert f"{SCENE}/{ZOOM}/{FIRST_X + 1}/{FIRST_Y + 1}" in said
     assert files(job / "output/data") == before
@@ -308,7 +308,7 @@ def test_scene_of_damaged_tiles_alone_has_a_manifest_that_says_so(
         assert main(["predict.if_damaged=skip"]) == 0
         assert list(json.loads((job / "output/data/predictions/clouds.json").read_text())["damaged"]) == [name]
     said = capsys.readouterr().out
-    assert "0 of 7 batches are to be predicted" in said
+    assert "to be predicted: 0 of 7 batches" in said
     assert "all tiles of clouds are damaged" not in said
     (job / "output/data/predictions/clouds.tif").touch()  # of an earlier map
     assert main(["predict.if_damaged=skip"]) == 0
@@ -372,7 +372,7 @@ def test_batch_size_and_colors_are_the_experiment_s_own(job: Path, capsys: pytes
     change = {"model": {"batch_size": 16}, "classes": [{"name": "snow", "color": "red"}]}
     (job / "input/data/config/experiment.yml").write_text(yaml.safe_dump(experiment(change)))
     assert main([]) == 0
-    assert "1 of 1 batch are to be predicted" in capsys.readouterr().out
+    assert "to be predicted: 1 of 1 batch" in capsys.readouterr().out
     with rasterio.open(job / f"output/data/predictions/{SCENE}.tif") as dataset:
         assert dataset.colormap(1)[1] == (255, 0, 0, 255)
 
@@ -501,7 +501,7 @@ def test_two_hosts_share_the_tiles_of_a_bucket(job: Path, s3: S3Server) -> None:
             with rasterio.MemoryFile(stored) as file:
                 assert (file.open().read() != read(job / "output/data" / name)).mean() < 1e-4
     again = begin(*there)
-    assert "0 of 6 batches are to be predicted" in again.communicate(timeout=300)[0]
+    assert "to be predicted: 0 of 6 batches" in again.communicate(timeout=300)[0]
 
 
 @pytest.mark.slow
@@ -509,7 +509,7 @@ def test_stop_ends_within_a_step_and_the_same_command_continues(job: Path) -> No
     run = begin()
     assert run.stdout is not None
     for line in run.stdout:
-        if "are to be predicted" in line:
+        if "to be predicted: " in line:
             break
     run.send_signal(signal.SIGTERM)
     out, _ = run.communicate(timeout=60)

@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"container", "losses", "models"},
     "storage": {"config", "container"},
     "distributed": {"config", "container"},
-    "checkpoint": {"container", "storage"},
+    "checkpoint": {"container", "models", "storage"},
     "datasets": {"config", "container", "distributed", "losses", "storage"},
     "training": {"checkpoint", "config", "container", "datasets", "distributed", "losses", "models"},
     "report": {"config", "container", "datasets", "distributed", "losses", "training"},
